@@ -1,0 +1,207 @@
+"""From a simulated system, or measured trajectories, to the law of force.
+
+    python examples/discover_force.py --system spring --dim 2 --n 4 --seed 0 --out spring-2
+    python examples/discover_force.py --system examples/yukawa.py --out yukawa-2
+    python examples/discover_force.py --data measured.npz --out mine
+
+Writes report.json, report.md and figures to the output folder, and prints the law.
+Exits with 0 whether or not the law is the true one (the report says), with 2 and one
+line of explanation if something is wrong with what it was given.
+"""
+
+import argparse
+import sys
+import time
+
+import jax
+
+from symjax_gn import distill, graphs, messages, plots, regression, report, train, verdict
+from symjax_gn.expressions import rounded
+from symjax_gn.losses import LOSSES, STRATEGIES
+from symjax_gn.simulate import SOLVERS, SimulationError, simulate
+from symjax_gn.systems import SYSTEMS, check_choice, get_system, load_system
+
+
+def parse(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--system",
+        default="spring",
+        metavar="NAME",
+        help=f"one of {', '.join(SYSTEMS)}; or FILE.py[:NAME] with a System or a pair potential",
+    )
+    data.add_argument(
+        "--data",
+        metavar="FILE.npz",
+        help="measured trajectories in place of a system: arrays time [time] and position "
+        "[sim, time, node, dim], and optionally velocity, acceleration, mass, charge",
+    )
+    data.add_argument("--dim", type=int, default=2, help="spatial dimensions, 2 or 3")
+    data.add_argument("--n", type=int, default=None, help="bodies (default: the system's, mostly 4)")
+    data.add_argument("--simulations", type=int, default=1000, help="number of simulations")
+    data.add_argument("--outputs", type=int, default=100, help="outputs of each simulation")
+    data.add_argument(
+        "--every", type=int, default=5, help="system's time steps between two outputs"
+    )
+    data.add_argument("--solver", default="adaptive", help=" or ".join(SOLVERS))
+    network = parser.add_argument_group("network")
+    network.add_argument("--strategy", default="bottleneck", help=", ".join(STRATEGIES))
+    network.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
+    network.add_argument("--steps", type=int, default=3000, help="training steps")
+    network.add_argument("--width", type=int, default=64, help="width of the hidden layers")
+    network.add_argument("--depth", type=int, default=2, help="number of hidden layers")
+    search = parser.add_argument_group("symbolic regression")
+    search.add_argument("--regressor", default="operon", help=" or ".join(regression.REGRESSORS))
+    search.add_argument(
+        "--operators",
+        nargs="+",
+        default=list(regression.DEFAULT_OPERATORS),
+        help="operators a law may use",
+    )
+    search.add_argument("--searches", type=int, default=2, help="searches per target")
+    search.add_argument("--evaluations", type=int, default=100_000, help="per search (operon)")
+    search.add_argument("--iterations", type=int, default=40, help="per search (pysr)")
+    search.add_argument("--gauge", default="influence", help=" or ".join(distill.GAUGES))
+    search.add_argument("--form", default="auto", help=", ".join(distill.FORMS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--out", default="discovered", help="folder for the report")
+    return parser.parse_args(argv)
+
+
+def regressors(args):
+    """One engine per search, each with a seed of its own."""
+    limits = (
+        {"evaluations": args.evaluations}
+        if args.regressor == "operon"
+        else {"iterations": args.iterations}
+    )
+    seeds = [args.searches * args.seed + k for k in range(args.searches)]
+    options = limits | {"operators": tuple(args.operators)}
+    return [regression.make_regressor(args.regressor, seed=seed, **options) for seed in seeds]
+
+
+def discover(args):
+    """Run the whole path and write the report; returns the report."""
+    check_choice("strategy", args.strategy, STRATEGIES)
+    check_choice("gauge", args.gauge, distill.GAUGES)
+    check_choice("form", args.form, distill.FORMS)
+    engines = regressors(args)
+    folder = report.open_folder(args.out)
+    keys = jax.random.split(jax.random.key(args.seed), 5)
+    clock = [time.perf_counter()]
+    seconds = {}
+
+    def lap(stage):
+        clock.append(time.perf_counter())
+        seconds[stage] = clock[-1] - clock[-2]
+
+    system = None
+    if args.data:
+        trajectory = graphs.load_trajectory(args.data)
+        dataset = graphs.make_dataset(trajectory)
+    else:
+        load = load_system if ".py" in args.system else get_system
+        system = load(args.system)
+        trajectory = simulate(
+            keys[0],
+            system,
+            num_nodes=args.n,
+            dim=args.dim,
+            num_simulations=args.simulations,
+            num_outputs=args.outputs,
+            dt=args.every * system.dt,
+            solver=args.solver,
+            progress=True,
+        )
+        dataset = graphs.make_dataset(trajectory, *system.edges(trajectory.mass.shape[1]))
+    if trajectory.derived:
+        print(f"not in the data, so differentiated or assumed: {', '.join(trajectory.derived)}")
+    num_nodes, dim = trajectory.position.shape[2:]
+    training, validation, test = graphs.split(keys[1], dataset)
+    lap("simulate")
+
+    trained = train.fit(
+        keys[2],
+        training,
+        validation,
+        strategy=args.strategy,
+        loss=args.loss,
+        steps=args.steps,
+        model=train.make_model(
+            args.strategy,
+            dim,
+            width=args.width,
+            depth=args.depth,
+            external_field=system is not None and system.one_body_potential is not None,
+        ),
+        progress=True,
+    )
+    test_error = train.test_error(trained, test)
+    lap("train")
+
+    table = messages.record_messages(keys[3], trained, training, system=system)
+    law = distill.distill(table, engines, gauge=args.gauge, form=args.form)
+    lap("regress")
+
+    r2 = judged = None
+    if system is not None:
+        r2 = messages.message_r2(table)
+        judged = verdict.judge(keys[4], law.components, system, training, test)
+    figures = {
+        "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
+        "training.png": ("Training", plots.plot_training(trained.history, dim)),
+        "messages.png": ("Messages against forces", plots.plot_messages(table)),
+    }
+    if law.form == "central":
+        figures["law.png"] = ("The law and the messages", plots.plot_law(law, table))
+    for k, front in enumerate(law.fronts):
+        figures[f"pareto_{k}.png"] = (f"Pareto front {k}", plots.plot_front(front))
+    lap("report")
+    seconds["total"] = clock[-1] - clock[0]
+    contents = report.make_report(
+        law=law,
+        verdict=judged,
+        message_r2=r2,
+        test_error=test_error,
+        seconds=seconds,
+        system=args.data or (system.name if system else None),
+        dim=dim,
+        n=num_nodes,
+        strategy=args.strategy,
+        regressor=args.regressor,
+        seed=args.seed,
+        derived=list(trajectory.derived),
+        failed_simulations=trajectory.failed,
+    )
+    report.write_report(folder, contents, figures)
+    for axis, component in zip("xyz", law.components, strict=False):
+        print(f"force on i from j, {axis}: {rounded(component)}")
+    said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
+    print(f"{said[contents['recovered']]}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
+    return contents
+
+
+def main(argv=None):
+    """Run; errors in what was given become one line and exit code 2."""
+    args = parse(argv)
+    try:
+        discover(args)
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        SimulationError,
+        train.TrainingError,
+        regression.RegressionError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""From recorded messages to a force law: what to regress, on what, and back to units."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.messages import AXES, MessageTable
+from symjax_gn.regression import Law, ParetoFront, Regressor, fit_many, make_front, select
+from symjax_gn.systems import check_choice
+
+FORMS = ("auto", "central", "components")
+GAUGES = ("influence", "messages")
+DEFAULT_FEATURES = ("m_i", "m_j", "q_i", "q_j")
+
+
+class ForceLaw(NamedTuple):
+    """What was distilled: one expression per dimension, in the user's units."""
+
+    form: str
+    """"central" (one scalar law along the line of centres) or "components"."""
+    components: tuple[sympy.Expr, ...]
+    """The force on the receiver (or raw message) along each axis, of the features."""
+    scalar: sympy.Expr | None
+    """For the central form, force along the direction from receiver to sender."""
+    selected: tuple[Law, ...]
+    """What the score picked, one per regression, in the units of the regression."""
+    fronts: tuple[ParetoFront, ...]
+    """One Pareto front per regression; their errors are relative (see `distill`)."""
+    power: int
+    """Power of the distance that the targets were multiplied with."""
+
+
+def noncentral_share(table: MessageTable) -> float:
+    """Median share of the influence that is across the line of centres (0 for central)."""
+    size = np.linalg.norm(table.influence, axis=1)
+    along = _along(table)
+    across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
+    return float(np.median(across / (size + 0.1 * np.median(size))))
+
+
+def _along(table: MessageTable) -> Float[np.ndarray, " edge"]:
+    axes = AXES[: table.influence.shape[1]]
+    displacement = np.stack([table.features[f"d{axis}"] for axis in axes], axis=1)
+    return np.sum(table.influence * displacement, axis=1) / table.features["r"]
+
+
+def flattening_power(size: Float[np.ndarray, " edge"], r: Float[np.ndarray, " edge"]) -> int:
+    """The power p of 0 to 3 for which size x r^p has the lightest upper tail.
+
+    A law that grows without bound at short distances hides all else from a search by
+    least squares; multiplied with the right power of the distance it does not. A higher
+    power must earn its place: it counts if it lightens the tail by a quarter e-fold.
+    """
+
+    def tail(power):
+        flat = size * (r / np.median(r)) ** power
+        return math.log(np.quantile(flat, 0.95) / max(np.median(flat), 1e-300))
+
+    tails = [tail(power) for power in range(4)]
+    best = 0
+    for power in range(1, 4):
+        if tails[power] < tails[best] - 0.25:
+            best = power
+    return best
+
+
+def distill(
+    table: MessageTable,
+    regressors: Sequence[Regressor],
+    *,
+    features: Sequence[str] = DEFAULT_FEATURES,
+    gauge: str = "influence",
+    form: str = "auto",
+    power: int | None = None,
+    relative_error: bool = True,
+    num_samples: int = 1000,
+    processes: int | None = None,
+) -> ForceLaw:
+    """Find the symbolic law of recorded messages.
+
+    Args:
+        table: what `record_messages` gave.
+        regressors: engines that search for each target in turn and share their
+            findings, e.g. one engine with two seeds.
+        features: names of columns of the table a law may use, besides the distance
+            and, unless the form is central, the displacement; constant ones are left out.
+        gauge: "influence" regresses the force that a message stands for, "messages"
+            the raw components as in the paper.
+        form: "central" looks for one law phi with force = phi x unit displacement,
+            "components" for one law per dimension, "auto" chooses the central form
+            if at most 5% of the influence (median) is across the line of centres.
+        power: power of the distance that the targets are multiplied with during
+            the search, so that close encounters do not hide the rest; None chooses it
+            with `flattening_power`.
+        relative_error: whether the errors by which laws are ranked, and from which the
+            score follows, are relative to |target| + 0.1 median |target|, or absolute.
+        num_samples: number of edges that are regressed on; the nearest and farthest 1%
+            are left out, for there the network has seen little.
+        processes: searches that run side by side; None takes one per core.
+
+    Raises:
+        ValueError: an argument is wrong, or a target is constant or not finite.
+        RegressionError: a search ended without a usable expression.
+    """
+    check_choice("gauge", gauge, GAUGES)
+    check_choice("form", form, FORMS)
+    if not regressors:
+        raise ValueError("distill needs at least one regressor.")
+    if form == "central" and gauge == "messages":
+        raise ValueError('Raw messages have no direction: use gauge="influence" for this form.')
+    for name in features:
+        check_choice("feature", name, table.features)
+    if form == "auto":
+        central = gauge == "influence" and noncentral_share(table) < 0.05
+        form = "central" if central else "components"
+    axes = AXES[: table.influence.shape[1]]
+    r = table.features["r"]
+    if form == "central":
+        targets = _along(table)[:, None]
+        names = ["r", *features]
+    else:
+        targets = table.influence if gauge == "influence" else table.messages
+        names = [*(f"d{axis}" for axis in axes), "r", *features]
+    if power is None:
+        power = flattening_power(np.linalg.norm(targets, axis=1), r)
+
+    low, high = np.quantile(r, [0.01, 0.99])
+    chosen = np.flatnonzero((r >= low) & (r <= high))[:num_samples]
+    units = {name: _power_of_ten(table.scales[name]) for name in names}
+    flat = targets * (r / units["r"])[:, None] ** power
+    target_units = [_power_of_ten(float(np.median(np.abs(column)))) for column in flat.T]
+    columns = {name: table.features[name][chosen] / units[name] for name in names}
+    columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
+    scaled = [column[chosen] / unit for column, unit in zip(flat.T, target_units, strict=True)]
+    size = [np.abs(column) for column in scaled]
+    weights = [1 / (s + 0.1 * np.median(s)) if relative_error else np.ones_like(s) for s in size]
+
+    count = len(regressors)
+    every = [(engine, k) for k in range(len(scaled)) for engine in regressors]
+    found = fit_many(
+        [engine for engine, _ in every],
+        [columns] * len(every),
+        [scaled[k] for _, k in every],
+        [weights[k] for _, k in every],
+        processes,
+    )
+    fronts = []
+    for k, (target, weight) in enumerate(zip(scaled, weights, strict=True)):
+        mine = found[k * count : (k + 1) * count]
+        fronts.append(
+            make_front(
+                [law.expression for front in mine for law in front.laws],
+                columns,
+                target,
+                weight=weight,
+                gain=0.1,
+                seconds=sum(front.seconds for front in mine),
+            )
+        )
+    selected = tuple(select(front) for front in fronts)
+
+    def in_units(law: Law, unit: float) -> sympy.Expr:
+        symbols = {name: sympy.Symbol(name) for name in units}
+        scale = {symbols[n]: symbols[n] / _number(unit) for n, unit in units.items() if unit != 1}
+        flattening = (symbols["r"] / _number(units["r"])) ** power
+        return _number(unit) * law.expression.xreplace(scale) / flattening
+
+    laws = [in_units(*pair) for pair in zip(selected, target_units, strict=True)]
+    scalar = None
+    if form == "central":
+        scalar = laws[0]
+        laws = [scalar * sympy.Symbol(f"d{axis}") / sympy.Symbol("r") for axis in axes]
+    return ForceLaw(form, tuple(laws), scalar, selected, tuple(fronts), power)
+
+
+def _power_of_ten(size: float) -> float:
+    """1 for sizes near one, so that dimensionless laws keep their plain constants."""
+    return 10.0 ** round(math.log10(size)) if size > 0 else 1.0
+
+
+def _number(value: float) -> sympy.Expr:
+    return sympy.Integer(1) if value == 1 else sympy.Float(value)

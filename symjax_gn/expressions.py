@@ -1,0 +1,176 @@
+"""SymPy expressions and JAX functions: conversion both ways, complexity, equivalence."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import sympy
+from jaxtyping import Array, Float
+
+_FUNCTIONS = {
+    sympy.exp: jnp.exp,
+    sympy.log: jnp.log,
+    sympy.sin: jnp.sin,
+    sympy.cos: jnp.cos,
+    sympy.tan: jnp.tan,
+    sympy.asin: jnp.arcsin,
+    sympy.acos: jnp.arccos,
+    sympy.atan: jnp.arctan,
+    sympy.sinh: jnp.sinh,
+    sympy.cosh: jnp.cosh,
+    sympy.tanh: jnp.tanh,
+    sympy.Abs: jnp.abs,
+    sympy.sign: jnp.sign,
+    sympy.floor: jnp.floor,
+    sympy.ceiling: jnp.ceil,
+}
+
+
+def complexity(expression: sympy.Expr) -> int:
+    """Number of operators, variables and constants an expression is written with.
+
+    The same count for every engine. Sums and products count one operator less than
+    their terms; subtracting, dividing and negating cost no constant, so that `a - b`,
+    `a / b` and `a * b` are 3 each, `2 * a` is 3 and `a**2` is 3.
+    """
+    if expression.is_Atom:
+        return 1
+    if expression.is_Add:
+        terms = [-term if _is_negative(term) else term for term in expression.args]
+        extra = all(map(_is_negative, expression.args))
+        return sum(map(complexity, terms)) + len(terms) - 1 + extra
+    if expression.is_Mul:
+        factors = [_denominator(factor) or factor for factor in expression.args]
+        if expression.args[0] == -1:
+            return complexity(-expression) + 1
+        extra = all(_denominator(factor) for factor in expression.args)
+        return sum(map(complexity, factors)) + len(factors) - 1 + 2 * extra
+    denominator = _denominator(expression)
+    if denominator is not None:
+        return complexity(denominator) + 2
+    if expression.is_Pow and expression.exp == sympy.Rational(1, 2):
+        return complexity(expression.base) + 1
+    if expression.is_Pow and expression.base == sympy.E:
+        return complexity(expression.exp) + 1
+    return sum(map(complexity, expression.args)) + max(1, len(expression.args) - 1)
+
+
+def _is_negative(term: sympy.Basic) -> bool:
+    return bool(term.is_Mul and term.args[0] == -1)
+
+
+def _denominator(factor: sympy.Basic) -> sympy.Expr | None:
+    """`x` for a factor `1 / x`, else None."""
+    if isinstance(factor, sympy.Pow) and factor.exp.is_number and factor.exp.is_negative:
+        return factor.base ** (-factor.exp)
+    return None
+
+
+def constants(expression: sympy.Expr) -> list[sympy.Float]:
+    """The floating-point constants of an expression, in a fixed order, each one once."""
+    found = dict.fromkeys(
+        node for node in sympy.preorder_traversal(expression) if isinstance(node, sympy.Float)
+    )
+    return list(found)
+
+
+def to_jax(
+    expression: sympy.Expr, names: Sequence[str]
+) -> tuple[Callable[..., Array], Float[Array, " constant"]]:
+    """A JAX function of an expression, with its constants as trainable parameters.
+
+    Args:
+        expression: any expression of the named variables.
+        names: names of the variables, in the order of the function's last axis.
+
+    Returns:
+        `fn(constants, features)` with features `[..., variable]`, and the values of
+        the constants `[constant]`; integers and fractions are part of the function.
+
+    Raises:
+        ValueError: the expression has other variables or a function that is not known.
+    """
+    unknown = sorted(str(s) for s in expression.free_symbols if str(s) not in names)
+    if unknown:
+        raise ValueError(f"The expression has the variables {unknown}, not among {list(names)}.")
+    values = constants(expression)
+    index = {value: k for k, value in enumerate(values)}
+    for node in sympy.preorder_traversal(expression):
+        known = node.is_Atom or node.is_Add or node.is_Mul or node.is_Pow
+        if not known and node.func not in _FUNCTIONS:
+            raise ValueError(f"{node.func.__name__} in {expression} has no JAX counterpart.")
+
+    def evaluate(node, parameters, features):
+        if isinstance(node, sympy.Float):
+            return parameters[index[node]]
+        if node.is_Symbol:
+            return features[..., names.index(str(node))]
+        if node.is_Atom:
+            return float(node)
+        arguments = [evaluate(argument, parameters, features) for argument in node.args]
+        if node.is_Add:
+            return sum(arguments[1:], arguments[0])
+        if node.is_Mul:
+            product = arguments[0]
+            for argument in arguments[1:]:
+                product = product * argument
+            return product
+        if node.is_Pow:
+            base, exponent = node.args
+            if base == sympy.E:
+                return jnp.exp(arguments[1])
+            if exponent.is_Integer:
+                return arguments[0] ** int(exponent)
+            return arguments[0] ** arguments[1]
+        return _FUNCTIONS[node.func](*arguments)
+
+    def function(parameters, features):
+        value = evaluate(expression, parameters, features)
+        return jnp.broadcast_to(value, features.shape[:-1])
+
+    return function, jnp.asarray([float(value) for value in values])
+
+
+def from_jax(expression: sympy.Expr, parameters: Float[Array, " constant"]) -> sympy.Expr:
+    """The expression with other values of its constants: the way back from `to_jax`.
+
+    Raises:
+        ValueError: the number of constants is not that of the expression.
+    """
+    old = constants(expression)
+    if len(old) != len(parameters):
+        raise ValueError(f"The expression has {len(old)} constants, got {len(parameters)}.")
+    new = {value: sympy.Float(float(p)) for value, p in zip(old, parameters, strict=True)}
+    return expression.xreplace(new)
+
+
+def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.ndarray]:
+    """A NumPy function `fn(features)` of columns `[..., variable]`, in float64."""
+    function = sympy.lambdify([sympy.Symbol(name) for name in names], expression, "numpy")
+
+    def evaluate(features):
+        features = np.asarray(features, np.float64)
+        with np.errstate(all="ignore"):
+            value = function(*np.moveaxis(features, -1, 0))
+        return np.broadcast_to(np.asarray(value, np.float64), features.shape[:-1])
+
+    return evaluate
+
+
+def equivalent(
+    first: sympy.Expr,
+    second: sympy.Expr,
+    names: Sequence[str],
+    features: Float[np.ndarray, "sample variable"],
+    tolerance: float = 1e-5,
+) -> bool:
+    """Whether two expressions agree on given samples, relative to their largest value."""
+    a, b = (to_numpy(expression, names)(features) for expression in (first, second))
+    return bool(np.all(np.abs(a - b) <= tolerance * np.max(np.abs(a))))
+
+
+def rounded(expression: sympy.Expr, digits: int = 4) -> sympy.Expr:
+    """The expression with its constants rounded to so many significant digits, to be read."""
+    return expression.xreplace(
+        {value: sympy.Float(f"{float(value):.{digits}g}") for value in constants(expression)}
+    )

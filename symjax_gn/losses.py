@@ -1,0 +1,70 @@
+"""Prediction losses, message penalties and pruning (arXiv:2006.11287, section 3)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from symjax_gn.models import Prediction
+
+STRATEGIES = ("standard", "bottleneck", "l1", "kl", "pruning")
+LOSSES = ("relative", "absolute")
+
+
+def absolute_loss(
+    predicted: Float[Array, "*batch dim"], target: Float[Array, "*batch dim"]
+) -> Float[Array, ""]:
+    """Mean over nodes of the L1 norm of the error, the paper's loss."""
+    return jnp.mean(jnp.sum(jnp.abs(predicted - target), axis=-1))
+
+
+def relative_loss(
+    predicted: Float[Array, "*batch dim"], target: Float[Array, "*batch dim"]
+) -> Float[Array, ""]:
+    """Mean over nodes of the L1 norm of the error over (1 + norm of the target).
+
+    Targets are in the model's unit, where their median is 1. Small and large
+    accelerations count alike, so that close encounters do not drown the rest.
+    """
+    size = 1 + jnp.linalg.norm(target, axis=-1)
+    return jnp.mean(jnp.sum(jnp.abs(predicted - target), axis=-1) / size)
+
+
+def message_penalty(strategy: str, prediction: Prediction) -> Float[Array, ""]:
+    """What a strategy adds to the loss, before its weight.
+
+    "l1": mean over edges of the L1 norm of the messages. "kl": mean over edges of
+    the divergence of the messages from a standard normal, up to a constant. Others: 0.
+    """
+    messages = prediction.messages
+    if strategy == "l1":
+        return jnp.mean(jnp.sum(jnp.abs(messages), axis=-1))
+    if strategy == "kl":
+        return jnp.mean(jnp.sum(kl_divergence(prediction), axis=-1))
+    return jnp.zeros(())
+
+
+def kl_divergence(prediction: Prediction) -> Float[Array, "*batch component"]:
+    """(mu^2 + sigma^2 - log sigma^2) / 2 of each message component."""
+    log_variance = prediction.log_variance
+    assert log_variance is not None
+    return 0.5 * (prediction.messages**2 + jnp.exp(log_variance) - log_variance)
+
+
+def kept_components(
+    progress: Float[Array, ""], message_dim: int, dim: int, end: float = 0.65
+) -> Float[Array, ""]:
+    """How many components pruning keeps at a share `progress` of the training.
+
+    Falls from `message_dim` to `dim` along half a cosine that ends at the share `end`.
+    """
+    phase = jnp.clip(progress / end, 0.0, 1.0)
+    return jnp.ceil(dim + (message_dim - dim) * 0.5 * (1 + jnp.cos(jnp.pi * phase)))
+
+
+def prune(
+    mask: Float[Array, " component"],
+    significance: Float[Array, " component"],
+    kept: Float[Array, ""],
+) -> Float[Array, " component"]:
+    """Mask all but the `kept` most significant components; the masked stay masked."""
+    order = jnp.argsort(jnp.argsort(-jnp.where(mask > 0, significance, -1.0)))
+    return mask * (order < kept)

@@ -1,0 +1,106 @@
+"""Figures of a run; each function returns a matplotlib `Figure` and draws nothing else."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from symjax_gn.distill import ForceLaw
+from symjax_gn.expressions import to_numpy
+from symjax_gn.messages import AXES, MessageTable
+from symjax_gn.regression import ParetoFront, select
+from symjax_gn.simulate import Trajectory
+from symjax_gn.train import History
+
+_GREY, _BLUE, _RED = "0.7", "#1f5fa8", "#c0392b"
+
+
+def plot_trajectories(trajectory: Trajectory, count: int = 4) -> Figure:
+    """The first two coordinates of all bodies in the first `count` simulations."""
+    count = min(count, len(trajectory.position))
+    figure = Figure(figsize=(3 * count, 3), layout="constrained")
+    for sim, axes in enumerate(np.atleast_1d(figure.subplots(1, count))):
+        paths = trajectory.position[sim]
+        for node in range(paths.shape[1]):
+            x = paths[:, node, 0]
+            y = paths[:, node, 1] if paths.shape[2] > 1 else trajectory.time
+            (line,) = axes.plot(x, y, linewidth=1)
+            axes.plot(x[0], y[0], "o", color=line.get_color(), markersize=4)
+        axes.set_aspect("equal" if paths.shape[2] > 1 else "auto", adjustable="datalim")
+        axes.set_title(f"simulation {sim} (dots: start)", fontsize=9)
+    return figure
+
+
+def plot_training(history: History, kept: int) -> Figure:
+    """Loss and validation error, and the spread of each message component, over training."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.semilogy(history.step, history.loss, color=_BLUE, label="training loss (model's unit)")
+    left.semilogy(
+        history.step,
+        history.validation_error,
+        color=_RED,
+        label="validation |a - â| per graph (data's unit)",
+    )
+    left.set_xlabel("step")
+    left.legend(fontsize=8)
+    order = np.argsort(-history.message_std[-1])
+    for rank, component in enumerate(order[::-1]):
+        color = _BLUE if len(order) - rank <= kept else _GREY
+        right.semilogy(history.step, history.message_std[:, component], color=color, linewidth=1)
+    right.set_xlabel("step")
+    right.set_title(f"standard deviation of messages (blue: the {kept} largest)", fontsize=9)
+    return figure
+
+
+def plot_messages(table: MessageTable) -> Figure:
+    """The influence of each message against the true force, or where unknown the distance."""
+    dim = table.influence.shape[1]
+    figure = Figure(figsize=(3.4 * dim, 3.4), layout="constrained")
+    for k, axes in enumerate(np.atleast_1d(figure.subplots(1, dim))):
+        x = table.features["r"] if table.force is None else table.force[:, k]
+        axes.plot(x, table.influence[:, k], ".", color=_BLUE, markersize=2, alpha=0.4)
+        limits = np.quantile(table.influence[:, k], [0.005, 0.995])
+        if table.force is None:
+            axes.set_xlabel("distance r")
+        else:
+            axes.plot(limits, limits, color=_RED, linewidth=1)
+            axes.set_xlabel(f"true force along {AXES[k]}")
+            axes.set_xlim(*limits)
+        axes.set_ylim(*limits)
+        axes.set_ylabel(f"force the message stands for, {AXES[k]}")
+    return figure
+
+
+def plot_front(front: ParetoFront) -> Figure:
+    """Error against complexity of one front; the selected law is marked."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    chosen = select(front)
+    sizes, errors = zip(*((law.complexity, law.mae) for law in front.laws), strict=True)
+    axes.semilogy(sizes, errors, "o-", color=_BLUE, markersize=4)
+    axes.semilogy(chosen.complexity, chosen.mae, "o", color=_RED, label="largest score")
+    axes.set_xlabel("complexity")
+    axes.set_ylabel("mean absolute error")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
+    """A central law over the messages it was distilled from, against the distance."""
+    if law.scalar is None:
+        raise ValueError("Only a central law can be drawn against the distance.")
+    dim = table.influence.shape[1]
+    r = table.features["r"]
+    displacement = np.stack([table.features[f"d{axis}"] for axis in AXES[:dim]], axis=1)
+    along = np.sum(table.influence * displacement, axis=1) / r
+    columns = np.stack(list(table.features.values()), axis=-1)
+    value = to_numpy(law.scalar, list(table.features))(columns)
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(r, along, ".", color=_GREY, markersize=2, label="messages of the network")
+    axes.plot(r, value, ".", color=_RED, markersize=1.5, label="distilled law")
+    axes.set_ylim(*np.quantile(along, [0.01, 0.99]))
+    axes.set_xlim(0, float(np.quantile(r, 0.99)))
+    axes.set_xlabel("distance r")
+    axes.set_ylabel("force towards the sender")
+    axes.legend(fontsize=8, markerscale=4)
+    return figure

@@ -1,0 +1,227 @@
+"""What a run leaves behind: `report.json`, `report.md` and figures."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sympy
+from matplotlib.figure import Figure
+
+from symjax_gn.distill import ForceLaw
+from symjax_gn.expressions import rounded
+from symjax_gn.regression import Law
+from symjax_gn.verdict import Verdict
+
+_PACKAGES = "symjax_gn jax jaxlib flax optax diffrax jraph numpy scipy sympy pyoperon pysr".split()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a result depends on, where installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def open_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder for results, or say at once why nothing can be written there.
+
+    Raises:
+        ValueError: the folder cannot be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write results to {folder}: {error.strerror or error}. Choose another folder."
+        ) from error
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one stroke: an interruption leaves the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG in one stroke."""
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png", dpi=120)
+    os.replace(part, path)
+
+
+def law_latex(expression: sympy.Expr) -> str:
+    """LaTeX of a law with constants of four digits and the symbols of physics."""
+    names = {}
+    for symbol in expression.free_symbols:
+        name = str(symbol)
+        if name[0] == "d" and len(name) == 2:
+            names[symbol] = rf"\Delta {name[1]}"
+        elif name[0] == "v" and "_" in name:
+            names[symbol] = f"v_{{{name[1]},{name[3:]}}}"
+    return sympy.latex(rounded(expression), symbol_names=names)
+
+
+def law_record(law: Law, expression: sympy.Expr, target: str) -> dict[str, Any]:
+    """A law as the fields of `report.json`; `expression` is the law in the user's units."""
+    return dict(
+        target=target,
+        latex=law_latex(expression),
+        sympy=str(expression),
+        complexity=law.complexity,
+        mae=law.mae,
+        score=law.score,
+    )
+
+
+def make_report(
+    *,
+    law: ForceLaw,
+    verdict: Verdict | None,
+    message_r2: Mapping[str, Any] | None,
+    test_error: tuple[float, float],
+    seconds: Mapping[str, float],
+    **run: Any,
+) -> dict[str, Any]:
+    """The contents of `report.json`.
+
+    Args:
+        law: the distilled law.
+        verdict: what `judge` said, or None for data whose law is not known.
+        message_r2: what `message_r2` gave, or None.
+        test_error: what `train.test_error` gave.
+        seconds: duration of each stage.
+        **run: what was run: system, dim, n, strategy, regressor, seed, ...
+    """
+    if law.form == "central":
+        named = [("force towards the sender", law.scalar, law.selected[0])]
+    else:
+        axes = [f"component {k}" for k in range(len(law.components))]
+        named = list(zip(axes, law.components, law.selected, strict=True))
+    checks: dict[str, Any] = {}
+    gauge = None
+    if verdict is not None:
+        checks = dict(verdict.checks)
+        gauge = dict(
+            g=verdict.gauge.name,
+            constant_b=not np.any(verdict.gauge.offset[1:]),
+            softening=verdict.softening,
+            matrix=verdict.gauge.matrix.tolist(),
+        )
+    return dict(
+        **run,
+        recovered=None if verdict is None else verdict.recovered,
+        checks=checks,
+        compared_in=gauge,
+        form=law.form,
+        laws=[law_record(chosen, expression, name) for name, expression, chosen in named],
+        components=[str(component) for component in law.components],
+        mae_unit="error / (|target| + 0.1 median |target|), mean over the regression's edges",
+        flattening_power=law.power,
+        fronts=[
+            [
+                dict(sympy=str(x.expression), complexity=x.complexity, mae=x.mae, score=x.score)
+                for x in front.laws
+            ]
+            for front in law.fronts
+        ],
+        message_r2=None if message_r2 is None else dict(message_r2),
+        test_error=dict(
+            value=test_error[0],
+            unit="sum over nodes and dimensions of |a - a_hat|, mean over test graphs, "
+            "in the data's unit of acceleration",
+            mean_abs_target=test_error[1],
+        ),
+        seconds=dict(seconds),
+        versions=versions(),
+    )
+
+
+def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """`report.md`: the same for people, with figures given as titles by file name."""
+    outcome = {
+        True: "**Recovered**: the law is the one the data were made with.",
+        False: "**Not recovered**: the law is not the one the data were made with.",
+        None: "The true law is not known, so there is no verdict; see the held-out error.",
+    }[report["recovered"]]
+    lines = [f"# {report['system']}, {report['dim']}D, {report['n']} bodies", "", outcome, ""]
+    for law in report["laws"]:
+        lines += [f"The {law['target']}:", "", f"$$ {law['latex']} $$", ""]
+        lines += [
+            f"Complexity {law['complexity']}, error {law['mae']:.3g}, score {law['score']:.3g} "
+            f"({report['mae_unit']}).",
+            "",
+        ]
+    lines += ["Here j is the sender, i the receiver and r their distance.", ""]
+    if report["checks"]:
+        lines += ["## Checks", "", "| check | numbers | holds |", "|---|---|---|"]
+        for name, check in report["checks"].items():
+            numbers = ", ".join(f"{k} {v:.3g}" for k, v in check.items() if k != "holds")
+            lines.append(f"| {name} | {numbers} | {'yes' if check['holds'] else 'no'} |")
+        compared = report["compared_in"]
+        lines += [
+            "",
+            f"Compared in the gauge g = {compared['g']}, with a true softening of "
+            f"{compared['softening']}.",
+            "",
+        ]
+    error = report["test_error"]
+    lines += [
+        "## Network",
+        "",
+        f"Held-out error {error['value']:.4g} where the mean is {error['mean_abs_target']:.4g} "
+        f"({error['unit']}).",
+        "",
+    ]
+    if report["message_r2"]:
+        r2 = report["message_r2"]
+        lines += [
+            f"R^2 of raw messages against true forces: {r2['force']:.4f}; without the worst 10%: "
+            f"{r2['force_trimmed']:.4f}; in the gauge g = {r2['gauge_name']}: {r2['gauge']:.4f}. "
+            f"Of the forces they stand for: {r2['influence']:.6f}.",
+            "",
+        ]
+    for number, front in enumerate(report["fronts"]):
+        lines += [f"## Pareto front {number}", "", "| complexity | error | score | law |"]
+        lines += ["|---|---|---|---|"]
+        for law in front:
+            text = rounded(sympy.sympify(law["sympy"]))
+            lines.append(
+                f"| {law['complexity']} | {law['mae']:.3g} | {law['score']:.2f} | `{text}` |"
+            )
+        lines.append("")
+    for file, title in figures.items():
+        lines += [f"![{title}]({file})", ""]
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
+    packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines += [
+        f"Strategy {report['strategy']}, regressor {report['regressor']}, seed {report['seed']}. "
+        f"Seconds: {seconds}. Versions: {packages}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_report(
+    folder: Path, report: Mapping[str, Any], figures: Mapping[str, tuple[str, Figure]]
+) -> None:
+    """Write `report.json`, `report.md` and the figures (title and figure by file name)."""
+    for file, (_, figure) in figures.items():
+        save_figure(folder / file, figure)
+    titles = {file: title for file, (title, _) in figures.items()}
+    write_text(folder / "report.md", report_markdown(report, titles))
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,356 @@
+"""Laws of motion as pure functions of the bodies they act on.
+
+A `System` holds one pair potential and, optionally, a potential of each body
+alone and a linear drag. Forces follow by `jax.grad`, so a law is one function:
+
+    def yukawa(r, receiver, sender):
+        return receiver.charge * sender.charge * jnp.exp(-r) / r
+
+    system = System(name="yukawa", pair_potential=yukawa)
+
+The built-in systems are those of arXiv:2006.11287, section 4.1, in `SYSTEMS`.
+Quantities carry the user's units; the built-in systems are dimensionless.
+"""
+
+import difflib
+import runpy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class Body(NamedTuple):
+    """Point bodies; any leading axes, often `[graph, node]`, shared by all fields."""
+
+    position: Float[Array, "*batch dim"]
+    """[..., dim], length."""
+    velocity: Float[Array, "*batch dim"]
+    """[..., dim], length / time."""
+    mass: Float[Array, "*batch"]
+    """[...], mass; positive."""
+    charge: Float[Array, "*batch"]
+    """[...], charge."""
+
+
+PairPotential = Callable[[Float[Array, ""], Body, Body], Float[Array, ""]]
+OneBodyPotential = Callable[[Body], Float[Array, ""]]
+Edges = tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"]]
+
+
+def complete_edges(num_nodes: int) -> Edges:
+    """Senders and receivers `[n (n - 1)]` of every ordered pair of `num_nodes` nodes."""
+    _check_num_nodes(num_nodes)
+    receivers, senders = np.nonzero(~np.eye(num_nodes, dtype=bool))
+    return senders, receivers
+
+
+def chain_edges(num_nodes: int) -> Edges:
+    """Senders and receivers `[2 (n - 1)]` that join each node with its neighbours."""
+    _check_num_nodes(num_nodes)
+    left = np.arange(num_nodes - 1)
+    return np.concatenate([left, left + 1]), np.concatenate([left + 1, left])
+
+
+def sample_normal(key: PRNGKeyArray, num_nodes: int, dim: int) -> Body:
+    """Standard normal position and velocity, charge +1 or -1, mass exp(normal)."""
+    position, velocity, mass, charge = jax.random.split(key, 4)
+    return Body(
+        position=jax.random.normal(position, (num_nodes, dim)),
+        velocity=jax.random.normal(velocity, (num_nodes, dim)),
+        mass=jnp.exp(jax.random.normal(mass, (num_nodes,))),
+        charge=jnp.sign(jax.random.normal(charge, (num_nodes,))),
+    )
+
+
+def sample_string(key: PRNGKeyArray, num_nodes: int, dim: int) -> Body:
+    """A string along x: node k near x = k (deviation 0.5), unit masses."""
+    body = sample_normal(key, num_nodes, dim)
+    along = jnp.arange(num_nodes) + 0.5 * body.position[:, 0]
+    return body._replace(
+        position=body.position.at[:, 0].set(along), mass=jnp.ones_like(body.mass)
+    )
+
+
+@dataclass(frozen=True)
+class System:
+    """A law of motion, with what is needed to simulate it.
+
+    The potential energy is the sum of `pair_potential` over joined pairs, each
+    counted once, plus the sum of `one_body_potential` over nodes. The force on
+    a node is minus its gradient, less `drag` times the velocity.
+
+    Attributes:
+        name: name used in reports.
+        pair_potential: `fn(r, receiver, sender) -> energy`, a scalar, symmetric in
+            its two bodies, where `r` is the distance plus `softening` (length)
+            and each `Body` holds one body.
+        one_body_potential: `fn(body) -> energy` of one body, or None.
+        drag: coefficient of the linear drag on every body, mass / time.
+        edges: `fn(num_nodes) -> (senders, receivers)`; every edge in both directions.
+        sample: `fn(key, num_nodes, dim) -> Body`, the initial conditions.
+        dt: time between two outputs of a simulation.
+        softening: length added to every distance; 0.01 in the built-in systems, as in
+            the paper.
+        dims: the spatial dimensions the law is meant for.
+        num_nodes: the usual number of bodies.
+    """
+
+    name: str
+    pair_potential: PairPotential
+    one_body_potential: OneBodyPotential | None = None
+    drag: float = 0.0
+    edges: Callable[[int], Edges] = complete_edges
+    sample: Callable[[PRNGKeyArray, int, int], Body] = sample_normal
+    dt: float = 1e-2
+    softening: float = 0.0
+    dims: tuple[int, ...] = (2, 3)
+    num_nodes: int = 4
+
+
+def safe_norm(vector: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+    """Euclidean norm over the last axis; its gradient at zero is zero, not NaN."""
+    square = jnp.sum(vector**2, axis=-1)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def pair_energy(
+    system: System, receiver: Body, sender: Body, softening: float | None = None
+) -> Float[Array, ""]:
+    """Potential energy of one pair; `softening` replaces the system's own if given."""
+    softening = system.softening if softening is None else softening
+    r = safe_norm(sender.position - receiver.position) + softening
+    return system.pair_potential(r, receiver, sender)
+
+
+def pair_force(
+    system: System, receiver: Body, sender: Body, softening: float | None = None
+) -> Float[Array, " dim"]:
+    """Force `[dim]` on one receiver from one sender, energy / length."""
+
+    def energy(position):
+        return pair_energy(system, receiver._replace(position=position), sender, softening)
+
+    return -jax.grad(energy)(receiver.position)
+
+
+def potential_energy(system: System, body: Body) -> Float[Array, ""]:
+    """Total potential energy of one set of bodies (fields `[node, ...]`)."""
+    senders, receivers = system.edges(body.mass.shape[0])
+    # Constant one-hot products in place of gathers: their transposes in `grad` are
+    # products too, and a scatter in a vmapped loop is what costs on CPU.
+    once = senders < receivers
+    identity = np.eye(body.mass.shape[0])
+    choose = [jnp.asarray(identity[index[once]]) for index in (receivers, senders)]
+    pairs = [jax.tree.map(lambda x, c=c: c.astype(x.dtype) @ x, body) for c in choose]
+    energy = jnp.sum(jax.vmap(lambda i, j: pair_energy(system, i, j))(*pairs))
+    if system.one_body_potential is not None:
+        energy += jnp.sum(jax.vmap(system.one_body_potential)(body))
+    return energy
+
+
+def energy(system: System, body: Body) -> Float[Array, ""]:
+    """Kinetic plus potential energy of one set of bodies (fields `[node, ...]`)."""
+    kinetic = 0.5 * jnp.sum(body.mass * jnp.sum(body.velocity**2, axis=-1))
+    return kinetic + potential_energy(system, body)
+
+
+def acceleration(system: System, body: Body) -> Float[Array, "node dim"]:
+    """Acceleration `[node, dim]` of one set of bodies, length / time^2."""
+
+    def potential(position):
+        return potential_energy(system, body._replace(position=position))
+
+    force = -jax.grad(potential)(body.position) - system.drag * body.velocity
+    return force / body.mass[:, None]
+
+
+def _spring(r, receiver, sender):
+    return (r - 1) ** 2
+
+
+def _inverse_r(r, receiver, sender):
+    return receiver.mass * sender.mass * jnp.log(r)
+
+
+def _inverse_r2(r, receiver, sender):
+    return -receiver.mass * sender.mass / r
+
+
+def _charge(r, receiver, sender):
+    return receiver.charge * sender.charge / r
+
+
+def _superposition(r, receiver, sender):
+    return _charge(r, receiver, sender) + _inverse_r2(r, receiver, sender)
+
+
+def _discontinuous(r, receiver, sender):
+    return jnp.where(r < 2, 0.0, (r - 1) ** 2)
+
+
+def _gravity(body):
+    return body.mass * body.position[1]
+
+
+def _gravity_and_ball(body):
+    centre = jnp.array([5.0, -15.0], body.position.dtype)
+    depth = 4.0 - safe_norm(body.position - centre)
+    return _gravity(body) + jnp.where(depth > 0, 100.0 * depth**2, 0.0)
+
+
+_SOFT = dict(softening=0.01)
+_STRING = _SOFT | dict(edges=chain_edges, sample=sample_string, dims=(2,), num_nodes=30)
+
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (
+        System("r1", _inverse_r, dt=5e-3, **_SOFT),
+        System("r2", _inverse_r2, dt=1e-3, **_SOFT),
+        System("spring", _spring, dt=1e-2, **_SOFT),
+        System("damped", _spring, dt=2e-2, drag=1.0, **_SOFT),
+        System("charge", _charge, dt=1e-3, **_SOFT),
+        System("superposition", _superposition, dt=1e-3, **_SOFT),
+        System("discontinuous", _discontinuous, dt=1e-2, **_SOFT),
+        System("string", _spring, one_body_potential=_gravity, **_STRING),
+        System("string_ball", _spring, one_body_potential=_gravity_and_ball, **_STRING),
+    )
+}
+
+
+def get_system(name: str) -> System:
+    """The built-in system of that name; an unknown name is an error with the nearest ones."""
+    check_choice("system", name, SYSTEMS)
+    return SYSTEMS[name]
+
+
+def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
+    """Raise a `ValueError` that lists the choices, nearest first, unless `name` is one."""
+    choices = list(choices)
+    if name in choices:
+        return
+    near = difflib.get_close_matches(str(name), choices, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
+
+
+def check_system(system: System, num_nodes: int, dim: int) -> None:
+    """Raise a clear error if `system` cannot be simulated with these sizes.
+
+    Args:
+        system: the law; its potentials are called once, on sampled bodies.
+        num_nodes: number of bodies, at least 2.
+        dim: spatial dimension, one of `system.dims`.
+
+    Raises:
+        ValueError: a wrong size; a potential that is not a finite scalar or not
+            symmetric in its two bodies; a sampler that gives wrong shapes or
+            non-positive masses.
+    """
+    _check_num_nodes(num_nodes)
+    if dim not in system.dims:
+        raise ValueError(
+            f"System {system.name!r} is defined in {' or '.join(map(str, system.dims))} "
+            f"dimensions, got dim={dim}."
+        )
+    if not (np.isfinite(system.drag) and np.isfinite(system.softening) and system.softening >= 0):
+        raise ValueError(f"System {system.name!r}: drag and softening must be finite numbers.")
+    if not (np.isfinite(system.dt) and system.dt > 0):
+        raise ValueError(f"System {system.name!r}: dt must be positive, got {system.dt}.")
+    body = system.sample(jax.random.key(0), num_nodes, dim)
+    check_body(body, f"the sampler of system {system.name!r}")
+    if body.position.shape != (num_nodes, dim):
+        raise ValueError(
+            f"The sampler of system {system.name!r} gave positions of shape "
+            f"{body.position.shape}, expected {(num_nodes, dim)}."
+        )
+    senders, receivers = system.edges(num_nodes)
+    check_edges(senders, receivers, num_nodes)
+    first, second = (jax.tree.map(lambda x, k=k: x[k[0]], body) for k in (receivers, senders))
+    values = [pair_energy(system, *pair) for pair in ((first, second), (second, first))]
+    if system.one_body_potential is not None:
+        values.append(system.one_body_potential(first))
+    for value in values:
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"A potential of system {system.name!r} must return one number per call, "
+                f"got an array of shape {jnp.shape(value)}; write it for one pair or one body."
+            )
+        if not bool(jnp.isfinite(value)):
+            raise ValueError(
+                f"A potential of system {system.name!r} returned {value} at sampled bodies; "
+                "it must be finite at ordinary distances."
+            )
+    if not np.allclose(values[0], values[1], rtol=1e-4, atol=1e-6):
+        raise ValueError(
+            f"The pair potential of system {system.name!r} changes when its two bodies are "
+            f"exchanged ({values[0]} and {values[1]}); a pair energy must be symmetric."
+        )
+
+
+def check_body(body: Body, source: str) -> None:
+    """Raise a `ValueError` naming `source` unless shapes agree, all is finite, mass > 0."""
+    if np.ndim(body.position) < 1 or np.shape(body.position) != np.shape(body.velocity):
+        raise ValueError(
+            f"Position and velocity from {source} must agree in shape, got "
+            f"{np.shape(body.position)} and {np.shape(body.velocity)}."
+        )
+    for name in ("mass", "charge"):
+        if np.shape(getattr(body, name)) != np.shape(body.position)[:-1]:
+            raise ValueError(
+                f"The {name} from {source} must have shape {np.shape(body.position)[:-1]}, "
+                f"got {np.shape(getattr(body, name))}."
+            )
+    for name, value in body._asdict().items():
+        bad = int(np.size(value) - np.sum(np.isfinite(value)))
+        if bad:
+            raise ValueError(f"The {name} from {source} has {bad} NaN or infinite values.")
+    if not np.all(np.asarray(body.mass) > 0):
+        raise ValueError(
+            f"Masses from {source} must be positive, the smallest is {np.min(body.mass)}."
+        )
+
+
+def check_edges(senders: np.ndarray, receivers: np.ndarray, num_nodes: int) -> None:
+    """Raise a `ValueError` unless edges are non-empty, in range and in both directions."""
+    pairs = set(zip(np.asarray(senders).tolist(), np.asarray(receivers).tolist(), strict=True))
+    if not pairs:
+        raise ValueError("The graph has no edges; messages need at least one pair of nodes.")
+    if min(map(min, pairs)) < 0 or max(map(max, pairs)) >= num_nodes:
+        raise ValueError(f"An edge names a node outside 0 to {num_nodes - 1}.")
+    if any(i == j for i, j in pairs):
+        raise ValueError("An edge joins a node with itself.")
+    if any((j, i) not in pairs for i, j in pairs):
+        raise ValueError("Every edge must be given in both directions.")
+
+
+def _check_num_nodes(num_nodes: int) -> None:
+    if num_nodes < 2:
+        raise ValueError(f"Pairs need at least 2 bodies, got n={num_nodes}.")
+
+
+def load_system(path: str) -> System:
+    """A `System` from a Python file, given as `FILE.py` or `FILE.py:NAME`.
+
+    NAME (default "system") is a `System`, or a pair potential to make one of.
+
+    Raises:
+        ValueError: there is no such file, or no such thing in it.
+    """
+    file, _, name = path.partition(".py")
+    file, name = file + ".py", name.lstrip(":") or "system"
+    try:
+        contents = runpy.run_path(file)
+    except OSError as error:
+        raise ValueError(f"Cannot read a system from {file}: {error.strerror or error}.") from error
+    found = contents.get(name)
+    if isinstance(found, System):
+        return found
+    if callable(found):
+        return System(name=name, pair_potential=found)
+    raise ValueError(f"{file} defines no System and no pair potential of the name {name!r}.")

@@ -1,0 +1,363 @@
+"""Training of graph networks: one jitted scan per interval of steps."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from optax import contrib
+from tqdm import tqdm
+
+from symjax_gn import losses
+from symjax_gn.graphs import Dataset, Scales, measure_scales, normalise, take
+from symjax_gn.models import GraphNet, Prediction
+from symjax_gn.systems import check_body, check_choice, check_edges
+
+OPTIMIZERS = ("muon", "adam")
+_DEFAULT_WEIGHT = {"l1": 1e-2, "kl": 1e-2}
+
+
+class TrainState(NamedTuple):
+    """All that changes from one step to the next."""
+
+    params: Any
+    """Parameters of the model, a pytree."""
+    opt_state: optax.OptState
+    """State of the optimiser."""
+    mask: Float[Array, " component"]
+    """[component], 1 for message components in use and 0 for pruned ones."""
+    step: Int[Array, ""]
+    """Number of steps done."""
+
+
+class TrainInfo(NamedTuple):
+    """What one step reports."""
+
+    loss: Float[Array, ""]
+    """Loss of the batch, in the model's unit."""
+    penalty: Float[Array, ""]
+    """Message penalty of the batch, before its weight."""
+
+
+class History(NamedTuple):
+    """What training reports at the end of each interval."""
+
+    step: Int[np.ndarray, " interval"]
+    """[interval], steps done."""
+    loss: Float[np.ndarray, " interval"]
+    """[interval], mean training loss, model's unit."""
+    validation_error: Float[np.ndarray, " interval"]
+    """[interval], mean over graphs of the sum over nodes and dimensions of
+    |a - a_hat|, in the data's unit."""
+    message_std: Float[np.ndarray, "interval component"]
+    """[interval, component], standard deviations on validation graphs, model's unit."""
+
+
+class Trained(NamedTuple):
+    """A trained model, with what is needed to use it on data in the user's units."""
+
+    model: GraphNet
+    params: Any
+    mask: Float[Array, " component"]
+    scales: Scales
+    strategy: str
+    history: History
+
+
+class TrainingError(RuntimeError):
+    """Training left finite numbers.
+
+    Attributes:
+        step: steps done when it was noticed.
+        params: the last good parameters.
+    """
+
+    def __init__(self, message: str, step: int, params: Any):
+        super().__init__(message)
+        self.step = step
+        self.params = params
+
+
+def make_model(strategy: str, dim: int, message_dim: int = 100, **options: Any) -> GraphNet:
+    """The `GraphNet` of a strategy: `dim` messages for "bottleneck", else `message_dim`.
+
+    Raises:
+        ValueError: the strategy is unknown.
+    """
+    check_choice("strategy", strategy, losses.STRATEGIES)
+    return GraphNet(
+        dim=dim,
+        message_dim=dim if strategy == "bottleneck" else message_dim,
+        variational=strategy == "kl",
+        **options,
+    )
+
+
+def make_optimizer(
+    name: str = "muon", learning_rate: float = 2e-2, steps: int = 3000, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Muon or Adam under a one-cycle schedule that peaks at `learning_rate`."""
+    check_choice("optimizer", name, OPTIMIZERS)
+    schedule = optax.cosine_onecycle_schedule(
+        steps, learning_rate, pct_start=0.1, div_factor=10.0, final_div_factor=1e3
+    )
+    if name == "muon":
+        return contrib.muon(schedule, weight_decay=weight_decay)
+    return optax.adamw(schedule, weight_decay=weight_decay)
+
+
+def init(
+    key: PRNGKeyArray, model: GraphNet, optimizer: optax.GradientTransformation, dataset: Dataset
+) -> TrainState:
+    """Fresh parameters and optimiser state for a normalised dataset."""
+    one = jax.tree.map(lambda x: x[0], dataset.nodes)
+    params = model.init(key, one, dataset.senders, dataset.receivers)
+    return TrainState(
+        params, optimizer.init(params), jnp.ones(model.message_dim), jnp.zeros((), jnp.int32)
+    )
+
+
+def predict(
+    model: GraphNet,
+    params: Any,
+    dataset: Dataset,
+    mask: Float[Array, " component"] | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Prediction:
+    """Predictions for every graph of a normalised dataset, fields `[graph, ...]`."""
+    num_graphs = dataset.acceleration.shape[0]
+    keys = None if key is None else jax.random.split(key, num_graphs)
+
+    def one(nodes, key):
+        return model.apply(params, nodes, dataset.senders, dataset.receivers, mask, key)
+
+    prediction = jax.vmap(one, in_axes=(0, None if keys is None else 0))(dataset.nodes, keys)
+    assert isinstance(prediction, Prediction)
+    return prediction
+
+
+def step(
+    key: PRNGKeyArray,
+    state: TrainState,
+    batch: Dataset,
+    *,
+    model: GraphNet,
+    optimizer: optax.GradientTransformation,
+    strategy: str,
+    loss: str,
+    weight: float,
+) -> tuple[TrainState, TrainInfo]:
+    """One update of the parameters on a batch of normalised graphs."""
+    shift_key, sample_key = jax.random.split(key)
+    if model.inputs == "absolute":
+        # Appendix A: the network is not translation invariant, so it is shown translations.
+        shift = 3.0 * jax.random.normal(shift_key, (model.dim,))
+        batch = batch._replace(
+            nodes=batch.nodes._replace(position=batch.nodes.position + shift)
+        )
+    loss_fn = losses.relative_loss if loss == "relative" else losses.absolute_loss
+
+    def objective(params):
+        prediction = predict(
+            model, params, batch, state.mask, sample_key if model.variational else None
+        )
+        value = loss_fn(prediction.acceleration, batch.acceleration)
+        penalty = losses.message_penalty(strategy, prediction)
+        return value + weight * penalty, TrainInfo(value, penalty)
+
+    grads, info = jax.grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, opt_state, state.mask, state.step + 1), info
+
+
+def significance(prediction: Prediction) -> Float[Array, " component"]:
+    """How much each component says: its standard deviation, or for KL its divergence."""
+    if prediction.log_variance is not None:
+        return jnp.mean(losses.kl_divergence(prediction), axis=(0, 1)) - 0.5
+    return jnp.std(prediction.messages, axis=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnames=("step_fn", "model", "batch_size", "steps", "total"))
+def _interval(keys, state, train, validation, *, step_fn, model, batch_size, steps, total):
+    """`steps` steps, then pruning and a look at the validation graphs."""
+    num_graphs = train.acceleration.shape[0]
+
+    def body(state, key):
+        pick_key, step_key = jax.random.split(key)
+        index = jax.random.randint(pick_key, (batch_size,), 0, num_graphs)
+        return step_fn(step_key, state, take(train, index))
+
+    state, info = jax.lax.scan(body, state, keys, length=steps)
+    prediction = predict(model, state.params, validation, state.mask)
+    if total is not None:
+        kept = losses.kept_components(state.step / total, model.message_dim, model.dim)
+        state = state._replace(mask=losses.prune(state.mask, significance(prediction), kept))
+    error = jnp.abs(prediction.acceleration - validation.acceleration)
+    report = (
+        jnp.mean(info.loss),
+        jnp.mean(jnp.sum(error, axis=(1, 2))),
+        jnp.std(prediction.messages, axis=(0, 1)),
+        jnp.all(jnp.isfinite(info.loss)),
+    )
+    return state, report
+
+
+def fit(
+    key: PRNGKeyArray,
+    train: Dataset,
+    validation: Dataset,
+    *,
+    strategy: str = "bottleneck",
+    model: GraphNet | None = None,
+    loss: str = "relative",
+    penalty_weight: float | None = None,
+    optimizer: str | optax.GradientTransformation = "muon",
+    learning_rate: float = 2e-2,
+    steps: int = 3000,
+    batch_size: int = 64,
+    intervals: int = 20,
+    scales: Scales | None = None,
+    progress: bool = False,
+    callback: Callable[[TrainState, int], None] | None = None,
+) -> Trained:
+    """Train a graph network to predict accelerations.
+
+    Args:
+        key: PRNG key for the parameters, the batches and the noise.
+        train: graphs to learn from, in the user's units.
+        validation: graphs for the history (and for the ranking of components in
+            pruning), in the same units; at most 512 are used.
+        strategy: one of `losses.STRATEGIES`.
+        model: network; None takes `make_model(strategy, dim)`.
+        loss: "relative", or "absolute" as in the paper; see `losses`.
+        penalty_weight: factor of the message penalty; None takes the strategy's.
+        optimizer: "muon", "adam" or any optax transformation.
+        learning_rate: peak of the one-cycle schedule (named optimisers only).
+        steps: number of updates.
+        batch_size: graphs per update.
+        intervals: number of reports; `steps` is rounded up to a multiple of it.
+        scales: units of the model; None measures them on `train`.
+        progress: whether to show a progress bar.
+        callback: called with the state and the step after each interval.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ValueError: an argument or the data are wrong.
+        TrainingError: the loss became NaN or infinite; it has the step and the last
+            good parameters.
+    """
+    check_choice("strategy", strategy, losses.STRATEGIES)
+    check_choice("loss", loss, losses.LOSSES)
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("intervals", intervals)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    for name, part in (("train", train), ("validation", validation)):
+        _check_dataset(name, part)
+    dim = train.acceleration.shape[-1]
+    if model is None:
+        model = make_model(strategy, dim)
+    if model.dim != dim or model.variational != (strategy == "kl"):
+        raise ValueError(
+            f"The model is for dim={model.dim}, variational={model.variational}; this data and "
+            f'strategy need dim={dim}, variational={strategy == "kl"}.'
+        )
+    weight = _DEFAULT_WEIGHT.get(strategy, 0.0) if penalty_weight is None else penalty_weight
+    length = math.ceil(steps / intervals)
+    total = length * intervals
+    if isinstance(optimizer, str):
+        optimizer = make_optimizer(optimizer, learning_rate, total)
+    scales = measure_scales(train) if scales is None else scales
+    train = normalise(train, scales)
+    kept = np.linspace(0, len(validation.acceleration) - 1, 512).astype(int)
+    validation = normalise(take(validation, np.unique(kept)), scales)
+
+    init_key, run_key = jax.random.split(key)
+    state = init(init_key, model, optimizer, train)
+    step_fn = functools.partial(
+        step, model=model, optimizer=optimizer, strategy=strategy, loss=loss, weight=weight
+    )
+    rows = []
+    with tqdm(total=total, desc="train", unit="step", disable=not progress) as bar:
+        for interval in range(intervals):
+            done = length * (interval + 1)
+            new_state, report = _interval(
+                jax.random.split(jax.random.fold_in(run_key, interval), length),
+                state,
+                train,
+                validation,
+                step_fn=step_fn,
+                model=model,
+                batch_size=batch_size,
+                steps=length,
+                total=total if strategy == "pruning" else None,
+            )
+            value, error, spread, finite = jax.tree.map(np.asarray, report)
+            if not finite:
+                raise TrainingError(
+                    f"The training loss was not finite between steps {done - length} and {done}; "
+                    "lower the learning rate or look for outliers in the data. The last good "
+                    "parameters are in the `params` of this error.",
+                    done,
+                    state.params,
+                )
+            state = new_state
+            rows.append((done, value, error * scales.acceleration, spread))
+            bar.set_postfix(loss=f"{value:.4g}", validation=f"{rows[-1][2]:.4g}", refresh=False)
+            bar.update(length)
+            if callback is not None:
+                callback(state, done)
+    history = History(*(np.asarray(column) for column in zip(*rows, strict=True)))
+    return Trained(model, state.params, state.mask, scales, strategy, history)
+
+
+def test_error(trained: Trained, dataset: Dataset, batch: int = 512) -> tuple[float, float]:
+    """Error on held-out graphs and the size of what is predicted.
+
+    Both are means over graphs of a sum over nodes and dimensions: of |a - a_hat|, and of
+    |a|; in the data's unit of acceleration. `batch` graphs are predicted at a time.
+    """
+    _check_dataset("test", dataset)
+    error = _sum_of_errors(
+        trained.params,
+        trained.mask,
+        normalise(dataset, trained.scales),
+        model=trained.model,
+        batch=batch,
+    )
+    mean = float(np.mean(np.asarray(error, np.float64))) * trained.scales.acceleration
+    return mean, float(np.mean(np.sum(np.abs(dataset.acceleration), axis=(1, 2), dtype=np.float64)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "batch"))
+def _sum_of_errors(params, mask, dataset, *, model, batch):
+    def one(graph):
+        nodes, target = graph
+        guess = model.apply(params, nodes, dataset.senders, dataset.receivers, mask)
+        return jnp.sum(jnp.abs(guess.acceleration - target))
+
+    return jax.lax.map(one, (dataset.nodes, dataset.acceleration), batch_size=batch)
+
+
+test_error.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _check_dataset(name: str, dataset: Dataset) -> None:
+    if dataset.acceleration.shape[:1] == (0,):
+        raise ValueError(f"The {name} dataset holds no graphs.")
+    check_body(dataset.nodes, f"the {name} dataset")
+    if np.shape(dataset.acceleration) != np.shape(dataset.nodes.position):
+        raise ValueError(
+            f"Accelerations of the {name} dataset have shape {np.shape(dataset.acceleration)}, "
+            f"positions {np.shape(dataset.nodes.position)}."
+        )
+    if not np.all(np.isfinite(dataset.acceleration)):
+        raise ValueError(f"Accelerations of the {name} dataset are not all finite.")
+    check_edges(dataset.senders, dataset.receivers, dataset.nodes.mass.shape[1])

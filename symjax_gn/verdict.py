@@ -1,0 +1,176 @@
+"""Whether a distilled law is the law the data were made with; no person decides."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import sympy
+from jaxtyping import Float, PRNGKeyArray
+
+from symjax_gn.expressions import to_numpy
+from symjax_gn.graphs import Dataset
+from symjax_gn.messages import (
+    GAUGES,
+    GaugeFit,
+    fit_gauge,
+    pair_bodies,
+    pair_features,
+    sample_pairs,
+    true_forces,
+)
+from symjax_gn.systems import Body, System
+
+MAX_CONDITION = 100.0
+MAX_ERROR = {"seen": (0.02, 0.1), "beyond": (0.05, 0.2)}
+"""Largest median and 90% quantile of the error on fresh pairs of the test simulations,
+and on pairs whose separation goes beyond those of training."""
+
+
+class Verdict(NamedTuple):
+    """The outcome of `judge`."""
+
+    recovered: bool
+    """Whether every check holds."""
+    checks: dict[str, dict[str, Any]]
+    """Each check with its numbers, its limits and whether it holds."""
+    gauge: GaugeFit
+    """The gauge in which the law was compared."""
+    softening: float
+    """The softening of the true law it was compared with."""
+
+
+class _Pairs(NamedTuple):
+    law: Float[np.ndarray, "edge component"]
+    receiver: Body
+    sender: Body
+
+
+def judge(
+    key: PRNGKeyArray,
+    components: Sequence[sympy.Expr],
+    system: System,
+    train: Dataset,
+    test: Dataset,
+    *,
+    num_pairs: int = 4000,
+) -> Verdict:
+    """Compare a law with the truth, up to what a graph network cannot know.
+
+    A graph network knows the force f_ij up to m_ij = g(v_i) A f_ij + b(v_i). The law is
+    compared with the right-hand side after solving for A, b and g on pairs of the training
+    simulations: first with g = 1, then 1 / m_i, then a fitted positive function of the
+    receiver's mass and charge, and with a constant b before such a function. The first that
+    passes is named, or else the nearest. The true law counts with its softening and without,
+    whichever is nearer. The error of a pair is |law - (g A f + b)| / (|g A f| + 0.1 median
+    |g A f|).
+
+    Args:
+        key: PRNG key that chooses the pairs.
+        components: the law, one expression of the features of `pair_features` per dimension.
+        system: the system whose pair force is the truth.
+        train: the graphs the law was learned from, user's units.
+        test: graphs of other simulations.
+        num_pairs: number of pairs in each of the three sets.
+    """
+    keys = jax.random.split(key, 4)
+    known = _sample(keys[0], train, num_pairs, components)
+    fresh = _sample(keys[1], test, num_pairs, components)
+    far = _stretch(keys[2], _sample(keys[3], test, num_pairs, components), known, components)
+    softenings = [system.softening, 0.0] if system.softening else [0.0]
+    forces = {
+        softening: [true_forces(system, *pairs[1:], softening) for pairs in (known, fresh, far)]
+        for softening in softenings
+    }
+    nearest = None
+    for name in GAUGES:
+        for constant_offset in (True, False):
+            attempts = []
+            for softening in softenings:
+                gauge = _fit(known, forces[softening][0], name, constant_offset)
+                errors = [
+                    _errors(pairs, force, gauge)
+                    for pairs, force in zip((fresh, far), forces[softening][1:], strict=True)
+                ]
+                checks = _checks(gauge, errors)
+                recovered = all(check["holds"] for check in checks.values())
+                distance = np.median(errors[0]) + np.median(errors[1])
+                attempts.append((distance, Verdict(recovered, checks, gauge, softening)))
+            attempt = min(attempts, key=lambda pair: pair[0])
+            if attempt[1].recovered:
+                return attempt[1]
+            if nearest is None or attempt[0] < nearest[0]:
+                nearest = attempt
+    assert nearest is not None
+    return nearest[1]
+
+
+def _values(components, receiver, sender):
+    features = {k: np.asarray(x, np.float64) for k, x in pair_features(receiver, sender).items()}
+    columns = np.stack(list(features.values()), axis=-1)
+    functions = [to_numpy(component, list(features)) for component in components]
+    return np.stack([function(columns) for function in functions], axis=-1)
+
+
+def _sample(key, dataset, num_pairs, components):
+    receiver, sender = pair_bodies(dataset, *sample_pairs(key, dataset, num_pairs))
+    return _Pairs(_values(components, receiver, sender), receiver, sender)
+
+
+def _stretch(key, pairs, known, components):
+    """The same pairs at separations from a third of the smallest to thrice the largest."""
+    separation = np.linalg.norm(known.sender.position - known.receiver.position, axis=-1)
+    low, high = np.log(np.quantile(separation, [0.05, 0.95]) * [1 / 3, 3])
+    r = np.exp(np.asarray(jax.random.uniform(key, separation.shape, minval=low, maxval=high)))
+    displacement = pairs.sender.position - pairs.receiver.position
+    unit = displacement / np.linalg.norm(displacement, axis=-1, keepdims=True)
+    sender = pairs.sender._replace(position=pairs.receiver.position + r[:, None] * unit)
+    return _Pairs(_values(components, pairs.receiver, sender), pairs.receiver, sender)
+
+
+def _properties(pairs):
+    return (np.asarray(x, np.float64) for x in (pairs.receiver.mass, pairs.receiver.charge))
+
+
+def _fit(pairs, force, name, constant_offset):
+    finite = np.all(np.isfinite(pairs.law), axis=1) & np.all(np.isfinite(force), axis=1)
+    law = np.where(finite[:, None], pairs.law, 0.0)
+    size = np.linalg.norm(law, axis=1)
+    weight = finite / (size + 0.1 * np.median(size) + 1e-300)
+    return fit_gauge(
+        law,
+        np.where(finite[:, None], force, 0.0),
+        *_properties(pairs),
+        name=name,
+        constant_offset=constant_offset,
+        weight=weight,
+    )
+
+
+def _errors(pairs, force, gauge):
+    scaled, offset = gauge.predict(force, *_properties(pairs))
+    size = np.linalg.norm(scaled, axis=1)
+    with np.errstate(all="ignore"):
+        error = np.linalg.norm(pairs.law - scaled - offset, axis=1)
+        error = error / (size + 0.1 * np.median(size))
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def _checks(gauge, errors):
+    # A law of fewer components than dimensions, or of proportional ones, is singular here.
+    condition = float(np.linalg.cond(gauge.matrix))
+    checks: dict[str, dict[str, Any]] = {
+        "determines_force": dict(
+            condition_number=condition, limit=MAX_CONDITION, holds=condition < MAX_CONDITION
+        )
+    }
+    for (name, limits), error in zip(MAX_ERROR.items(), errors, strict=True):
+        median, tail = (float(np.quantile(error, q, method="higher")) for q in (0.5, 0.9))
+        checks[f"error_{name}"] = dict(
+            median=median,
+            median_limit=limits[0],
+            quantile_90=tail,
+            quantile_90_limit=limits[1],
+            holds=median <= limits[0] and tail <= limits[1],
+        )
+    return checks
