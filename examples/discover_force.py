@@ -51,9 +51,9 @@ def parse(argv):
     network = parser.add_argument_group("network")
     network.add_argument("--strategy", default="bottleneck", help=", ".join(STRATEGIES))
     network.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
-    network.add_argument("--steps", type=int, default=3000, help="training steps")
+    network.add_argument("--steps", type=int, default=4000, help="training steps")
     network.add_argument("--width", type=int, default=64, help="width of the hidden layers")
-    network.add_argument("--depth", type=int, default=2, help="number of hidden layers")
+    network.add_argument("--depth", type=int, default=3, help="number of hidden layers")
     search = parser.add_argument_group("symbolic regression")
     search.add_argument("--regressor", default="operon", help=" or ".join(regression.REGRESSORS))
     search.add_argument(

@@ -49,23 +49,20 @@ def _along(table: MessageTable) -> Float[np.ndarray, " edge"]:
 
 
 def flattening_power(size: Float[np.ndarray, " edge"], r: Float[np.ndarray, " edge"]) -> int:
-    """The power p of 0 to 3 for which size x r^p has the lightest upper tail.
+    """The power p of 0 to 3 by which size x r^p loses its heavy upper tail.
 
     A law that grows without bound at short distances hides all else from a search by
-    least squares; multiplied with the right power of the distance it does not. A higher
-    power must earn its place: it counts if it lightens the tail by a quarter e-fold.
+    least squares; multiplied with the right power of the distance it does not. The
+    answer is the smallest power with a 95% quantile of at most 5 medians, or else the
+    one with the lightest tail (masses may have a tail of their own).
     """
-
-    def tail(power):
+    tails = []
+    for power in range(4):
         flat = size * (r / np.median(r)) ** power
-        return math.log(np.quantile(flat, 0.95) / max(np.median(flat), 1e-300))
-
-    tails = [tail(power) for power in range(4)]
-    best = 0
-    for power in range(1, 4):
-        if tails[power] < tails[best] - 0.25:
-            best = power
-    return best
+        tails.append(np.quantile(flat, 0.95) / max(float(np.median(flat)), 1e-300))
+        if tails[-1] <= 5:
+            break
+    return int(np.argmin(tails))
 
 
 def distill(
@@ -178,8 +175,9 @@ def distill(
 
 
 def _power_of_ten(size: float) -> float:
-    """1 for sizes near one, so that dimensionless laws keep their plain constants."""
-    return 10.0 ** round(math.log10(size)) if size > 0 else 1.0
+    """1 for sizes from 0.01 to 100, so that dimensionless laws keep their plain constants."""
+    power = round(math.log10(size)) if size > 0 else 0
+    return 10.0**power if abs(power) > 2 else 1.0
 
 
 def _number(value: float) -> sympy.Expr:

@@ -42,7 +42,10 @@ def complexity(expression: sympy.Expr) -> int:
     if expression.is_Mul:
         factors = [_denominator(factor) or factor for factor in expression.args]
         if expression.args[0] == -1:
-            return complexity(-expression) + 1
+            # -(r + 1) x is (-1 - r) x: a sum with a constant or a difference takes the sign.
+            sums = [term for factor in factors if factor.is_Add for term in factor.args]
+            free = any(term.is_number or _is_negative(term) for term in sums)
+            return complexity(-expression) + (not free)
         extra = all(_denominator(factor) for factor in expression.args)
         return sum(map(complexity, factors)) + len(factors) - 1 + 2 * extra
     denominator = _denominator(expression)

@@ -65,8 +65,9 @@ class GraphNet(nn.Module):
     over edges, nodes and graphs alike.
 
     With `power_laws` (the default) forces that span decades are within easy reach:
-    inputs gain the logarithms of masses and distances, messages and accelerations a
-    factor exp(.), and the node function a path that is linear in the sum of messages.
+    inputs gain the logarithms of masses and distances and the product of charges, messages
+    and accelerations a factor exp(.), and the node function a path that is linear in the
+    sum of messages.
     Without, and with absolute inputs, ReLU and width 300, it is the network of the paper.
 
     Attributes:
@@ -88,7 +89,7 @@ class GraphNet(nn.Module):
     dim: int
     message_dim: int
     width: int = 64
-    depth: int = 2
+    depth: int = 3
     activation: Callable[[Array], Array] = nn.silu
     inputs: str = "relative"
     power_laws: bool = True
@@ -119,7 +120,8 @@ class GraphNet(nn.Module):
         if self.power_laws:
             # Far below any softening, so that only coincident points notice.
             square = jnp.sum(displacement**2, axis=-1, keepdims=True) + 1e-6
-            features += [0.5 * jnp.log(square), displacement * jax.lax.rsqrt(square)]
+            product = (receiver.charge * sender.charge)[..., None]
+            features += [0.5 * jnp.log(square), displacement * jax.lax.rsqrt(square), product]
         return self.message_fn(jnp.concatenate(features, axis=-1))
 
     def update(
@@ -174,4 +176,5 @@ class GraphNet(nn.Module):
 
 
 def _exp_bounded(x: Array) -> Array:
-    return jnp.exp(jnp.clip(x, -_MAX_LOG_MAGNITUDE, _MAX_LOG_MAGNITUDE))
+    # A smooth bound: a clip has no gradient by which to come back.
+    return jnp.exp(_MAX_LOG_MAGNITUDE * jnp.tanh(x / _MAX_LOG_MAGNITUDE))

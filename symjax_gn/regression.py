@@ -125,7 +125,7 @@ def refine(
     """Look for simpler or better laws next to those of a front.
 
     Each law's constants are refitted (soft L1), and so are its variants with one
-    term or factor left out or one constant replaced by a near integer; what is on the
+    term or factor left out, or constants replaced by near integers; what is on the
     front of all of these is kept, and the same is done with the newcomers.
 
     Args:
@@ -141,7 +141,9 @@ def refine(
     weight = np.ones_like(target) if weight is None else weight
     seen: set[sympy.Expr] = set()
     for _ in range(rounds):
-        fresh = [law for law in front.laws if law.expression not in seen]
+        worth = [law.expression for law in front.laws]
+        worth = make_front(worth, features, target, weight=weight, gain=gain)
+        fresh = [law for law in worth.laws if law.expression not in seen]
         if not fresh:
             break
         candidates = [law.expression for law in front.laws]
@@ -164,8 +166,14 @@ def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
             for k in range(len(node.args)):
                 rest = node.func(*(node.args[:k] + node.args[k + 1 :]))
                 found.append(expression.xreplace({node: rest}))
-        if isinstance(node, sympy.Float) and abs(node - round(node)) < 0.1 and abs(node) > 0.5:
-            found.append(expression.xreplace({node: sympy.Integer(round(node))}))
+    whole = {
+        value: sympy.Integer(round(value))
+        for value in constants(expression)
+        if abs(value) > 0.5 and abs(value - round(value)) < 0.1
+    }
+    found += [expression.xreplace({value: integer}) for value, integer in whole.items()]
+    found.append(expression.xreplace(whole))
+    found += [sympy.factor_terms(variant) for variant in found[-len(whole) - 1 :]]
     bad = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
     return [variant for variant in dict.fromkeys(found) if not variant.has(*bad)]
 

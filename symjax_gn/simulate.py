@@ -61,7 +61,7 @@ def solve(
     solver: str = "adaptive",
     tolerance: float = 1e-5,
     substeps: int = 4,
-    max_steps: int = 16_384,
+    max_steps: int = 4096,
 ) -> tuple[Body, Float[Array, "time node dim"], Bool[Array, ""]]:
     """Follow one set of bodies through the given times.
 
@@ -150,7 +150,7 @@ def simulate(
     solver: str = "adaptive",
     tolerance: float = 1e-5,
     substeps: int = 4,
-    max_steps: int = 16_384,
+    max_steps: int = 4096,
     dtype: DTypeLike = np.float32,
     max_failed: float = 0.1,
     progress: bool = False,

@@ -99,7 +99,7 @@ def make_model(strategy: str, dim: int, message_dim: int = 100, **options: Any) 
 
 
 def make_optimizer(
-    name: str = "muon", learning_rate: float = 2e-2, steps: int = 3000, weight_decay: float = 0.0
+    name: str = "muon", learning_rate: float = 1e-2, steps: int = 4000, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
     """Muon or Adam under a one-cycle schedule that peaks at `learning_rate`."""
     check_choice("optimizer", name, OPTIMIZERS)
@@ -218,8 +218,8 @@ def fit(
     loss: str = "relative",
     penalty_weight: float | None = None,
     optimizer: str | optax.GradientTransformation = "muon",
-    learning_rate: float = 2e-2,
-    steps: int = 3000,
+    learning_rate: float = 1e-2,
+    steps: int = 4000,
     batch_size: int = 64,
     intervals: int = 20,
     scales: Scales | None = None,

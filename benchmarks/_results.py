@@ -1,0 +1,37 @@
+"""What every benchmark writes: `{"meta": ..., "rows": [...]}`, in one stroke."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from symjax_gn.report import versions, write_text
+
+
+def meta():
+    """The command, commit, device, versions and date of a run."""
+    import jax
+
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    device = jax.devices()[0]
+    return dict(
+        command=" ".join(["python", *map(os.path.relpath, sys.argv[:1]), *sys.argv[1:]]),
+        commit=commit,
+        device=f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
+        versions=versions(),
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def save(path, rows):
+    """Write the rows and the circumstances to a JSON file, if a path is given."""
+    if path:
+        write_text(Path(path), json.dumps(dict(meta=meta(), rows=rows), indent=1) + "\n")
