@@ -41,7 +41,9 @@ def parse(argv):
         "[sim, time, node, dim], and optionally velocity, acceleration, mass, charge",
     )
     data.add_argument("--dim", type=int, default=2, help="spatial dimensions, 2 or 3")
-    data.add_argument("--n", type=int, default=None, help="bodies (default: the system's, mostly 4)")
+    data.add_argument(
+        "--n", type=int, default=None, help="bodies (default: the system's, mostly 4)"
+    )
     data.add_argument("--simulations", type=int, default=1000, help="number of simulations")
     data.add_argument("--outputs", type=int, default=100, help="outputs of each simulation")
     data.add_argument(
@@ -140,7 +142,7 @@ def discover(args):
         ),
         progress=True,
     )
-    test_error = train.test_error(trained, test)
+    test_error = train.held_out_error(trained, test)
     lap("train")
 
     table = messages.record_messages(keys[3], trained, training, system=system)

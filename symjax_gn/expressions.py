@@ -1,11 +1,14 @@
 """SymPy expressions and JAX functions: conversion both ways, complexity, equivalence."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import sympy
 from jaxtyping import Array, Float
+
+from symjax_gn.systems import AnyArray
 
 _FUNCTIONS = {
     sympy.exp: jnp.exp,
@@ -26,7 +29,7 @@ _FUNCTIONS = {
 }
 
 
-def complexity(expression: sympy.Expr) -> int:
+def complexity(expression: Any) -> int:
     """Number of operators, variables and constants an expression is written with.
 
     The same count for every engine. Sums and products count one operator less than
@@ -58,11 +61,11 @@ def complexity(expression: sympy.Expr) -> int:
     return sum(map(complexity, expression.args)) + max(1, len(expression.args) - 1)
 
 
-def _is_negative(term: sympy.Basic) -> bool:
+def _is_negative(term: Any) -> bool:
     return bool(term.is_Mul and term.args[0] == -1)
 
 
-def _denominator(factor: sympy.Basic) -> sympy.Expr | None:
+def _denominator(factor: Any) -> Any:
     """`x` for a factor `1 / x`, else None."""
     if isinstance(factor, sympy.Pow) and factor.exp.is_number and factor.exp.is_negative:
         return factor.base ** (-factor.exp)
@@ -134,7 +137,7 @@ def to_jax(
     return function, jnp.asarray([float(value) for value in values])
 
 
-def from_jax(expression: sympy.Expr, parameters: Float[Array, " constant"]) -> sympy.Expr:
+def from_jax(expression: sympy.Expr, parameters: Float[AnyArray, " constant"]) -> Any:
     """The expression with other values of its constants: the way back from `to_jax`.
 
     Raises:
@@ -172,7 +175,7 @@ def equivalent(
     return bool(np.all(np.abs(a - b) <= tolerance * np.max(np.abs(a))))
 
 
-def rounded(expression: sympy.Expr, digits: int = 4) -> sympy.Expr:
+def rounded(expression: sympy.Expr, digits: int = 4) -> Any:
     """The expression with its constants rounded to so many significant digits, to be read."""
     return expression.xreplace(
         {value: sympy.Float(f"{float(value):.{digits}g}") for value in constants(expression)}

@@ -1,19 +1,20 @@
 """Datasets of graphs: from simulations, from a user's arrays, to and from jraph."""
 
 import dataclasses
+from collections.abc import Sequence
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 from scipy.interpolate import make_smoothing_spline
 
 from symjax_gn.simulate import Trajectory
-from symjax_gn.systems import Body, check_body, check_edges, complete_edges
+from symjax_gn.systems import AnyArray, Body, check_body, check_edges, complete_edges
 
 
 class Dataset(NamedTuple):
@@ -24,13 +25,13 @@ class Dataset(NamedTuple):
 
     nodes: Body
     """Fields `[graph, node, ...]`."""
-    acceleration: Float[Array, "graph node dim"]
+    acceleration: Float[AnyArray, "graph node dim"]
     """[graph, node, dim], length / time^2."""
-    senders: Int[Array, " edge"]
+    senders: Int[AnyArray, " edge"]
     """[edge], index of the sending node."""
-    receivers: Int[Array, " edge"]
+    receivers: Int[AnyArray, " edge"]
     """[edge], index of the receiving node."""
-    simulation: Int[Array, " graph"]
+    simulation: Int[AnyArray, " graph"]
     """[graph], which simulation the graph was taken from."""
 
 
@@ -84,14 +85,12 @@ def trajectory_from_arrays(
     if num_nodes < 2:
         raise ValueError(f"Pairs need at least 2 bodies, position holds {num_nodes}.")
     if times.shape != (num_times,):
-        raise ValueError(
-            f"time must have shape [{num_times}] as position says, got {times.shape}."
-        )
+        raise ValueError(f"time must have shape [{num_times}] as position says, got {times.shape}.")
     if not np.all(np.isfinite(times)) or not np.all(np.diff(times) > 0):
         raise ValueError("time must be finite and strictly increasing.")
 
     derived = []
-    arrays = {"position": places}
+    arrays: dict[str, Any] = {"position": places}
     for name, value in (("velocity", velocity), ("acceleration", acceleration)):
         if value is None:
             derived.append(name)
@@ -99,8 +98,7 @@ def trajectory_from_arrays(
         arrays[name] = np.asarray(value, np.float64)
         if arrays[name].shape != places.shape:
             raise ValueError(
-                f"{name} must have the shape of position, {places.shape}, "
-                f"got {arrays[name].shape}."
+                f"{name} must have the shape of position, {places.shape}, got {arrays[name].shape}."
             )
     for name, value, default in (("mass", mass, 1.0), ("charge", charge, 0.0)):
         if value is None:
@@ -126,8 +124,8 @@ def trajectory_from_arrays(
         times = times[margin:-margin]
         for name in ("position", "velocity", "acceleration"):
             arrays[name] = arrays[name][:, margin:-margin]
-    mass, charge = arrays["mass"], arrays["charge"]
-    check_body(Body(places[:, 0], places[:, 0], mass, charge), "the given arrays")
+    start = Body(places[:, 0], places[:, 0], arrays["mass"], arrays["charge"])
+    check_body(start, "the given arrays")
     return Trajectory(time=times, **arrays, derived=tuple(derived))
 
 
@@ -190,7 +188,7 @@ def make_dataset(
     Raises:
         ValueError: the trajectory is empty or holds bad values, or the edges do.
     """
-    num_sims, num_times, num_nodes, dim = trajectory.position.shape
+    num_sims, num_times, num_nodes = trajectory.position.shape[:3]
     if num_sims == 0 or num_times == 0:
         raise ValueError("The trajectory is empty.")
     if (senders is None) != (receivers is None):
@@ -223,7 +221,7 @@ def make_dataset(
     )
 
 
-def take(dataset: Dataset, index: Int[Array, "..."]) -> Dataset:
+def take(dataset: Dataset, index: Any) -> Dataset:
     """The graphs of the given index or mask; edges stay as they are."""
     pick = lambda x: x[index]  # noqa: E731
     return dataset._replace(
@@ -308,18 +306,20 @@ def to_jraph(dataset: Dataset, index: int) -> jraph.GraphsTuple:
     The accelerations are in `globals`, with one leading axis for the graph.
     """
     one = take(dataset, np.asarray([index]))
+    edges: Any = [np.asarray(x) for x in (dataset.senders, dataset.receivers)]
+    sizes: Any = [np.asarray([count]) for count in (one.acceleration.shape[1], len(edges[0]))]
     return jraph.GraphsTuple(
         nodes=jax.tree.map(lambda x: x[0], one.nodes),
         edges=None,
-        senders=dataset.senders,
-        receivers=dataset.receivers,
-        n_node=np.asarray([one.acceleration.shape[1]]),
-        n_edge=np.asarray([len(dataset.senders)]),
+        senders=edges[0],
+        receivers=edges[1],
+        n_node=sizes[0],
+        n_edge=sizes[1],
         globals={"acceleration": one.acceleration},
     )
 
 
-def from_jraph(graphs: list[jraph.GraphsTuple]) -> Dataset:
+def from_jraph(graphs: Sequence[Any]) -> Dataset:
     """The inverse of `to_jraph`, for graphs with one set of edges; one simulation each.
 
     Raises:
@@ -352,7 +352,9 @@ def thin(trajectory: Trajectory, every: int) -> Trajectory:
     """Keep every `every`-th output of a trajectory (the paper keeps every fifth)."""
     fields = ("time", "position", "velocity", "acceleration")
     kept = {
-        name: getattr(trajectory, name)[(slice(None),) * (name != "time") + (slice(None, None, every),)]
+        name: getattr(trajectory, name)[
+            (slice(None),) * (name != "time") + (slice(None, None, every),)
+        ]
         for name in fields
     }
     return dataclasses.replace(trajectory, **kept)

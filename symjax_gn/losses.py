@@ -4,20 +4,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from symjax_gn.models import Prediction
+from symjax_gn.systems import AnyArray
 
 STRATEGIES = ("standard", "bottleneck", "l1", "kl", "pruning")
 LOSSES = ("relative", "absolute")
 
 
 def absolute_loss(
-    predicted: Float[Array, "*batch dim"], target: Float[Array, "*batch dim"]
+    predicted: Float[AnyArray, "*batch dim"], target: Float[AnyArray, "*batch dim"]
 ) -> Float[Array, ""]:
     """Mean over nodes of the L1 norm of the error, the paper's loss."""
     return jnp.mean(jnp.sum(jnp.abs(predicted - target), axis=-1))
 
 
 def relative_loss(
-    predicted: Float[Array, "*batch dim"], target: Float[Array, "*batch dim"]
+    predicted: Float[AnyArray, "*batch dim"], target: Float[AnyArray, "*batch dim"]
 ) -> Float[Array, ""]:
     """Mean over nodes of the L1 norm of the error over (1 + norm of the target).
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy.optimize import least_squares
 
 from symjax_gn.graphs import Dataset, Scales, normalise, take
-from symjax_gn.systems import Body, System, pair_force
+from symjax_gn.systems import AnyArray, Body, System, pair_force
 from symjax_gn.train import Trained, predict, significance
 
 AXES = ("x", "y", "z")
@@ -60,7 +60,7 @@ class GaugeFit(NamedTuple):
         return factor[:, None] * (force @ self.matrix.T), basis @ self.offset
 
 
-def pair_features(receiver: Body, sender: Body) -> dict[str, Array]:
+def pair_features(receiver: Body, sender: Body) -> dict[str, AnyArray]:
     """Feature columns `[edge]` of given pairs; the names are those of `MessageTable`."""
     dim = receiver.position.shape[-1]
     displacement = sender.position - receiver.position
@@ -92,10 +92,10 @@ def sample_pairs(
     )
 
 
-def pair_bodies(dataset: Dataset, graph: Array, edge: Array) -> tuple[Body, Body]:
+def pair_bodies(dataset: Dataset, graph: Any, edge: Any) -> tuple[Body, Body]:
     """Receivers and senders (fields `[edge, ...]`) of the given edges of given graphs."""
     graph, edge = np.asarray(graph), np.asarray(edge)
-    ends = (dataset.receivers[edge], dataset.senders[edge])
+    ends = (np.asarray(dataset.receivers)[edge], np.asarray(dataset.senders)[edge])
     receiver, sender = (jax.tree.map(lambda x, e=e: x[graph, e], dataset.nodes) for e in ends)
     return receiver, sender
 
@@ -296,17 +296,17 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
     """
     if table.force is None:
         raise ValueError("R^2 against true forces needs a system whose law is known.")
-    mass, charge = table.features["m_i"], table.features["q_i"]
+    mass, charge, force = table.features["m_i"], table.features["q_i"], table.force
 
     def fit(name, keep, messages=table.messages):
-        parts = (messages[keep], table.force[keep], mass[keep], charge[keep])
+        parts = (messages[keep], force[keep], mass[keep], charge[keep])
         gauge = fit_gauge(*parts, name=name)
-        guess = sum(gauge.predict(*parts[1:]))
+        guess = np.add(*gauge.predict(*parts[1:]))
         return r_squared(parts[0], guess), np.sum(np.abs(parts[0] - guess), axis=1)
 
     everything = np.ones(len(mass), bool)
     plain, error = fit("1", everything)
-    kept: Bool[np.ndarray, " edge"] = error <= np.quantile(error, 0.9)
+    kept = error <= np.quantile(error, 0.9)
     best, best_name = plain, "1"
     for name in GAUGES[1:]:
         value, _ = fit(name, everything)

@@ -17,7 +17,7 @@ def plot_trajectories(trajectory: Trajectory, count: int = 4) -> Figure:
     """The first two coordinates of all bodies in the first `count` simulations."""
     count = min(count, len(trajectory.position))
     figure = Figure(figsize=(3 * count, 3), layout="constrained")
-    for sim, axes in enumerate(np.atleast_1d(figure.subplots(1, count))):
+    for sim, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         paths = trajectory.position[sim]
         for node in range(paths.shape[1]):
             x = paths[:, node, 0]
@@ -55,7 +55,7 @@ def plot_messages(table: MessageTable) -> Figure:
     """The influence of each message against the true force, or where unknown the distance."""
     dim = table.influence.shape[1]
     figure = Figure(figsize=(3.4 * dim, 3.4), layout="constrained")
-    for k, axes in enumerate(np.atleast_1d(figure.subplots(1, dim))):
+    for k, axes in enumerate(figure.subplots(1, dim, squeeze=False)[0]):
         x = table.features["r"] if table.force is None else table.force[:, k]
         axes.plot(x, table.influence[:, k], ".", color=_BLUE, markersize=2, alpha=0.4)
         limits = np.quantile(table.influence[:, k], [0.005, 0.995])

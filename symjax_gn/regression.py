@@ -223,9 +223,9 @@ def check_problem(
         raise ValueError("The target of the regression is constant: there is no law to find.")
 
 
-_OPERON_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "abs": "abs"} | {
-    name: name
-    for name in "exp log sqrt square cbrt sin cos tan tanh asin acos atan sinh cosh".split()
+_UNARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "asin", "acos", "atan", "sinh", "cosh")
+_OPERON_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"} | {
+    name: name for name in (*_UNARY, "abs", "square", "cbrt")
 }
 DEFAULT_OPERATORS = ("+", "-", "*", "/", "exp")
 
@@ -274,7 +274,7 @@ class OperonRegressor:
         # pyoperon 0.6 misreads float32 in C order: float64 in Fortran order is safe.
         columns = np.asfortranarray(np.stack(list(features.values()), axis=-1), np.float64)
         symbols = [_OPERON_OPERATORS[name] for name in self.operators]
-        settings = dict(
+        settings: dict[str, Any] = dict(
             allowed_symbols=",".join([*symbols, "constant", "variable"]),
             objectives=["mae", "length"],
             max_length=self.max_length,
@@ -309,10 +309,7 @@ def tree_to_sympy(tree: Any, variables: Mapping[int, sympy.Symbol]) -> sympy.Exp
         "Pow": lambda x, y: x**y,
         "Square": lambda x: x**2,
         "Cbrt": lambda x: sympy.sign(x) * sympy.Abs(x) ** sympy.Rational(1, 3),
-    } | {
-        name.capitalize(): getattr(sympy, name)
-        for name in "exp log sqrt sin cos tan tanh asin acos atan sinh cosh".split()
-    }
+    } | {name.capitalize(): getattr(sympy, name) for name in _UNARY}
     functions["Abs"] = sympy.Abs
     stack: list[sympy.Expr] = []
     for node in tree.Nodes:
@@ -320,7 +317,8 @@ def tree_to_sympy(tree: Any, variables: Mapping[int, sympy.Symbol]) -> sympy.Exp
         if kind == "Constant":
             stack.append(sympy.Float(node.Value))
         elif kind == "Variable":
-            stack.append(sympy.Float(node.Value) * variables[node.HashValue])
+            weight = sympy.Integer(1) if node.Value == 1 else sympy.Float(node.Value)
+            stack.append(weight * variables[node.HashValue])
         else:
             # Postfix order with the first argument last.
             arguments = [stack.pop() for _ in range(node.Arity)]
@@ -448,6 +446,7 @@ def fit_many(
         regressors: one engine per target.
         features: feature columns of each target.
         targets: `[sample]` each.
+        weights: `[sample]` each, factors of the absolute errors in refinement.
         processes: how many at once; None takes one per core, at most one per target.
 
     Returns:

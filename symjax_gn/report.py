@@ -18,7 +18,8 @@ from symjax_gn.expressions import rounded
 from symjax_gn.regression import Law
 from symjax_gn.verdict import Verdict
 
-_PACKAGES = "symjax_gn jax jaxlib flax optax diffrax jraph numpy scipy sympy pyoperon pysr".split()
+_PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
+_PACKAGES += ("numpy", "scipy", "sympy", "pyoperon", "pysr")
 
 
 def versions() -> dict[str, str]:
@@ -103,11 +104,11 @@ def make_report(
         law: the distilled law.
         verdict: what `judge` said, or None for data whose law is not known.
         message_r2: what `message_r2` gave, or None.
-        test_error: what `train.test_error` gave.
+        test_error: what `train.held_out_error` gave.
         seconds: duration of each stage.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
-    if law.form == "central":
+    if law.scalar is not None:
         named = [("force towards the sender", law.scalar, law.selected[0])]
     else:
         axes = [f"component {k}" for k in range(len(law.components))]

@@ -3,6 +3,7 @@
 import functools
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import diffrax
 import jax
@@ -86,7 +87,10 @@ def solve(
     def accelerate(position, velocity):
         return acceleration(system, body._replace(position=position, velocity=velocity))
 
-    options = dict(t0=time[0], t1=time[-1], saveat=diffrax.SaveAt(ts=time), throw=False)
+    options: dict[str, Any] = dict(
+        t0=time[0], t1=time[-1], saveat=diffrax.SaveAt(ts=time), throw=False
+    )
+    step = (time[1] - time[0]) / substeps
     if solver == "adaptive":
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, y, args: (y[1], accelerate(*y))),
@@ -99,7 +103,6 @@ def solve(
         )
     else:
         # Semi-implicit Euler on half-shifted velocities is the leapfrog.
-        step = (time[1] - time[0]) / substeps
         start = body.velocity + 0.5 * step * accelerate(body.position, body.velocity)
         solution = diffrax.diffeqsolve(
             (
@@ -165,7 +168,10 @@ def simulate(
         num_simulations: number of simulations.
         num_outputs: outputs of each, the initial state being the first; at least 2.
         dt: time between outputs; None takes the system's.
-        solver, tolerance, substeps, max_steps: see `solve`.
+        solver: "adaptive" or "symplectic"; see `solve`.
+        tolerance: relative and absolute, of the adaptive solver.
+        substeps: steps between two outputs, of the symplectic solver.
+        max_steps: steps after which the adaptive solver gives up.
         dtype: float32, or float64 where JAX has 64 bits enabled.
         max_failed: largest share of simulations that may fail.
         progress: whether to show a progress bar.
@@ -201,7 +207,7 @@ def simulate(
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}.")
-    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+    if dtype == np.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
             'float64 needs jax.config.update("jax_enable_x64", True) at the start of the program.'
         )
@@ -227,9 +233,7 @@ def simulate(
             )
             parts.append(jax.tree.map(np.asarray, part))
             bar.update(min(chunk, num_simulations - start))
-    bodies, accelerations, ok = jax.tree.map(
-        lambda *x: np.concatenate(x)[:num_simulations], *parts
-    )
+    bodies, accelerations, ok = jax.tree.map(lambda *x: np.concatenate(x)[:num_simulations], *parts)
 
     failed = int(np.sum(~ok))
     if failed > max_failed * num_simulations:

@@ -16,29 +16,31 @@ import difflib
 import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+AnyArray = Array | np.ndarray
+
 
 class Body(NamedTuple):
     """Point bodies; any leading axes, often `[graph, node]`, shared by all fields."""
 
-    position: Float[Array, "*batch dim"]
+    position: Float[AnyArray, "*batch dim"]
     """[..., dim], length."""
-    velocity: Float[Array, "*batch dim"]
+    velocity: Float[AnyArray, "*batch dim"]
     """[..., dim], length / time."""
-    mass: Float[Array, "*batch"]
+    mass: Float[AnyArray, "*batch"]
     """[...], mass; positive."""
-    charge: Float[Array, "*batch"]
+    charge: Float[AnyArray, "*batch"]
     """[...], charge."""
 
 
-PairPotential = Callable[[Float[Array, ""], Body, Body], Float[Array, ""]]
-OneBodyPotential = Callable[[Body], Float[Array, ""]]
+PairPotential = Callable[..., Float[Array, ""]]
+OneBodyPotential = Callable[..., Float[Array, ""]]
 Edges = tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"]]
 
 
@@ -72,7 +74,7 @@ def sample_string(key: PRNGKeyArray, num_nodes: int, dim: int) -> Body:
     body = sample_normal(key, num_nodes, dim)
     along = jnp.arange(num_nodes) + 0.5 * body.position[:, 0]
     return body._replace(
-        position=body.position.at[:, 0].set(along), mass=jnp.ones_like(body.mass)
+        position=jnp.asarray(body.position).at[:, 0].set(along), mass=jnp.ones_like(body.mass)
     )
 
 
@@ -112,7 +114,7 @@ class System:
     num_nodes: int = 4
 
 
-def safe_norm(vector: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+def safe_norm(vector: Float[AnyArray, "*batch dim"]) -> Float[Array, "*batch"]:
     """Euclidean norm over the last axis; its gradient at zero is zero, not NaN."""
     square = jnp.sum(vector**2, axis=-1)
     positive = square > 0
@@ -204,8 +206,10 @@ def _gravity_and_ball(body):
     return _gravity(body) + jnp.where(depth > 0, 100.0 * depth**2, 0.0)
 
 
-_SOFT = dict(softening=0.01)
-_STRING = _SOFT | dict(edges=chain_edges, sample=sample_string, dims=(2,), num_nodes=30)
+_SOFT: dict[str, Any] = dict(softening=0.01)
+_STRING: dict[str, Any] = _SOFT | dict(
+    edges=chain_edges, sample=sample_string, dims=(2,), num_nodes=30
+)
 
 SYSTEMS: dict[str, System] = {
     system.name: system
@@ -316,7 +320,7 @@ def check_body(body: Body, source: str) -> None:
         )
 
 
-def check_edges(senders: np.ndarray, receivers: np.ndarray, num_nodes: int) -> None:
+def check_edges(senders: AnyArray, receivers: AnyArray, num_nodes: int) -> None:
     """Raise a `ValueError` unless edges are non-empty, in range and in both directions."""
     pairs = set(zip(np.asarray(senders).tolist(), np.asarray(receivers).tolist(), strict=True))
     if not pairs:
@@ -352,5 +356,6 @@ def load_system(path: str) -> System:
     if isinstance(found, System):
         return found
     if callable(found):
-        return System(name=name, pair_potential=found)
+        potential: Any = found
+        return System(name=name, pair_potential=potential)
     raise ValueError(f"{file} defines no System and no pair potential of the name {name!r}.")

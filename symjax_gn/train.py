@@ -98,10 +98,14 @@ def make_model(strategy: str, dim: int, message_dim: int = 100, **options: Any) 
     )
 
 
+@functools.cache
 def make_optimizer(
     name: str = "muon", learning_rate: float = 1e-2, steps: int = 4000, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """Muon or Adam under a one-cycle schedule that peaks at `learning_rate`."""
+    """Muon or Adam under a one-cycle schedule that peaks at `learning_rate`.
+
+    Equal arguments give the same object, so that `fit` compiles once for all of its calls.
+    """
     check_choice("optimizer", name, OPTIMIZERS)
     schedule = optax.cosine_onecycle_schedule(
         steps, learning_rate, pct_start=0.1, div_factor=10.0, final_div_factor=1e3
@@ -150,16 +154,14 @@ def step(
     optimizer: optax.GradientTransformation,
     strategy: str,
     loss: str,
-    weight: float,
+    weight: float | Float[Array, ""],
 ) -> tuple[TrainState, TrainInfo]:
     """One update of the parameters on a batch of normalised graphs."""
     shift_key, sample_key = jax.random.split(key)
     if model.inputs == "absolute":
         # Appendix A: the network is not translation invariant, so it is shown translations.
         shift = 3.0 * jax.random.normal(shift_key, (model.dim,))
-        batch = batch._replace(
-            nodes=batch.nodes._replace(position=batch.nodes.position + shift)
-        )
+        batch = batch._replace(nodes=batch.nodes._replace(position=batch.nodes.position + shift))
     loss_fn = losses.relative_loss if loss == "relative" else losses.absolute_loss
 
     def objective(params):
@@ -183,19 +185,25 @@ def significance(prediction: Prediction) -> Float[Array, " component"]:
     return jnp.std(prediction.messages, axis=(0, 1))
 
 
-@functools.partial(jax.jit, static_argnames=("step_fn", "model", "batch_size", "steps", "total"))
-def _interval(keys, state, train, validation, *, step_fn, model, batch_size, steps, total):
-    """`steps` steps, then pruning and a look at the validation graphs."""
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "optimizer", "strategy", "loss", "batch_size", "total"),
+)
+def _interval(
+    keys, weight, state, train, validation, *, model, optimizer, strategy, loss, batch_size, total
+):
+    """A step for each key, then pruning and a look at the validation graphs."""
+    options = dict(model=model, optimizer=optimizer, strategy=strategy, loss=loss)
     num_graphs = train.acceleration.shape[0]
 
     def body(state, key):
         pick_key, step_key = jax.random.split(key)
         index = jax.random.randint(pick_key, (batch_size,), 0, num_graphs)
-        return step_fn(step_key, state, take(train, index))
+        return step(step_key, state, take(train, index), weight=weight, **options)
 
-    state, info = jax.lax.scan(body, state, keys, length=steps)
+    state, info = jax.lax.scan(body, state, keys)
     prediction = predict(model, state.params, validation, state.mask)
-    if total is not None:
+    if strategy == "pruning":
         kept = losses.kept_components(state.step / total, model.message_dim, model.dim)
         state = state._replace(mask=losses.prune(state.mask, significance(prediction), kept))
     error = jnp.abs(prediction.acceleration - validation.acceleration)
@@ -267,7 +275,7 @@ def fit(
     if model.dim != dim or model.variational != (strategy == "kl"):
         raise ValueError(
             f"The model is for dim={model.dim}, variational={model.variational}; this data and "
-            f'strategy need dim={dim}, variational={strategy == "kl"}.'
+            f"strategy need dim={dim}, variational={strategy == 'kl'}."
         )
     weight = _DEFAULT_WEIGHT.get(strategy, 0.0) if penalty_weight is None else penalty_weight
     length = math.ceil(steps / intervals)
@@ -281,23 +289,22 @@ def fit(
 
     init_key, run_key = jax.random.split(key)
     state = init(init_key, model, optimizer, train)
-    step_fn = functools.partial(
-        step, model=model, optimizer=optimizer, strategy=strategy, loss=loss, weight=weight
-    )
     rows = []
     with tqdm(total=total, desc="train", unit="step", disable=not progress) as bar:
         for interval in range(intervals):
             done = length * (interval + 1)
             new_state, report = _interval(
                 jax.random.split(jax.random.fold_in(run_key, interval), length),
+                weight,
                 state,
                 train,
                 validation,
-                step_fn=step_fn,
                 model=model,
+                optimizer=optimizer,
+                strategy=strategy,
+                loss=loss,
                 batch_size=batch_size,
-                steps=length,
-                total=total if strategy == "pruning" else None,
+                total=total,
             )
             value, error, spread, finite = jax.tree.map(np.asarray, report)
             if not finite:
@@ -318,7 +325,7 @@ def fit(
     return Trained(model, state.params, state.mask, scales, strategy, history)
 
 
-def test_error(trained: Trained, dataset: Dataset, batch: int = 512) -> tuple[float, float]:
+def held_out_error(trained: Trained, dataset: Dataset, batch: int = 512) -> tuple[float, float]:
     """Error on held-out graphs and the size of what is predicted.
 
     Both are means over graphs of a sum over nodes and dimensions: of |a - a_hat|, and of
@@ -344,9 +351,6 @@ def _sum_of_errors(params, mask, dataset, *, model, batch):
         return jnp.sum(jnp.abs(guess.acceleration - target))
 
     return jax.lax.map(one, (dataset.nodes, dataset.acceleration), batch_size=batch)
-
-
-test_error.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _check_dataset(name: str, dataset: Dataset) -> None:

@@ -1,0 +1,34 @@
+"""Small data that several tests share; everything is seeded."""
+
+import jax
+import pytest
+
+from symjax_gn import graphs, train
+from symjax_gn.simulate import simulate
+from symjax_gn.systems import SYSTEMS
+
+
+@pytest.fixture(scope="session")
+def spring_trajectory():
+    return simulate(
+        jax.random.key(0), SYSTEMS["spring"], num_simulations=60, num_outputs=20, dt=0.05
+    )
+
+
+@pytest.fixture(scope="session")
+def spring_dataset(spring_trajectory):
+    return graphs.make_dataset(spring_trajectory)
+
+
+@pytest.fixture(scope="session")
+def spring_parts(spring_dataset):
+    return graphs.split(jax.random.key(1), spring_dataset)
+
+
+@pytest.fixture(scope="session")
+def trained(spring_parts):
+    """A network that has seen a little; good enough to look at, not to judge."""
+    model = train.make_model("bottleneck", 2, width=16, depth=2)
+    return train.fit(
+        jax.random.key(2), *spring_parts[:2], model=model, steps=200, batch_size=16, intervals=4
+    )

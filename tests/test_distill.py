@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.distill import distill, flattening_power, noncentral_share
+from symjax_gn.expressions import to_numpy
+from symjax_gn.messages import MessageTable
+from symjax_gn.regression import OperonRegressor
+
+ENGINE = OperonRegressor(evaluations=20_000, max_length=15)
+RNG = np.random.default_rng(0)
+COUNT = 1500
+
+
+def planted(law, unit=1.0, mass_unit=1.0, force_unit=1.0, across=0.0):
+    """A table whose influence is a known central force, plus a share across the line."""
+    displacement = 2 * RNG.normal(size=(COUNT, 2))
+    r = np.linalg.norm(displacement, axis=1)
+    masses = np.exp(RNG.normal(size=(2, COUNT)))
+    direction = displacement / r[:, None]
+    turned = np.stack([-direction[:, 1], direction[:, 0]], axis=1)
+    size = law(r, *masses)[:, None] * (1 + 1e-3 * RNG.normal(size=(COUNT, 1)))
+    influence = size * (direction + across * turned)
+    features = {
+        "dx": displacement[:, 0] * unit, "dy": displacement[:, 1] * unit, "r": r * unit,
+        "m_i": masses[0] * mass_unit, "m_j": masses[1] * mass_unit,
+        "q_i": np.zeros(COUNT), "q_j": np.zeros(COUNT),
+    }  # fmt: skip
+    scales = dict.fromkeys(features, unit) | {"m_i": mass_unit, "m_j": mass_unit}
+    messages = influence @ np.array([[1.0, 0.2], [-0.4, 0.7]])
+    return MessageTable(
+        features, scales, messages, np.arange(2), influence * force_unit, influence * force_unit
+    )
+
+
+def gravity(r, m_i, m_j):
+    return m_i * m_j / r**2
+
+
+def spring(r, m_i, m_j):
+    return 2 * (r - 1)
+
+
+@pytest.mark.parametrize(
+    ("law", "units"),
+    [
+        (spring, (1.0, 1.0, 1.0)),
+        (gravity, (1.0, 1.0, 1.0)),
+        # Metres, kilograms and newtons of stars: nothing is near one.
+        (gravity, (1.5e11, 2e30, 3.5e22)),
+    ],
+)
+def test_a_central_law_comes_out_in_the_users_units(law, units):
+    table = planted(law, *units)
+    found = distill(table, [ENGINE], processes=1)
+    assert found.form == "central"
+    assert found.power == (0 if law is spring else 2)
+    columns = np.stack(list(table.features.values()), axis=-1)
+    for k, component in enumerate(found.components):
+        value = to_numpy(component, list(table.features))(columns)
+        error = np.abs(value - table.influence[:, k])
+        size = np.linalg.norm(table.influence, axis=1)
+        # The planted noise is 1e-3, the law must be better than its tail.
+        assert np.median(error / size) < 5e-3
+    scalar = {str(symbol) for symbol in found.scalar.free_symbols}
+    assert scalar == ({"r"} if law is spring else {"r", "m_i", "m_j"})
+
+
+def test_forces_across_the_line_of_centres_are_noticed():
+    assert noncentral_share(planted(spring)) < 1e-6
+    table = planted(lambda r, m_i, m_j: r, across=0.5)
+    assert noncentral_share(table) > 0.3
+    found = distill(table, [ENGINE], processes=1)
+    assert found.form == "components"
+    assert found.scalar is None
+    columns = np.stack(list(table.features.values()), axis=-1)
+    for k, component in enumerate(found.components):
+        value = to_numpy(component, list(table.features))(columns)
+        assert np.median(np.abs(value - table.influence[:, k])) < 0.02
+
+
+def test_raw_messages_can_be_regressed():
+    table = planted(lambda r, m_i, m_j: r)
+    found = distill(table, [ENGINE], gauge="messages", processes=1)
+    assert found.form == "components"
+    columns = np.stack(list(table.features.values()), axis=-1)
+    value = to_numpy(found.components[0], list(table.features))(columns)
+    assert np.median(np.abs(value - table.messages[:, 0])) < 0.02
+
+
+def test_two_engines_share_one_front():
+    table = planted(spring)
+    found = distill(table, [ENGINE, OperonRegressor(evaluations=2_000, seed=1)], processes=2)
+    assert len(found.fronts) == len(found.selected) == 1
+    assert found.selected[0].complexity == 5
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+def test_flattening_power(power):
+    r = np.exp(RNG.uniform(-3, 2, 4000))
+    assert flattening_power(np.abs(RNG.normal(1, 0.1, 4000)) / r**power, r) == power
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(gauge="influense"), "Did you mean 'influence'"),
+        (dict(form="centre"), "Unknown form 'centre'"),
+        (dict(features=("m_k",)), "Unknown feature 'm_k'"),
+        (dict(form="central", gauge="messages"), "Raw messages have no direction"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        distill(planted(spring), [ENGINE], **options)
+
+
+def test_no_engine():
+    with pytest.raises(ValueError, match="at least one regressor"):
+        distill(planted(spring), [])
+
+
+def test_constant_influence_is_an_error():
+    table = planted(lambda r, m_i, m_j: np.ones_like(r))
+    flat = table._replace(influence=np.ones_like(table.influence))
+    with pytest.raises(ValueError, match="constant: there is no law"):
+        distill(flat, [ENGINE], form="components", power=0, processes=1)
+
+
+def test_law_is_free_of_floats_that_are_units():
+    found = distill(planted(spring), [ENGINE], processes=1)
+    assert found.components[0].free_symbols == set(sympy.symbols("r dx"))

@@ -1,0 +1,109 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    "--simulations",
+    "40",
+    "--outputs",
+    "20",
+    "--steps",
+    "40",
+    "--width",
+    "8",
+    "--depth",
+    "1",
+    "--evaluations",
+    "2000",
+]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("discover", ROOT / "examples/discover_force.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["discover"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert script.main(["--searches", "1", "--out", str(out), *QUICK]) == 0
+    read = json.loads((out / "report.json").read_text())
+    fields = "system dim n strategy regressor seed recovered checks laws message_r2 test_error"
+    assert set(fields.split()) | {"seconds", "versions"} <= set(read)
+    assert set(read["seconds"]) == {"simulate", "train", "regress", "report", "total"}
+    assert set(read["laws"][0]) >= {"latex", "sympy", "complexity", "mae", "score"}
+    assert set(read["message_r2"]) >= {"force", "force_trimmed", "gauge", "gauge_name"}
+    assert set(read["test_error"]) == {"value", "unit", "mean_abs_target"}
+    assert read["recovered"] in (True, False)
+    said = capsys.readouterr().out
+    assert ("not recovered" in said) == (not read["recovered"])
+    for figure in ("trajectories", "training", "messages", "pareto_0"):
+        assert (out / f"{figure}.png").stat().st_size > 1000
+
+
+def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
+    data = tmp_path / "mine.npz"
+    run = spring_trajectory
+    np.savez(data, time=run.time, position=run.position, velocity=run.velocity, mass=run.mass)
+    out = tmp_path / "out"
+    options = ["--data", str(data), "--searches", "1", "--out", str(out), *QUICK]
+    assert script.main(options) == 0
+    read = json.loads((out / "report.json").read_text())
+    assert read["recovered"] is None
+    assert read["derived"] == ["acceleration", "charge"]
+    assert "no verdict" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--system", "sprng"], "Did you mean 'spring'"),
+        (["--strategy", "kll"], "Did you mean 'kl'"),
+        (["--regressor", "opern"], "Did you mean 'operon'"),
+        (["--solver", "euler"], "Unknown solver 'euler'"),
+        (["--dim", "5"], "got dim=5"),
+        (["--n", "1"], "at least 2 bodies"),
+        (["--operators", "+", "foo"], "Unknown operator of the operon engine 'foo'"),
+        (["--data", "none.npz"], "none.npz"),
+        (["--gauge", "none"], "Unknown gauge"),
+        (["--form", "none"], "Unknown form"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(script, tmp_path, capsys, options, message):
+    assert script.main([*options, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written(script, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert script.main(["--out", str(file)]) == 2
+    assert "Choose another folder" in capsys.readouterr().err
+
+
+def test_help_is_readable(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for word in ("--system", "--data", "--strategy", "--regressor", "default: bottleneck"):
+        assert word in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["spring", "r1", "examples/yukawa.py"])
+def test_laws_are_recovered(script, tmp_path, system, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert script.main(["--system", system, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["recovered"]

@@ -1,0 +1,49 @@
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from symjax_gn.losses import (
+    absolute_loss,
+    kept_components,
+    kl_divergence,
+    message_penalty,
+    prune,
+    relative_loss,
+)
+from symjax_gn.models import Prediction
+
+
+def test_prediction_losses():
+    target = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    guess = target + jnp.array([[1.0, -1.0], [0.5, 0.0]])
+    np.testing.assert_allclose(absolute_loss(guess, target), (2.0 + 0.5) / 2)
+    np.testing.assert_allclose(relative_loss(guess, target), (2.0 / 6 + 0.5 / 1) / 2)
+
+
+def test_penalties():
+    messages = jnp.array([[1.0, -2.0], [0.0, 3.0]])
+    plain = Prediction(jnp.zeros((2, 2)), messages, None)
+    np.testing.assert_allclose(message_penalty("l1", plain), 3.0)
+    for strategy in ("standard", "bottleneck", "pruning"):
+        assert message_penalty(strategy, plain) == 0.0
+    normal = Prediction(jnp.zeros((2, 2)), 0 * messages, 0 * messages)
+    np.testing.assert_allclose(message_penalty("kl", normal), 2 * 0.5)
+    # (mu^2 + sigma^2 - log sigma^2) / 2 with mu = 2, log sigma^2 = 1.
+    other = Prediction(jnp.zeros((1, 1)), jnp.array([[2.0]]), jnp.array([[1.0]]))
+    np.testing.assert_allclose(kl_divergence(other), [[(4 + np.e - 1) / 2]], rtol=1e-6)
+
+
+def test_pruning_schedule():
+    kept = [float(kept_components(jnp.array(p), 100, 2)) for p in np.linspace(0, 1, 101)]
+    assert kept[0] == 100
+    assert kept[65:] == [2.0] * 36
+    assert all(a >= b for a, b in itertools.pairwise(kept))
+    assert abs(kept[32] - 51) <= 2
+
+
+def test_the_least_significant_go_first_and_stay_away():
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+    significance = jnp.array([0.1, 3.0, 2.0, 9.0])
+    np.testing.assert_array_equal(prune(mask, significance, jnp.array(2.0)), [0, 1, 1, 0])
+    np.testing.assert_array_equal(prune(mask, significance, jnp.array(3.0)), [1, 1, 1, 0])

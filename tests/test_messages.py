@@ -1,0 +1,118 @@
+import jax
+import numpy as np
+import pytest
+
+from symjax_gn import messages
+from symjax_gn.graphs import normalise, take
+from symjax_gn.messages import MessageTable, fit_gauge, message_r2, record_messages
+from symjax_gn.systems import SYSTEMS
+from symjax_gn.train import predict
+
+RNG = np.random.default_rng(0)
+FORCE = RNG.standard_t(3, (2000, 2))
+MASS = np.exp(RNG.normal(size=2000))
+CHARGE = np.sign(RNG.normal(size=2000))
+MATRIX = np.array([[0.5, -0.8], [1.2, 0.3]])
+
+FACTORS = {
+    "1": np.ones(2000),
+    "1/m_i": 1 / MASS,
+    "fitted": MASS**0.4 * np.exp(0.7 * CHARGE),
+}
+
+
+def table(values):
+    features = {"m_i": MASS, "q_i": CHARGE}
+    scales = dict.fromkeys(features, 1.0)
+    return MessageTable(features, scales, values, np.arange(2), FORCE, FORCE)
+
+
+@pytest.mark.parametrize("name", messages.GAUGES)
+def test_a_planted_gauge_is_found(name):
+    values = FACTORS[name][:, None] * (FORCE @ MATRIX.T) + [0.3, -2.0]
+    noisy = values + 1e-3 * RNG.normal(size=values.shape)
+    result = message_r2(table(noisy))
+    assert result["gauge_name"] == name
+    assert result["gauge"] > 0.9999
+    assert result["influence"] == pytest.approx(1.0)
+    if name != "1":
+        assert result["force"] < 0.95
+    gauge = fit_gauge(noisy, FORCE, MASS, CHARGE, name=name)
+    np.testing.assert_allclose(sum(gauge.predict(FORCE, MASS, CHARGE)), values, atol=0.05)
+    if name != "fitted":
+        np.testing.assert_allclose(gauge.matrix, MATRIX, atol=1e-2)
+
+
+def test_an_offset_that_depends_on_the_receiver():
+    values = FORCE @ MATRIX.T + np.log(MASS)[:, None] * [1.0, -1.0]
+    options = dict(name="1", constant_offset=False)
+    gauge = fit_gauge(values, FORCE, MASS, CHARGE, **options)
+    np.testing.assert_allclose(sum(gauge.predict(FORCE, MASS, CHARGE)), values, atol=1e-8)
+
+
+def test_trimming_drops_the_worst_tenth():
+    values = FORCE @ MATRIX.T
+    values[:150] += 50 * RNG.normal(size=(150, 2))
+    result = message_r2(table(values))
+    assert result["force"] < 0.5
+    assert result["force_trimmed"] > 0.99
+
+
+def test_recorded_messages_are_the_networks(trained, spring_parts):
+    data = spring_parts[0]
+    key = jax.random.key(4)
+    recorded = record_messages(key, trained, data, num_edges=50, system=SYSTEMS["spring"])
+    graph, edge = (np.asarray(x) for x in messages.sample_pairs(key, data, 50))
+    prediction = predict(trained.model, trained.params, normalise(data, trained.scales))
+    expected = np.asarray(prediction.messages)[graph, edge][:, recorded.components]
+    # The same network on batches of another shape.
+    np.testing.assert_allclose(recorded.messages, expected, rtol=1e-3, atol=1e-4)
+    spread = np.std(np.asarray(prediction.messages), axis=(0, 1))
+    assert recorded.components[0] == np.argmax(spread)
+    i, j = data.receivers[edge], data.senders[edge]
+    position = data.nodes.position
+    np.testing.assert_allclose(
+        recorded.features["dx"], (position[graph, j] - position[graph, i])[:, 0], rtol=1e-5
+    )
+    np.testing.assert_allclose(recorded.features["m_j"], data.nodes.mass[graph, j])
+    r = recorded.features["r"]
+    size = np.linalg.norm(recorded.force, axis=1)
+    np.testing.assert_allclose(size, 2 * np.abs(r + 0.01 - 1), rtol=1e-4, atol=1e-4)
+
+
+def test_influence_is_the_change_of_force_when_a_message_changes(trained, spring_parts):
+    data = spring_parts[0]
+    key = jax.random.key(4)
+    recorded = record_messages(key, trained, data, num_edges=5)
+    graph, edge = (np.asarray(x) for x in messages.sample_pairs(key, data, 5))
+    inside = take(normalise(data, trained.scales), graph)
+    for k in range(5):
+        nodes = jax.tree.map(lambda x, k=k: x[k], inside.nodes)
+        prediction = trained.model.apply(trained.params, nodes, data.senders, data.receivers)
+        node = data.receivers[edge[k]]
+        total = prediction.messages[data.receivers == node].sum(axis=0)
+        body = jax.tree.map(lambda x, n=node: x[n], nodes)
+        small = 1e-2 * prediction.messages[edge[k]]
+        ends = [
+            trained.model.apply(trained.params, body, total + sign * small, method="update")
+            for sign in (1, -1)
+        ]
+        slope = (ends[0] - ends[1]) / 2e-2 * body.mass
+        expected = slope * trained.scales.mass * trained.scales.acceleration
+        # Central differences in float32.
+        np.testing.assert_allclose(recorded.influence[k], expected, rtol=2e-2, atol=2e-2)
+
+
+def test_messages_without_anything_to_say():
+    names = np.arange(2)
+    with pytest.raises(ValueError, match="component 1 is constant"):
+        messages.check_messages(np.stack([MASS, np.ones(2000)], axis=1), names)
+    with pytest.raises(ValueError, match="component 0 has NaN"):
+        messages.check_messages(np.stack([MASS * np.nan, MASS], axis=1), names)
+    with pytest.raises(ValueError, match="no messages"):
+        messages.check_messages(np.zeros((0, 2)), names)
+
+
+def test_r2_needs_a_known_law():
+    with pytest.raises(ValueError, match="law is known"):
+        message_r2(table(FORCE)._replace(force=None))

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import sympy
+from matplotlib.figure import Figure
+
+from symjax_gn import report
+from symjax_gn.distill import ForceLaw
+from symjax_gn.regression import Law, ParetoFront
+
+R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
+
+
+def contents(recovered=None):
+    law = Law(2.00012345 * R - 1.98, 5, 0.01, 1.5)
+    front = ParetoFront((Law(R, 1, 0.8, 0.0), law), 3.0)
+    force = ForceLaw("central", (law.expression * DX / R,), law.expression, (law,), (front,), 0)
+    made = report.make_report(
+        law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
+        seconds={"total": 1.0}, system="mine.npz", dim=2, n=4, strategy="bottleneck",
+        regressor="operon", seed=0,
+    )  # fmt: skip
+    return made | {"recovered": recovered}
+
+
+def test_files(tmp_path):
+    figure = Figure()
+    figure.subplots().plot([0, 1])
+    report.write_report(tmp_path, contents(), {"one.png": ("A title", figure)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "one.png", "report.json", "report.md",
+    ]  # fmt: skip
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["recovered"] is None
+    assert read["laws"][0]["latex"] == "2.0 r - 1.98"
+    assert read["laws"][0]["complexity"] == 5
+    assert read["test_error"]["mean_abs_target"] == 23.0
+    assert {"python", "jax", "numpy", "symjax_gn"} <= set(read["versions"])
+    text = (tmp_path / "report.md").read_text()
+    assert "no verdict" in text
+    assert "![A title](one.png)" in text
+    assert "| 5 | 0.01 | 1.50 |" in text
+
+
+@pytest.mark.parametrize(("recovered", "words"), [(True, "**Recovered**"), (False, "**Not rec")])
+def test_the_outcome_is_said(recovered, words):
+    assert words in report.report_markdown(contents(recovered), {})
+
+
+def test_latex_uses_the_symbols_of_physics():
+    assert report.law_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    report.write_text(path, "old")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report.write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match="Cannot write results to .*Choose another folder"):
+        report.open_folder(file / "inside")
+    assert report.open_folder(tmp_path / "new" / "deep").is_dir()

@@ -1,0 +1,167 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symjax_gn import train
+from symjax_gn.graphs import take
+
+TINY = dict(steps=40, batch_size=8, intervals=4)
+
+
+def tiny(strategy="bottleneck", **options):
+    return train.make_model(strategy, 2, message_dim=6, width=8, depth=1, **options)
+
+
+def test_training_lowers_the_error(trained, spring_parts):
+    history = trained.history
+    assert history.step.tolist() == [50, 100, 150, 200]
+    assert history.message_std.shape == (4, 2)
+    assert history.validation_error[-1] < 0.8 * history.validation_error[0]
+    assert history.loss[-1] < 0.5 * history.loss[0]
+    error, size = train.held_out_error(trained, spring_parts[2])
+    assert error < 0.5 * size
+    by_hand = np.mean(np.sum(np.abs(spring_parts[2].acceleration), axis=(1, 2)))
+    np.testing.assert_allclose(size, by_hand, rtol=1e-5)
+
+
+def test_error_does_not_depend_on_the_batch(trained, spring_parts):
+    errors = [train.held_out_error(trained, spring_parts[2], batch=b)[0] for b in (7, 64, 1000)]
+    # Matrix products of other shapes round differently in float32.
+    np.testing.assert_allclose(errors, errors[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["standard", "l1", "kl", "pruning"])
+def test_every_strategy_trains(strategy, spring_parts):
+    result = train.fit(
+        jax.random.key(0), *spring_parts[:2], strategy=strategy, model=tiny(strategy), **TINY
+    )
+    assert np.all(np.isfinite(result.history.loss))
+    assert float(jnp.sum(result.mask)) == (2 if strategy == "pruning" else 6)
+    if strategy == "pruning":
+        assert np.sum(result.history.message_std[-1] > 0) == 2
+
+
+def test_penalty_shrinks_messages(spring_parts):
+    spread = [
+        train.fit(
+            jax.random.key(0), *spring_parts[:2], strategy="l1", model=tiny("l1"),
+            penalty_weight=weight, **TINY,
+        ).history.message_std[-1].sum()
+        for weight in (0.0, 10.0)
+    ]  # fmt: skip
+    assert spread[1] < 0.5 * spread[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(optimizer="adam"),
+        dict(loss="absolute"),
+        dict(model=tiny(inputs="absolute", power_laws=False)),
+    ],
+)
+def test_options(options, spring_parts):
+    options = dict(model=tiny()) | options
+    result = train.fit(jax.random.key(0), *spring_parts[:2], **options, **TINY)
+    assert result.history.loss[-1] < result.history.loss[0]
+
+
+def test_same_key_same_result(spring_parts):
+    one, two = (
+        train.fit(jax.random.key(3), *spring_parts[:2], model=tiny(), **TINY) for _ in range(2)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+    other = train.fit(jax.random.key(4), *spring_parts[:2], model=tiny(), **TINY)
+    assert not np.array_equal(one.history.loss, other.history.loss)
+
+
+def test_units_do_not_matter(spring_parts):
+    def in_other_units(part):
+        nodes = part.nodes._replace(position=part.nodes.position.astype(float) * 1e11)
+        return part._replace(nodes=nodes, acceleration=part.acceleration.astype(float) * 1e-9)
+
+    plain = train.fit(jax.random.key(0), *spring_parts[:2], model=tiny(), **TINY)
+    parts = [in_other_units(part) for part in spring_parts[:2]]
+    scaled = train.fit(jax.random.key(0), *parts, model=tiny(), **TINY)
+    # Rounding of the inputs to float32, amplified by 40 steps of training.
+    np.testing.assert_allclose(scaled.history.loss, plain.history.loss, rtol=0.05)
+
+
+def test_one_compilation_per_shape(spring_parts):
+    train._interval.clear_cache()
+    for seed, steps in [(0, 40), (1, 40)]:
+        options = TINY | dict(steps=steps)
+        train.fit(jax.random.key(seed), *spring_parts[:2], model=tiny(), **options)
+    assert train._interval._cache_size() == 1
+
+
+def test_steps_compose_under_vmap(spring_parts):
+    data = train.normalise(spring_parts[0], train.measure_scales(spring_parts[0]))
+    model, optimizer = tiny(), train.make_optimizer(steps=5)
+    batch = take(data, jnp.arange(4))
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def one(key):
+        state = train.init(key, model, optimizer, batch)
+        options = dict(model=model, optimizer=optimizer, strategy="bottleneck", loss="relative")
+        return train.step(key, state, batch, weight=0.0, **options)[1].loss
+
+    loop = [float(jax.jit(one)(key)) for key in keys]
+    # Matrix products of other shapes round differently in float32.
+    np.testing.assert_allclose(jax.jit(jax.vmap(one))(keys), loop, rtol=1e-4)
+
+
+def test_callback_sees_every_interval(spring_parts):
+    seen = []
+    train.fit(
+        jax.random.key(0), *spring_parts[:2], model=tiny(), **TINY,
+        callback=lambda state, step: seen.append((int(state.step), step)),
+    )  # fmt: skip
+    assert seen == [(10, 10), (20, 20), (30, 30), (40, 40)]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(spring_parts):
+    with pytest.raises(train.TrainingError, match="not finite between steps") as caught:
+        train.fit(
+            jax.random.key(0), *spring_parts[:2], model=tiny(), optimizer="adam",
+            learning_rate=1e30, **TINY,
+        )  # fmt: skip
+    assert caught.value.step <= 40
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(caught.value.params))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(strategy="bottlenek"), "Did you mean 'bottleneck'"),
+        (dict(loss="squared"), "Unknown loss"),
+        (dict(optimizer="mun"), "Did you mean 'muon'"),
+        (dict(steps=0), "steps must be at least 1"),
+        (dict(batch_size=0), "batch_size must be at least 1"),
+        (dict(model=dataclasses.replace(tiny(), dim=3)), "this data and strategy need dim=2"),
+        (dict(strategy="kl", model=tiny()), "variational=True"),
+    ],
+)
+def test_bad_options(options, message, spring_parts):
+    with pytest.raises(ValueError, match=message):
+        train.fit(jax.random.key(0), *spring_parts[:2], **options)
+
+
+def test_bad_data(spring_parts):
+    data, validation = spring_parts[:2]
+    acceleration = np.array(data.acceleration)
+    acceleration[3, 1, 0] = np.nan
+    mass = np.array(data.nodes.mass)
+    mass[0, 0] = 0.0
+    for bad, message in [
+        (take(data, slice(0, 0)), "train dataset holds no graphs"),
+        (data._replace(acceleration=acceleration), "not all finite"),
+        (data._replace(acceleration=acceleration[:, :2]), "have shape"),
+        (data._replace(nodes=data.nodes._replace(mass=mass)), "must be positive"),
+        (data._replace(senders=data.senders[:0], receivers=data.receivers[:0]), "no edges"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            train.fit(jax.random.key(0), bad, validation)

@@ -1,0 +1,98 @@
+import jax
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn import graphs
+from symjax_gn.simulate import simulate
+from symjax_gn.systems import SYSTEMS
+from symjax_gn.verdict import judge
+
+DX, DY, R, MI, MJ, QI, QJ = sympy.symbols("dx dy r m_i m_j q_i q_j")
+TRUE = {
+    "spring": 2 * (R - 0.99),
+    "r1": MI * MJ / (R + 0.01),
+    "charge": -QI * QJ / R**2,
+    "superposition": (MI * MJ - QI * QJ) / R**2,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    made = {}
+    for seed, name in enumerate(TRUE):
+        system = SYSTEMS[name]
+        run = simulate(jax.random.key(seed), system, num_simulations=60, num_outputs=20)
+        made[name] = (system, *graphs.split(jax.random.key(0), graphs.make_dataset(run)))
+    return made
+
+
+def verdict(data, name, components):
+    system, train, _, test = data[name]
+    return judge(jax.random.key(1), components, system, train, test, num_pairs=2000)
+
+
+def vector(scalar):
+    return [scalar * DX / R, scalar * DY / R]
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_the_truth_passes_as_it_is(data, name):
+    result = verdict(data, name, vector(TRUE[name]))
+    assert result.recovered
+    assert result.gauge.name == "1"
+    assert result.softening == (0.0 if name in ("charge", "superposition") else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("gauge", "name"), [(1 / MI, "1/m_i"), (MI**0.3 * sympy.exp(0.2 * QI), "fitted")]
+)
+def test_the_truth_passes_in_any_gauge(data, gauge, name):
+    x, y = vector(TRUE["r1"] * gauge)
+    mixed = [0.7 * x - 0.4 * y + 0.3, 0.2 * x + 1.3 * y - 1.0]
+    result = verdict(data, "r1", mixed)
+    assert result.recovered
+    assert result.gauge.name == name
+    function_offset = [mixed[0] + sympy.log(MI), mixed[1]]
+    assert verdict(data, "r1", function_offset).recovered
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("spring", 2 * R),
+        ("spring", 2 * (R - 0.8)),
+        ("r1", MI * MJ / R**0.9),
+        ("r1", MI / R),
+        ("r1", MJ / (R + 0.01) * MI**2 * sympy.exp(0.1 * R)),
+        ("charge", -QI * QJ / R**1.9),
+        ("charge", -QI / R**2),
+        ("superposition", (MI * MJ + QI * QJ) / R**2),
+        ("superposition", MI * MJ / R**2),
+    ],
+)
+def test_near_misses_fail(data, name, law):
+    assert not verdict(data, name, vector(law)).recovered
+
+
+def test_components_must_determine_the_force(data):
+    x, y = vector(TRUE["spring"])
+    for dependent in ([x, x], [x, x + 0.001 * y], [x, sympy.Float(1.0) + 0 * R]):
+        result = verdict(data, "spring", dependent)
+        assert not result.recovered
+
+
+def test_checks_say_their_numbers(data):
+    checks = verdict(data, "spring", vector(TRUE["spring"])).checks
+    assert set(checks) == {"determines_force", "error_seen", "error_beyond"}
+    assert checks["determines_force"]["condition_number"] == pytest.approx(1.0, abs=1e-3)
+    assert checks["error_seen"]["median_limit"] == 0.02
+    assert checks["error_beyond"]["quantile_90_limit"] == 0.2
+    assert all(check["holds"] for check in checks.values())
+
+
+def test_a_law_that_is_not_finite_fails(data):
+    assert not verdict(data, "spring", vector(sympy.log(-R))).recovered
+    result = verdict(data, "spring", vector(TRUE["spring"] + 0.001 * sympy.log(R - 0.5)))
+    assert not result.recovered
+    assert np.isinf(result.checks["error_beyond"]["quantile_90"])
