@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _results import save
+from _results import meta, save
 
 ROOT = Path(__file__).parent.parent
 CASES = {
@@ -49,6 +49,7 @@ def run(name, options, seed):
         test_error=report["test_error"],
         stages=report["seconds"],
         command="python " + " ".join(command),
+        commit=meta()["commit"],
     )
 
 
@@ -72,7 +73,10 @@ def main():
                 rows.append(row)
                 save(args.out, rows)
             errors = [
-                f"{row['checks'][k]['median']:.2%}, {row['checks'][k]['quantile_90']:.2%}"
+                ", ".join(
+                    "inf" if row["checks"][k][part] is None else f"{row['checks'][k][part]:.2%}"
+                    for part in ("median", "quantile_90")
+                )
                 for k in ("error_seen", "error_beyond")
             ]
             print(

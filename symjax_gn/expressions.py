@@ -151,14 +151,16 @@ def from_jax(expression: sympy.Expr, parameters: Float[AnyArray, " constant"]) -
 
 
 def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.ndarray]:
-    """A NumPy function `fn(features)` of columns `[..., variable]`, in float64."""
+    """A NumPy function `fn(features)` of columns `[..., variable]`, float64; NaN if complex."""
     function = sympy.lambdify([sympy.Symbol(name) for name in names], expression, "numpy")
 
     def evaluate(features):
         features = np.asarray(features, np.float64)
         with np.errstate(all="ignore"):
-            value = function(*np.moveaxis(features, -1, 0))
-        return np.broadcast_to(np.asarray(value, np.float64), features.shape[:-1])
+            value = np.asarray(function(*np.moveaxis(features, -1, 0)))
+        if np.iscomplexobj(value):
+            value = np.where(np.imag(value) == 0, np.real(value), np.nan)
+        return np.broadcast_to(value.astype(np.float64), features.shape[:-1])
 
     return evaluate
 

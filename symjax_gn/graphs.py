@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -159,9 +160,9 @@ def load_trajectory(path: str | PathLike[str]) -> Trajectory:
         FileNotFoundError: there is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, AttributeError, EOFError) as error:
+    except (ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
     missing = [name for name in _KEYS[:2] if name not in arrays]
     unknown = [name for name in arrays if name not in _KEYS]

@@ -65,7 +65,8 @@ def pair_features(receiver: Body, sender: Body) -> dict[str, AnyArray]:
     dim = receiver.position.shape[-1]
     displacement = sender.position - receiver.position
     columns = {f"d{axis}": displacement[..., k] for k, axis in enumerate(AXES[:dim])}
-    columns["r"] = jnp.linalg.norm(displacement, axis=-1)
+    # float64 on the host: squares of metres between stars overflow float32.
+    columns["r"] = np.linalg.norm(np.asarray(displacement, np.float64), axis=-1)
     for name in ("mass", "charge"):
         for end, body in (("i", receiver), ("j", sender)):
             columns[f"{name[0].replace('c', 'q')}_{end}"] = getattr(body, name)

@@ -89,12 +89,14 @@ def make_front(
     columns = np.stack([features[name] for name in names], axis=-1)
     rated = []
     for expression in set(expressions):
+        if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+            continue
         value = to_numpy(expression, names)(columns)
-        if np.isrealobj(value) and np.all(np.isfinite(value)):
+        if np.all(np.isfinite(value)):
             error = float(np.average(np.abs(value - target) * weight))
             rated.append((complexity(expression), error, str(expression), expression))
     laws: list[Law] = []
-    for size, error, _, expression in sorted(rated):
+    for size, error, _, expression in sorted(rated, key=lambda row: row[:3]):
         score = 0.0
         if laws:
             if error >= (1 - gain) * laws[-1].mae or size == laws[-1].complexity:
@@ -152,7 +154,9 @@ def refine(
             for variant in [law.expression, *_variants(law.expression)]:
                 if most > 0:
                     most -= 1
-                    candidates.append(_refit(variant, features, target, weight / law.mae))
+                    candidates.append(
+                        _refit(variant, features, target, weight / max(law.mae, 1e-12))
+                    )
         front = make_front(candidates, features, target, weight=weight)
     expressions = [law.expression for law in front.laws]
     seconds += time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import tempfile
@@ -180,6 +181,10 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             f"{compared['softening']}.",
             "",
         ]
+    if report.get("derived"):
+        lines += [f"Not given, so differentiated or assumed: {', '.join(report['derived'])}.", ""]
+    if report.get("failed_simulations"):
+        lines += [f"{report['failed_simulations']} simulations failed and were left out.", ""]
     error = report["test_error"]
     lines += [
         "## Network",
@@ -225,4 +230,16 @@ def write_report(
         save_figure(folder / file, figure)
     titles = {file: title for file, (title, _) in figures.items()}
     write_text(folder / "report.md", report_markdown(report, titles))
-    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    text = json.dumps(_finite(report), indent=2, allow_nan=False)
+    write_text(folder / "report.json", text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

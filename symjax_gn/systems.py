@@ -149,7 +149,11 @@ def potential_energy(system: System, body: Body) -> Float[Array, ""]:
     once = senders < receivers
     identity = np.eye(body.mass.shape[0])
     choose = [jnp.asarray(identity[index[once]]) for index in (receivers, senders)]
-    pairs = [jax.tree.map(lambda x, c=c: c.astype(x.dtype) @ x, body) for c in choose]
+    exact = jax.lax.Precision.HIGHEST  # accelerators round products of float32 by default
+    pairs = [
+        jax.tree.map(lambda x, c=c: jnp.matmul(c.astype(x.dtype), x, precision=exact), body)
+        for c in choose
+    ]
     energy = jnp.sum(jax.vmap(lambda i, j: pair_energy(system, i, j))(*pairs))
     if system.one_body_potential is not None:
         energy += jnp.sum(jax.vmap(system.one_body_potential)(body))
@@ -346,7 +350,7 @@ def load_system(path: str) -> System:
     Raises:
         ValueError: there is no such file, or no such thing in it.
     """
-    file, _, name = path.partition(".py")
+    file, _, name = path.rpartition(".py")
     file, name = file + ".py", name.lstrip(":") or "system"
     try:
         contents = runpy.run_path(file)

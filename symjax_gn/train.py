@@ -207,11 +207,12 @@ def _interval(
         kept = losses.kept_components(state.step / total, model.message_dim, model.dim)
         state = state._replace(mask=losses.prune(state.mask, significance(prediction), kept))
     error = jnp.abs(prediction.acceleration - validation.acceleration)
+    finite = [jnp.all(jnp.isfinite(x)) for x in (info, state.params) for x in jax.tree.leaves(x)]
     report = (
         jnp.mean(info.loss),
         jnp.mean(jnp.sum(error, axis=(1, 2))),
         jnp.std(prediction.messages, axis=(0, 1)),
-        jnp.all(jnp.isfinite(info.loss)),
+        jnp.all(jnp.stack(finite)),
     )
     return state, report
 

@@ -157,8 +157,9 @@ def _errors(pairs, force, gauge):
 
 
 def _checks(gauge, errors):
-    # A law of fewer components than dimensions, or of proportional ones, is singular here.
-    condition = float(np.linalg.cond(gauge.matrix))
+    # Too few components leave the force undetermined, however well-conditioned they are.
+    complete = np.linalg.matrix_rank(gauge.matrix) == gauge.matrix.shape[1]
+    condition = float(np.linalg.cond(gauge.matrix)) if complete else float("inf")
     checks: dict[str, dict[str, Any]] = {
         "determines_force": dict(
             condition_number=condition, limit=MAX_CONDITION, holds=condition < MAX_CONDITION

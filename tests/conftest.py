@@ -30,5 +30,5 @@ def trained(spring_parts):
     """A network that has seen a little; good enough to look at, not to judge."""
     model = train.make_model("bottleneck", 2, width=16, depth=2)
     return train.fit(
-        jax.random.key(2), *spring_parts[:2], model=model, steps=200, batch_size=16, intervals=4
+        jax.random.key(2), *spring_parts[:2], model=model, steps=400, batch_size=16, intervals=4
     )

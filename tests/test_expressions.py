@@ -74,6 +74,11 @@ def test_constant_expressions_fill_the_shape():
     assert to_numpy(sympy.Integer(3), NAMES)(SAMPLES).shape == (50,)
 
 
+def test_complex_values_are_not_numbers():
+    value = to_numpy(R * sympy.sqrt(-2.0) + R, NAMES)(SAMPLES)
+    assert np.all(np.isnan(value))
+
+
 def test_equivalent():
     assert equivalent((R + A) ** 2, R**2 + 2 * R * A + A**2, NAMES, SAMPLES)
     assert not equivalent(R**2, R**2.01, NAMES, SAMPLES)

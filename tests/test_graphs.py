@@ -181,6 +181,12 @@ def test_bad_files(tmp_path):
     path.write_text("nothing")
     with pytest.raises(ValueError, match="not an .npz file"):
         load_trajectory(path)
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match="not an .npz file"):
+        load_trajectory(path)
+    np.save(tmp_path / "bad.npy", TIME)
+    with pytest.raises(ValueError, match="not an .npz file"):
+        load_trajectory(tmp_path / "bad.npy")
     np.savez(path, time=TIME, speed=POSITION)
     with pytest.raises(ValueError, match=r"missing \['position'\], unknown \['speed'\]"):
         load_trajectory(path)

@@ -8,7 +8,12 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "command", ["ruff check .", "ruff format --check .", "basedpyright --level error"]
+    "command",
+    [
+        "ruff check .",
+        "ruff format --check .",
+        f"basedpyright --level error -p . --pythonpath {sys.executable}",
+    ],
 )
 def test_style(command):
     result = subprocess.run(

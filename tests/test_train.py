@@ -17,7 +17,7 @@ def tiny(strategy="bottleneck", **options):
 
 def test_training_lowers_the_error(trained, spring_parts):
     history = trained.history
-    assert history.step.tolist() == [50, 100, 150, 200]
+    assert history.step.tolist() == [100, 200, 300, 400]
     assert history.message_std.shape == (4, 2)
     assert history.validation_error[-1] < 0.8 * history.validation_error[0]
     assert history.loss[-1] < 0.5 * history.loss[0]

@@ -77,7 +77,7 @@ def test_near_misses_fail(data, name, law):
 
 def test_components_must_determine_the_force(data):
     x, y = vector(TRUE["spring"])
-    for dependent in ([x, x], [x, x + 0.001 * y], [x, sympy.Float(1.0) + 0 * R]):
+    for dependent in ([x], [x, x], [x, x + 0.001 * y], [x, sympy.Float(1.0) + 0 * R]):
         result = verdict(data, "spring", dependent)
         assert not result.recovered
 
