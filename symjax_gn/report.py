@@ -156,8 +156,8 @@ def make_report(
 def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """`report.md`: the same for people, with figures given as titles by file name."""
     outcome = {
-        True: "**Recovered**: the law is the one the data were made with.",
-        False: "**Not recovered**: the law is not the one the data were made with.",
+        True: "**Recovered**: the force between pairs is the one the data were made with.",
+        False: "**Not recovered**: the force between pairs is not the one the data were made with.",
         None: "The true law is not known, so there is no verdict; see the held-out error.",
     }[report["recovered"]]
     lines = [f"# {report['system']}, {report['dim']}D, {report['n']} bodies", "", outcome, ""]
