@@ -37,13 +37,15 @@ class Dataset(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """The user's units that equal one inside the models; all positive numbers."""
+    """The user's units that equal one inside the models, and the place that is zero."""
 
     length: float
     velocity: float
     mass: float
     charge: float
     acceleration: float
+    centre: Float[np.ndarray, " dim"]
+    """[dim], user's length."""
 
 
 def trajectory_from_arrays(
@@ -281,15 +283,15 @@ def measure_scales(dataset: Dataset) -> Scales:
         mass=float(np.exp(np.mean(np.log(np.asarray(dataset.nodes.mass, np.float64))))),
         charge=median(dataset.nodes.charge),
         acceleration=median(dataset.acceleration),
+        centre=np.mean(position, axis=(0, 1)),
     )
 
 
 def normalise(dataset: Dataset, scales: Scales) -> Dataset:
-    """The dataset in the model's units, float32; positions from the data's centre."""
+    """The dataset in the model's units, float32; positions from the scales' centre."""
     position = np.asarray(dataset.nodes.position, np.float64)
-    centre = np.mean(position, axis=(0, 1))
     nodes = Body(
-        position=(position - centre) / scales.length,
+        position=(position - scales.centre) / scales.length,
         velocity=np.asarray(dataset.nodes.velocity, np.float64) / scales.velocity,
         mass=np.asarray(dataset.nodes.mass, np.float64) / scales.mass,
         charge=np.asarray(dataset.nodes.charge, np.float64) / scales.charge,

@@ -75,7 +75,8 @@ def solve(
         solver: "adaptive" (Dormand-Prince 5(4), error per step below `tolerance`)
             or "symplectic" (leapfrog with `substeps` steps per output; needs a
             system without drag).
-        tolerance: relative and absolute tolerance of the adaptive solver.
+        tolerance: of the adaptive solver, relative to each coordinate and, near zero, to
+            the size of the initial state.
         substeps: steps between two outputs of the symplectic solver.
         max_steps: steps after which the adaptive solver gives up.
 
@@ -92,11 +93,18 @@ def solve(
     )
     step = (time[1] - time[0]) / substeps
     if solver == "adaptive":
+        # The state is kept near one, so that an absolute tolerance fits any units.
+        length, speed = _sizes(body, time[-1] - time[0])
+
+        def derivative(t, state, args):
+            position, velocity = state[0] * length, state[1] * speed
+            return velocity / length, accelerate(position, velocity) / speed
+
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: (y[1], accelerate(*y))),
+            diffrax.ODETerm(derivative),
             diffrax.Dopri5(),
             dt0=system.dt,
-            y0=(body.position, body.velocity),
+            y0=(body.position / length, body.velocity / speed),
             stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
             max_steps=max_steps,
             **options,
@@ -118,12 +126,23 @@ def solve(
         )
     assert solution.ys is not None
     position, velocity = solution.ys
+    if solver == "adaptive":
+        position, velocity = position * length, velocity * speed
     accelerations = jax.vmap(accelerate)(position, velocity)
     if solver == "symplectic":
         velocity = velocity - 0.5 * step * accelerations
     repeat = lambda x: jnp.broadcast_to(x, (time.shape[0], *x.shape))  # noqa: E731
     bodies = Body(position, velocity, repeat(body.mass), repeat(body.charge))
     return bodies, accelerations, solution.result == diffrax.RESULTS.successful
+
+
+def _sizes(body, duration):
+    """Length and speed of a state: of its extent and of its motion, or at rest the two in one."""
+    # Means of sizes, not of squares: squares of metres between stars overflow float32.
+    length = jnp.mean(jnp.abs(body.position - jnp.mean(body.position, axis=0)))
+    length = jnp.where(length > 0, length, 1.0)
+    speed = jnp.mean(jnp.abs(body.velocity)) + length / duration
+    return jax.lax.stop_gradient((length, speed))
 
 
 @functools.partial(
@@ -169,7 +188,7 @@ def simulate(
         num_outputs: outputs of each, the initial state being the first; at least 2.
         dt: time between outputs; None takes the system's.
         solver: "adaptive" or "symplectic"; see `solve`.
-        tolerance: relative and absolute, of the adaptive solver.
+        tolerance: of the adaptive solver, relative; see `solve`.
         substeps: steps between two outputs, of the symplectic solver.
         max_steps: steps after which the adaptive solver gives up.
         dtype: float32, or float64 where JAX has 64 bits enabled.

@@ -251,14 +251,14 @@ def check_system(system: System, num_nodes: int, dim: int) -> None:
     """Raise a clear error if `system` cannot be simulated with these sizes.
 
     Args:
-        system: the law; its potentials are called once, on sampled bodies.
+        system: the law; its potentials and their gradients are tried on sampled bodies.
         num_nodes: number of bodies, at least 2.
         dim: spatial dimension, one of `system.dims`.
 
     Raises:
-        ValueError: a wrong size; a potential that is not a finite scalar or not
-            symmetric in its two bodies; a sampler that gives wrong shapes or
-            non-positive masses.
+        ValueError: a wrong size; a potential that fails, is not a finite scalar with a
+            finite gradient, or not symmetric in its two bodies; a sampler that gives
+            wrong shapes or non-positive masses.
     """
     _check_num_nodes(num_nodes)
     if dim not in system.dims:
@@ -279,25 +279,57 @@ def check_system(system: System, num_nodes: int, dim: int) -> None:
         )
     senders, receivers = system.edges(num_nodes)
     check_edges(senders, receivers, num_nodes)
-    first, second = (jax.tree.map(lambda x, k=k: x[k[0]], body) for k in (receivers, senders))
-    values = [pair_energy(system, *pair) for pair in ((first, second), (second, first))]
+    _check_potentials(system, body, senders, receivers)
+
+
+def _check_potentials(system, body, senders, receivers):
+    """Call the potentials and their gradients on every joined pair of sampled bodies."""
+    receiver, sender = (
+        jax.tree.map(lambda x, k=k: jnp.asarray(x)[k], body) for k in (receivers, senders)
+    )
+    potentials = [lambda i, j: pair_energy(system, i, j)]
     if system.one_body_potential is not None:
-        values.append(system.one_body_potential(first))
-    for value in values:
-        if jnp.shape(value) != ():
+        one_body: Any = system.one_body_potential
+        potentials.append(lambda i, j: one_body(i))
+
+    def evaluate(receiver, sender):
+        found = [jax.value_and_grad(fn)(receiver, sender) for fn in potentials]
+        exchanged = potentials[0](sender, receiver)
+        return [(value, slope.position) for value, slope in found], exchanged
+
+    try:
+        one = [jax.tree.map(lambda x: x[0], end) for end in (receiver, sender)]
+        shapes = [jnp.shape(jax.eval_shape(fn, *one)) for fn in potentials]
+        scalar = all(shape == () for shape in shapes)
+        found, exchanged = jax.jit(jax.vmap(evaluate))(receiver, sender) if scalar else ([], np.nan)
+    except Exception as error:  # it is the user's function: whatever it raises
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"A potential of system {system.name!r} failed with {type(error).__name__}: {reason} "
+            "It must be a function of JAX arrays; choose branches with jnp.where."
+        ) from error
+    for shape in shapes:
+        if shape != ():
             raise ValueError(
                 f"A potential of system {system.name!r} must return one number per call, "
-                f"got an array of shape {jnp.shape(value)}; write it for one pair or one body."
+                f"got an array of shape {shape}; write it for one pair or one body."
             )
-        if not bool(jnp.isfinite(value)):
-            raise ValueError(
-                f"A potential of system {system.name!r} returned {value} at sampled bodies; "
-                "it must be finite at ordinary distances."
-            )
-    if not np.allclose(values[0], values[1], rtol=1e-4, atol=1e-6):
+    for energy, slope in found:
+        for what, value in (("energy", energy[:, None]), ("gradient", slope)):
+            bad = int(np.sum(~np.all(np.isfinite(value), axis=1)))
+            if bad:
+                raise ValueError(
+                    f"The {what} of a potential of system {system.name!r} is NaN or infinite for "
+                    f"{bad} of {len(senders)} sampled pairs; it must be finite at ordinary "
+                    "distances, and so must both branches of a jnp.where."
+                )
+    energy = np.asarray(found[0][0])
+    difference = np.abs(energy - np.asarray(exchanged))
+    worst = np.argmax(difference)
+    if difference[worst] > 1e-4 * np.max(np.abs(energy)):
         raise ValueError(
             f"The pair potential of system {system.name!r} changes when its two bodies are "
-            f"exchanged ({values[0]} and {values[1]}); a pair energy must be symmetric."
+            f"exchanged ({energy[worst]} and {exchanged[worst]}); a pair energy must be symmetric."
         )
 
 
@@ -356,6 +388,8 @@ def load_system(path: str) -> System:
         contents = runpy.run_path(file)
     except OSError as error:
         raise ValueError(f"Cannot read a system from {file}: {error.strerror or error}.") from error
+    except Exception as error:  # it is the user's file: whatever it raises
+        raise ValueError(f"{file} failed with {type(error).__name__}: {error}.") from error
     found = contents.get(name)
     if isinstance(found, System):
         return found

@@ -71,6 +71,33 @@ def test_energy_is_kept(name, solver):
     assert np.max(drift) < DRIFT[solver]
 
 
+def test_units_change_nothing():
+    # The same spring in micrometres: an absolute tolerance would swallow all motion.
+    unit = 1e-6
+
+    def sample(key, num_nodes, dim):
+        body = SYSTEMS["spring"].sample(key, num_nodes, dim)
+        return body._replace(position=unit * body.position, velocity=unit * body.velocity)
+
+    small = System("small", lambda r, i, j: (r - unit) ** 2, sample=sample, softening=0.01 * unit)
+    options = dict(num_simulations=5, num_outputs=50)
+    run = simulate(jax.random.key(0), small, **options)
+    same = simulate(jax.random.key(0), SYSTEMS["spring"], **options)
+    # Both solve to 1e-5 per step, with steps that differ by rounding.
+    np.testing.assert_allclose(run.position / unit, same.position, atol=2e-3)
+
+
+def test_the_solver_has_a_gradient_for_bodies_at_rest():
+    time = jnp.linspace(0.0, 0.5, 3)
+
+    def final(distance):
+        body, _, _ = solve(SYSTEMS["spring"], two_bodies(distance, 0.0), time, max_steps=64)
+        return body.position[-1, 1, 0]
+
+    # Half the distance is 1/2 + (distance - 1) / 2 cos(2 t); the solver errs by 1e-5.
+    np.testing.assert_allclose(jax.grad(final)(1.5), np.cos(1.0) / 2, rtol=1e-3)
+
+
 def test_drag_takes_energy():
     run = simulate(jax.random.key(0), SYSTEMS["damped"], num_simulations=10, num_outputs=100)
     total = jax.vmap(jax.vmap(lambda *f: energy(SYSTEMS["damped"], Body(*f)), (0, 0, None, None)))(

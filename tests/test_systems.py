@@ -157,7 +157,12 @@ def missing_node(key, num_nodes, dim):
         (SYSTEMS["spring"], 4, 4, "2 or 3 dimensions, got dim=4"),
         (SYSTEMS["string"], 30, 3, "defined in 2 dimensions"),
         (spring_like(pair_potential=lambda r, i, j: i.position), 4, 2, r"array of shape \(2,\)"),
-        (spring_like(pair_potential=lambda r, i, j: jnp.log(-r)), 4, 2, "must be finite"),
+        (
+            spring_like(pair_potential=lambda r, i, j: jnp.log(-r)),
+            4,
+            2,
+            "NaN or infinite for 12 of 12",
+        ),
         (spring_like(pair_potential=lambda r, i, j: i.mass / r), 4, 2, "must be symmetric"),
         (spring_like(one_body_potential=lambda b: b.velocity), 4, 2, "must return one number"),
         (spring_like(sample=negative_masses), 4, 2, "must be positive"),
@@ -185,3 +190,28 @@ def test_load_system(tmp_path):
         load_system(str(file))
     with pytest.raises(ValueError, match="Cannot read a system"):
         load_system(str(tmp_path / "none.py"))
+
+
+def branchy(r, receiver, sender):
+    return r if r > 1 else 0.0
+
+
+def test_a_potential_that_fails_says_so():
+    with pytest.raises(ValueError, match="failed with TracerBoolConversionError.*jnp.where"):
+        check_system(spring_like(pair_potential=branchy), 4, 2)
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_on_any_pair():
+    # Both branches of the where are differentiated: sqrt has no gradient at zero.
+    def hidden(r, receiver, sender):
+        return jnp.where(r < 2, jnp.sqrt(jnp.maximum(2 - r, 0.0)), 0.0)
+
+    with pytest.raises(ValueError, match=r"gradient of a potential.*both branches"):
+        check_system(spring_like(pair_potential=hidden), 4, 2)
+
+
+def test_a_file_that_fails_says_so(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("def cubic(r, receiver, sender)\n    return r**3\n")
+    with pytest.raises(ValueError, match="broken.py failed with SyntaxError"):
+        load_system(str(file))
