@@ -8,8 +8,9 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
+from symjax_gn.fronts import Law, ParetoFront, make_front, select
 from symjax_gn.messages import AXES, MessageTable
-from symjax_gn.regression import Law, ParetoFront, Regressor, fit_many, make_front, select
+from symjax_gn.regression import Regressor, fit_many
 from symjax_gn.systems import check_choice
 
 FORMS = ("auto", "central", "components")
@@ -27,11 +28,14 @@ class ForceLaw(NamedTuple):
     scalar: sympy.Expr | None
     """For the central form, force along the direction from receiver to sender."""
     selected: tuple[Law, ...]
-    """What the score picked, one per regression, in the units of the regression."""
+    """What the score picked, one per regression."""
     fronts: tuple[ParetoFront, ...]
-    """One Pareto front per regression; their errors are relative (see `distill`)."""
+    """One Pareto front per regression. Expressions are in the user's units; complexity,
+    error and score are those of the search, whose targets were multiplied by r^power."""
     power: int
     """Power of the distance that the targets were multiplied with."""
+    error_unit: str
+    """What the errors of the fronts are measured in."""
 
 
 def noncentral_share(table: MessageTable) -> float:
@@ -103,14 +107,12 @@ def distill(
         ValueError: an argument is wrong, or a target is constant or not finite.
         RegressionError: a search ended without a usable expression.
     """
-    check_choice("gauge", gauge, GAUGES)
-    check_choice("form", form, FORMS)
+    check_form(gauge, form)
     if not regressors:
         raise ValueError("distill needs at least one regressor.")
-    if form == "central" and gauge == "messages":
-        raise ValueError('Raw messages have no direction: use gauge="influence" for this form.')
     for name in features:
         check_choice("feature", name, table.features)
+    table = _apart(table)
     if form == "auto":
         central = gauge == "influence" and noncentral_share(table) < 0.05
         form = "central" if central else "components"
@@ -145,33 +147,58 @@ def distill(
         [weights[k] for _, k in every],
         processes,
     )
-    fronts = []
-    for k, (target, weight) in enumerate(zip(scaled, weights, strict=True)):
-        mine = found[k * count : (k + 1) * count]
-        fronts.append(
-            make_front(
-                [law.expression for front in mine for law in front.laws],
-                columns,
-                target,
-                weight=weight,
-                gain=0.1,
-                seconds=sum(front.seconds for front in mine),
-            )
-        )
-    selected = tuple(select(front) for front in fronts)
 
-    def in_units(law: Law, unit: float) -> sympy.Expr:
+    def in_units(law: Law, unit: float) -> Law:
         symbols = {name: sympy.Symbol(name) for name in units}
         scale = {symbols[n]: symbols[n] / _number(unit) for n, unit in units.items() if unit != 1}
         flattening = (symbols["r"] / _number(units["r"])) ** power
-        return _number(unit) * law.expression.xreplace(scale) / flattening
+        expression = _number(unit) * law.expression.xreplace(scale) / flattening
+        return law._replace(expression=expression)
 
-    laws = [in_units(*pair) for pair in zip(selected, target_units, strict=True)]
+    fronts = []
+    for k, (target, weight) in enumerate(zip(scaled, weights, strict=True)):
+        mine = found[k * count : (k + 1) * count]
+        front = make_front(
+            [law.expression for front in mine for law in front.laws],
+            columns,
+            target,
+            weight=weight,
+            gain=0.1,
+            seconds=sum(front.seconds for front in mine),
+        )
+        laws = tuple(in_units(law, target_units[k]) for law in front.laws)
+        fronts.append(front._replace(laws=laws))
+    selected = tuple(select(front) for front in fronts)
+    laws = [law.expression for law in selected]
     scalar = None
     if form == "central":
         scalar = laws[0]
         laws = [scalar * sympy.Symbol(f"d{axis}") / sympy.Symbol("r") for axis in axes]
-    return ForceLaw(form, tuple(laws), scalar, selected, tuple(fronts), power)
+    error_unit = "|target| + 0.1 median |target|" if relative_error else "target"
+    if power:
+        error_unit += f", after multiplication by r^{power}"
+    return ForceLaw(form, tuple(laws), scalar, selected, tuple(fronts), power, error_unit)
+
+
+def check_form(gauge: str, form: str) -> None:
+    """Raise a `ValueError` for a gauge and form of the law that are unknown or do not fit."""
+    check_choice("gauge", gauge, GAUGES)
+    check_choice("form", form, FORMS)
+    if form == "central" and gauge == "messages":
+        raise ValueError('Raw messages have no direction: use gauge="influence" for this form.')
+
+
+def _apart(table: MessageTable) -> MessageTable:
+    """The table without coincident pairs, which have no direction."""
+    keep = table.features["r"] > 0
+    if not np.any(keep):
+        raise ValueError("All pairs of the table coincide: there is no distance to learn from.")
+    return table._replace(
+        features={name: column[keep] for name, column in table.features.items()},
+        messages=table.messages[keep],
+        influence=table.influence[keep],
+        force=None if table.force is None else table.force[keep],
+    )
 
 
 def _power_of_ten(size: float) -> float:

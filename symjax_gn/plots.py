@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 
 from symjax_gn.distill import ForceLaw
 from symjax_gn.expressions import to_numpy
+from symjax_gn.fronts import ParetoFront, select
 from symjax_gn.messages import AXES, MessageTable
-from symjax_gn.regression import ParetoFront, select
 from symjax_gn.simulate import Trajectory
 from symjax_gn.train import History
 
@@ -70,7 +70,7 @@ def plot_messages(table: MessageTable) -> Figure:
     return figure
 
 
-def plot_front(front: ParetoFront) -> Figure:
+def plot_front(front: ParetoFront, error_unit: str = "unit of the target") -> Figure:
     """Error against complexity of one front; the selected law is marked."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -80,6 +80,7 @@ def plot_front(front: ParetoFront) -> Figure:
     axes.semilogy(chosen.complexity, chosen.mae, "o", color=_RED, label="largest score")
     axes.set_xlabel("complexity")
     axes.set_ylabel("mean absolute error")
+    axes.set_title(f"error: {error_unit}", fontsize=8)
     axes.legend(fontsize=8)
     return figure
 
@@ -96,11 +97,11 @@ def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
     value = to_numpy(law.scalar, list(table.features))(columns)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(r, along, ".", color=_GREY, markersize=2, label="messages of the network")
+    axes.plot(r, along, ".", color=_BLUE, markersize=5, alpha=0.35, label="messages of the network")
     axes.plot(r, value, ".", color=_RED, markersize=1.5, label="distilled law")
     axes.set_ylim(*np.quantile(along, [0.01, 0.99]))
     axes.set_xlim(0, float(np.quantile(r, 0.99)))
     axes.set_xlabel("distance r")
     axes.set_ylabel("force towards the sender")
-    axes.legend(fontsize=8, markerscale=4)
+    axes.legend(fontsize=8, markerscale=2)
     return figure

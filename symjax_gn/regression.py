@@ -1,217 +1,41 @@
-"""Symbolic regression: engines behind one protocol, Pareto fronts, selection.
-
-An engine searches; everything that makes fronts of different engines comparable is
-done here: SymPy expressions, our own complexity, mean absolute error in float64, score.
-"""
+"""Symbolic regression: engines that search for laws, behind one protocol."""
 
 import importlib.util
-import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sympy
-from jaxtyping import Float
 from joblib import Parallel, delayed
-from scipy.optimize import least_squares
 
-from symjax_gn.expressions import complexity, constants, from_jax, to_numpy
+from symjax_gn.fronts import Column, Columns, ParetoFront, make_front, refine
 from symjax_gn.systems import check_choice
 
 REGRESSORS = ("operon", "pysr")
 
 
-class Law(NamedTuple):
-    """One expression of a Pareto front."""
-
-    expression: sympy.Expr
-    """The law, of the features' names."""
-    complexity: int
-    """See `expressions.complexity`."""
-    mae: float
-    """Mean absolute error on the regression's samples, in the target's unit."""
-    score: float
-    """Fall of log(mae) per unit of complexity from the next simpler law; the first 0."""
-
-
-class ParetoFront(NamedTuple):
-    """The best law of each complexity, simplest first; errors fall strictly."""
-
-    laws: tuple[Law, ...]
-    seconds: float
-    """Time of the search."""
-
-
 class Regressor(Protocol):
     """An engine of symbolic regression."""
 
-    def fit(
-        self, features: Mapping[str, Float[np.ndarray, " sample"]], target: np.ndarray
-    ) -> ParetoFront:
-        """Search for laws of the named feature columns `[sample]` for `target [sample]`."""
+    def fit(self, features: Columns, target: Column) -> ParetoFront:
+        """Search for laws.
+
+        Args:
+            features: columns `[sample]` by the names that laws are written with.
+            target: `[sample]`, what a law is to give.
+
+        Raises:
+            ValueError: the columns are unusable.
+            RegressionError: nothing usable was found.
+        """
         ...
 
 
-class RegressionError(RuntimeError):
-    """A search ended without a usable expression."""
-
-
-def make_front(
-    expressions: Iterable[sympy.Expr],
-    features: Mapping[str, Float[np.ndarray, " sample"]],
-    target: Float[np.ndarray, " sample"],
-    *,
-    weight: Float[np.ndarray, " sample"] | None = None,
-    gain: float = 0.0,
-    seconds: float = 0.0,
-) -> ParetoFront:
-    """The Pareto front of the given expressions on the given samples.
-
-    Args:
-        expressions: candidates; those that are not finite on some sample are dropped.
-        features: columns `[sample]` by name.
-        target: `[sample]`.
-        weight: `[sample]`, factors of the absolute errors, or None for 1.
-        gain: smallest relative fall of the error that earns a more complex law its
-            place; without it, laws that differ by nothing that matters would make the
-            steps between which the score is measured arbitrarily short.
-        seconds: time of the search, kept in the result.
-
-    Raises:
-        RegressionError: no expression is usable.
-    """
-    names = list(features)
-    weight = np.ones_like(target) if weight is None else weight
-    columns = np.stack([features[name] for name in names], axis=-1)
-    rated = []
-    for expression in set(expressions):
-        if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
-            continue
-        value = to_numpy(expression, names)(columns)
-        if np.all(np.isfinite(value)):
-            error = float(np.average(np.abs(value - target) * weight))
-            rated.append((complexity(expression), error, str(expression), expression))
-    laws: list[Law] = []
-    for size, error, _, expression in sorted(rated, key=lambda row: row[:3]):
-        score = 0.0
-        if laws:
-            if error >= (1 - gain) * laws[-1].mae or size == laws[-1].complexity:
-                continue
-            fall = math.log(laws[-1].mae / max(error, 1e-300))
-            score = fall / (size - laws[-1].complexity)
-        laws.append(Law(expression, size, error, score))
-    if not laws:
-        raise RegressionError("The search found no expression that is finite on all samples.")
-    return ParetoFront(tuple(laws), seconds)
-
-
-def select(front: ParetoFront) -> Law:
-    """The law with the highest score (paper, section 3: the largest fall of log error)."""
-    return max(front.laws, key=lambda law: law.score)
-
-
-def refine(
-    front: ParetoFront,
-    features: Mapping[str, Float[np.ndarray, " sample"]],
-    target: Float[np.ndarray, " sample"],
-    *,
-    weight: Float[np.ndarray, " sample"] | None = None,
-    gain: float = 0.1,
-    rounds: int = 3,
-    most: int = 400,
-) -> ParetoFront:
-    """Look for simpler or better laws next to those of a front.
-
-    Each law's constants are refitted (soft L1), and so are its variants with one
-    term or factor left out, or constants replaced by near integers; what is on the
-    front of all of these is kept, and the same is done with the newcomers.
-
-    Args:
-        front: the front to start from.
-        features: columns `[sample]` by name.
-        target: `[sample]`.
-        weight: `[sample]`, factors of the absolute errors, or None for 1.
-        gain: as in `make_front`, for the front that is returned.
-        rounds: how often newcomers are refined in turn.
-        most: largest number of refits.
-    """
-    start, seconds = time.perf_counter(), front.seconds
-    weight = np.ones_like(target) if weight is None else weight
-    seen: set[sympy.Expr] = set()
-    for _ in range(rounds):
-        worth = [law.expression for law in front.laws]
-        worth = make_front(worth, features, target, weight=weight, gain=gain)
-        fresh = [law for law in worth.laws if law.expression not in seen]
-        if not fresh:
-            break
-        candidates = [law.expression for law in front.laws]
-        for law in fresh:
-            seen.add(law.expression)
-            for variant in [law.expression, *_variants(law.expression)]:
-                if most > 0:
-                    most -= 1
-                    candidates.append(
-                        _refit(variant, features, target, weight / max(law.mae, 1e-12))
-                    )
-        front = make_front(candidates, features, target, weight=weight)
-    expressions = [law.expression for law in front.laws]
-    seconds += time.perf_counter() - start
-    return make_front(expressions, features, target, weight=weight, gain=gain, seconds=seconds)
-
-
-def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
-    found = []
-    for node in sympy.preorder_traversal(expression):
-        if node.is_Add or node.is_Mul:
-            for k in range(len(node.args)):
-                rest = node.func(*(node.args[:k] + node.args[k + 1 :]))
-                found.append(expression.xreplace({node: rest}))
-    whole = {
-        value: sympy.Integer(round(value))
-        for value in constants(expression)
-        if abs(value) > 0.5 and abs(value - round(value)) < 0.1
-    }
-    found += [expression.xreplace({value: integer}) for value, integer in whole.items()]
-    found.append(expression.xreplace(whole))
-    found += [sympy.factor_terms(variant) for variant in found[-len(whole) - 1 :]]
-    bad = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
-    return [variant for variant in dict.fromkeys(found) if not variant.has(*bad)]
-
-
-def _refit(expression, features, target, weight):
-    """The expression with its constants fitted to the samples, or as it is if that fails."""
-    old = constants(expression)
-    if not old:
-        return expression
-    names = list(features)
-    slots = sympy.symbols(f"_c:{len(old)}")
-    free = expression.xreplace(dict(zip(old, slots, strict=True)))
-    function = to_numpy(free, [*names, *map(str, slots)])
-    columns = [features[name] for name in names]
-    start = np.asarray([float(value) for value in old])
-
-    def residual(values):
-        fixed = [np.full(len(target), value) for value in values]
-        with np.errstate(all="ignore"):
-            error = (function(np.stack([*columns, *fixed], axis=-1)) - target) * weight
-        return np.clip(np.nan_to_num(error, nan=1e10), -1e10, 1e10)
-
-    try:
-        fit = least_squares(
-            residual, start, loss="soft_l1", x_scale=np.maximum(np.abs(start), 1e-3), max_nfev=15
-        )
-    except (ValueError, np.linalg.LinAlgError):
-        return expression
-    return from_jax(expression, fit.x)
-
-
-def check_problem(
-    features: Mapping[str, Float[np.ndarray, " sample"]], target: Float[np.ndarray, " sample"]
-) -> None:
+def check_problem(features: Columns, target: Column) -> None:
     """Raise a `ValueError` for columns that disagree, are not finite, or a constant target."""
     if not features or np.size(target) == 0:
         raise ValueError("Regression needs at least one feature and one sample.")
@@ -259,17 +83,8 @@ class OperonRegressor:
         for name in self.operators:
             check_choice("operator of the operon engine", name, _OPERON_OPERATORS)
 
-    def fit(
-        self,
-        features: Mapping[str, Float[np.ndarray, " sample"]],
-        target: Float[np.ndarray, " sample"],
-    ) -> ParetoFront:
-        """Search; see `Regressor.fit`.
-
-        Raises:
-            ValueError: the columns are unusable.
-            RegressionError: nothing usable was found.
-        """
+    def fit(self, features: Columns, target: Column) -> ParetoFront:
+        """Search; see `Regressor.fit`."""
         from pyoperon.sklearn import SymbolicRegressor
 
         check_problem(features, target)
@@ -330,12 +145,22 @@ def tree_to_sympy(tree: Any, variables: Mapping[int, sympy.Symbol]) -> sympy.Exp
     return stack[-1]
 
 
+# The operators that PySR 2 lists for itself, by their number of arguments.
+_PYSR_BINARY = ("+", "-", "*", "/", "^", "max", "min", "mod", ">", ">=", "<", "<=", "cond")
+_PYSR_BINARY += ("greater", "logical_or", "logical_and")
+_PYSR_UNARY = (*_UNARY, "neg", "inv", "abs", "sign", "square", "cube", "cbrt", "log10", "log2")
+_PYSR_UNARY += ("log1p", "asinh", "acosh", "atanh", "atanh_clip", "erf", "erfc", "gamma", "relu")
+_PYSR_UNARY += ("sinc", "round", "floor", "ceil")
+
+
 @dataclass(frozen=True)
 class PySRRegressor:
     """The engine of the paper's authors, PySR 2.x; needs the extra `pysr` and Julia.
 
     Attributes:
-        operators: names as in `DEFAULT_OPERATORS`, or any that PySR knows.
+        operators: names as in `DEFAULT_OPERATORS`, or others that PySR knows. Define
+            your own in `options`, as PySR's `unary_operators` or `binary_operators`
+            with `extra_sympy_mappings`.
         maxsize: largest complexity, in PySR's own count.
         iterations: PySR's `niterations`.
         loss: loss of one sample in PySR's notation; the default is the absolute error.
@@ -360,9 +185,13 @@ class PySRRegressor:
     cluster_manager: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self):
+        for name in self.operators:
+            check_choice("operator of PySR", name, (*_PYSR_BINARY, *_PYSR_UNARY))
+
     def settings(self) -> dict[str, Any]:
         """The keywords that `pysr.PySRRegressor` is given."""
-        binary = [name for name in self.operators if name in {"+", "-", "*", "/", "^", ">", "<"}]
+        binary = [name for name in self.operators if name in _PYSR_BINARY]
         settings: dict[str, Any] = dict(
             binary_operators=binary,
             unary_operators=[name for name in self.operators if name not in binary],
@@ -387,17 +216,11 @@ class PySRRegressor:
             )
         return settings | dict(self.options)
 
-    def fit(
-        self,
-        features: Mapping[str, Float[np.ndarray, " sample"]],
-        target: Float[np.ndarray, " sample"],
-    ) -> ParetoFront:
+    def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search; see `Regressor.fit`.
 
         Raises:
             ImportError: PySR or Julia is missing; the message says what to install.
-            ValueError: the columns are unusable.
-            RegressionError: nothing usable was found.
         """
         check_problem(features, target)
         pysr = _import_pysr()
@@ -432,16 +255,25 @@ def _import_pysr() -> Any:
 
 
 def make_regressor(name: str, **options: Any) -> Regressor:
-    """The engine of that name with the given attributes; unknown names are an error."""
+    """The engine of that name with the given attributes, once it is sure that it can run.
+
+    Raises:
+        ValueError: an unknown engine or operator.
+        ImportError: PySR or Julia is missing; the message says what to install.
+    """
     check_choice("regressor", name, REGRESSORS)
-    return (OperonRegressor if name == "operon" else PySRRegressor)(**options)
+    if name == "operon":
+        return OperonRegressor(**options)
+    engine = PySRRegressor(**options)
+    _import_pysr()
+    return engine
 
 
 def fit_many(
     regressors: Sequence[Regressor],
-    features: Sequence[Mapping[str, Float[np.ndarray, " sample"]]],
-    targets: Sequence[Float[np.ndarray, " sample"]],
-    weights: Sequence[Float[np.ndarray, " sample"]],
+    features: Sequence[Columns],
+    targets: Sequence[Column],
+    weights: Sequence[Column],
     processes: int | None = None,
 ) -> list[ParetoFront]:
     """Fit one target after another or, in several processes, side by side.

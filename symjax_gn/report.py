@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from symjax_gn.distill import ForceLaw
 from symjax_gn.expressions import rounded
-from symjax_gn.regression import Law
+from symjax_gn.fronts import Law
 from symjax_gn.verdict import Verdict
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
@@ -78,12 +78,11 @@ def law_latex(expression: sympy.Expr) -> str:
     return sympy.latex(rounded(expression), symbol_names=names)
 
 
-def law_record(law: Law, expression: sympy.Expr, target: str) -> dict[str, Any]:
-    """A law as the fields of `report.json`; `expression` is the law in the user's units."""
+def law_record(law: Law) -> dict[str, Any]:
+    """A law as the fields of `report.json`."""
     return dict(
-        target=target,
-        latex=law_latex(expression),
-        sympy=str(expression),
+        latex=law_latex(law.expression),
+        sympy=str(law.expression),
         complexity=law.complexity,
         mae=law.mae,
         score=law.score,
@@ -109,11 +108,9 @@ def make_report(
         seconds: duration of each stage.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
-    if law.scalar is not None:
-        named = [("force towards the sender", law.scalar, law.selected[0])]
-    else:
-        axes = [f"component {k}" for k in range(len(law.components))]
-        named = list(zip(axes, law.components, law.selected, strict=True))
+    targets = ["force towards the sender"]
+    if law.scalar is None:
+        targets = [f"component {k}" for k in range(len(law.components))]
     checks: dict[str, Any] = {}
     gauge = None
     if verdict is not None:
@@ -130,17 +127,14 @@ def make_report(
         checks=checks,
         compared_in=gauge,
         form=law.form,
-        laws=[law_record(chosen, expression, name) for name, expression, chosen in named],
-        components=[str(component) for component in law.components],
-        mae_unit="error / (|target| + 0.1 median |target|), mean over the regression's edges",
-        flattening_power=law.power,
-        fronts=[
-            [
-                dict(sympy=str(x.expression), complexity=x.complexity, mae=x.mae, score=x.score)
-                for x in front.laws
-            ]
-            for front in law.fronts
+        laws=[
+            dict(target=target) | law_record(chosen)
+            for target, chosen in zip(targets, law.selected, strict=True)
         ],
+        components=[str(component) for component in law.components],
+        mae_unit=law.error_unit,
+        flattening_power=law.power,
+        fronts=[[law_record(one) for one in front.laws] for front in law.fronts],
         message_r2=None if message_r2 is None else dict(message_r2),
         test_error=dict(
             value=test_error[0],
@@ -201,13 +195,19 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             f"Of the forces they stand for: {r2['influence']:.6f}.",
             "",
         ]
+    if report["flattening_power"]:
+        lines += [
+            f"During the search targets were multiplied by r^{report['flattening_power']}, so "
+            "that close pairs do not hide the rest; complexities count the laws in that form.",
+            "",
+        ]
     for number, front in enumerate(report["fronts"]):
         lines += [f"## Pareto front {number}", "", "| complexity | error | score | law |"]
         lines += ["|---|---|---|---|"]
         for law in front:
-            text = rounded(sympy.sympify(law["sympy"]))
             lines.append(
-                f"| {law['complexity']} | {law['mae']:.3g} | {law['score']:.2f} | `{text}` |"
+                f"| {law['complexity']} | {law['mae']:.3g} | {law['score']:.2f} "
+                f"| ${law['latex']}$ |"
             )
         lines.append("")
     for file, title in figures.items():

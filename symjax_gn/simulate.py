@@ -1,7 +1,9 @@
 """Trajectories of a `System`, many at once, with diffrax."""
 
 import functools
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +94,9 @@ def solve(
         t0=time[0], t1=time[-1], saveat=diffrax.SaveAt(ts=time), throw=False
     )
     step = (time[1] - time[0]) / substeps
+    # Adaptive steps see a state near one, so that an absolute tolerance fits any units.
+    length, speed = _sizes(body, time[-1] - time[0]) if solver == "adaptive" else (1.0, 1.0)
     if solver == "adaptive":
-        # The state is kept near one, so that an absolute tolerance fits any units.
-        length, speed = _sizes(body, time[-1] - time[0])
 
         def derivative(t, state, args):
             position, velocity = state[0] * length, state[1] * speed
@@ -125,9 +127,7 @@ def solve(
             **options,
         )
     assert solution.ys is not None
-    position, velocity = solution.ys
-    if solver == "adaptive":
-        position, velocity = position * length, velocity * speed
+    position, velocity = solution.ys[0] * length, solution.ys[1] * speed
     accelerations = jax.vmap(accelerate)(position, velocity)
     if solver == "symplectic":
         velocity = velocity - 0.5 * step * accelerations
@@ -154,8 +154,9 @@ def _solve_many(keys, time, *, system, num_nodes, dim, solver, tolerance, subste
         body = jax.tree.map(lambda x: x.astype(time.dtype), system.sample(key, num_nodes, dim))
         options = dict(tolerance=tolerance, substeps=substeps, max_steps=max_steps)
         bodies, accelerations, ok = solve(system, body, time, solver=solver, **options)
-        finite = [jnp.all(jnp.isfinite(x)) for x in (*bodies, accelerations)]
-        return bodies, accelerations, ok & jnp.all(jnp.stack(finite))
+        path = (bodies.position, bodies.velocity, accelerations)
+        finite = [jnp.all(jnp.isfinite(x)) for x in path]
+        return (*path, body.mass, body.charge), ok & jnp.all(jnp.stack(finite))
 
     return jax.vmap(one)(keys)
 
@@ -232,27 +233,41 @@ def simulate(
         )
 
     time = dt * np.arange(num_outputs)
-    chunk = min(_CHUNK, num_simulations)
+    chunk = min(_CHUNK if jax.default_backend() == "cpu" else 64 * _CHUNK, num_simulations)
     starts = range(0, num_simulations, chunk)
     # The last chunk is filled up, so that every chunk has one shape and compiles once.
     keys = jax.random.split(key, chunk * len(starts))
-    parts = []
-    with tqdm(total=num_simulations, desc="simulate", disable=not progress) as bar:
-        for start in starts:
-            part = _solve_many(
-                keys[start : start + chunk],
-                jnp.asarray(time, dtype),
-                system=system,
-                num_nodes=num_nodes,
-                dim=dim,
-                solver=solver,
-                tolerance=tolerance,
-                substeps=substeps,
-                max_steps=max_steps,
-            )
-            parts.append(jax.tree.map(np.asarray, part))
-            bar.update(min(chunk, num_simulations - start))
-    bodies, accelerations, ok = jax.tree.map(lambda *x: np.concatenate(x)[:num_simulations], *parts)
+    times, error = jnp.asarray(time, dtype), jnp.asarray(tolerance, dtype)
+    solve_chunk = _solve_many.lower(
+        keys[:chunk],
+        times,
+        system=system,
+        num_nodes=num_nodes,
+        dim=dim,
+        solver=solver,
+        tolerance=error,
+        substeps=substeps,
+        max_steps=max_steps,
+    ).compile()
+    vectors = (num_simulations, num_outputs, num_nodes, dim)
+    fields = [np.empty(vectors, dtype) for _ in range(3)]
+    fields += [np.empty((num_simulations, num_nodes), dtype) for _ in range(2)]
+    ok = np.empty(num_simulations, bool)
+
+    def run(start, keys):
+        *found, good = jax.tree.leaves(solve_chunk(keys, times, tolerance=error))
+        here = slice(start, min(start + chunk, num_simulations))
+        for whole, part in zip([*fields, ok], [*found, good], strict=True):
+            whole[here] = np.asarray(part)[: here.stop - here.start]
+        return here.stop - here.start
+
+    # One chunk keeps one core busy.
+    with (
+        tqdm(total=num_simulations, desc="simulate", disable=not progress) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for done in pool.map(run, starts, [keys[k : k + chunk] for k in starts]):
+            bar.update(done)
 
     failed = int(np.sum(~ok))
     if failed > max_failed * num_simulations:
@@ -268,12 +283,5 @@ def simulate(
             SimulationWarning,
             stacklevel=2,
         )
-    return Trajectory(
-        time=time,
-        position=bodies.position[ok],
-        velocity=bodies.velocity[ok],
-        acceleration=accelerations[ok],
-        mass=bodies.mass[ok, 0],
-        charge=bodies.charge[ok, 0],
-        failed=failed,
-    )
+        fields = [field[ok] for field in fields]
+    return Trajectory(time, *fields, failed=failed)

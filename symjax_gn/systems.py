@@ -13,6 +13,7 @@ Quantities carry the user's units; the built-in systems are dimensionless.
 """
 
 import difflib
+import functools
 import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -247,6 +248,7 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
 
 
+@functools.lru_cache
 def check_system(system: System, num_nodes: int, dim: int) -> None:
     """Raise a clear error if `system` cannot be simulated with these sizes.
 
@@ -323,8 +325,8 @@ def _check_potentials(system, body, senders, receivers):
                     f"{bad} of {len(senders)} sampled pairs; it must be finite at ordinary "
                     "distances, and so must both branches of a jnp.where."
                 )
-    energy = np.asarray(found[0][0])
-    difference = np.abs(energy - np.asarray(exchanged))
+    energy, exchanged = np.asarray(found[0][0]), np.asarray(exchanged)
+    difference = np.abs(energy - exchanged)
     worst = np.argmax(difference)
     if difference[worst] > 1e-4 * np.max(np.abs(energy)):
         raise ValueError(

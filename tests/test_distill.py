@@ -115,6 +115,29 @@ def test_bad_options(options, message):
         distill(planted(spring), [ENGINE], **options)
 
 
+def test_coincident_pairs_are_left_out():
+    table = planted(spring)
+    features = {name: column.copy() for name, column in table.features.items()}
+    for name in ("dx", "dy", "r"):
+        features[name][:5] = 0.0
+    found = distill(table._replace(features=features), [ENGINE], processes=1)
+    assert found.form == "central"
+    assert found.selected[0].complexity == 5
+    together = {name: 0 * column for name, column in features.items()}
+    with pytest.raises(ValueError, match="All pairs of the table coincide"):
+        distill(table._replace(features=together), [ENGINE])
+
+
+def test_fronts_are_in_the_users_units():
+    table = planted(gravity, 1.5e11, 2e30, 3.5e22)
+    found = distill(table, [ENGINE], processes=1)
+    assert found.selected[0] in found.fronts[0].laws
+    assert found.selected[0].expression == found.scalar
+    assert found.error_unit.endswith("after multiplication by r^2")
+    plain = distill(planted(spring), [ENGINE], relative_error=False, processes=1)
+    assert plain.error_unit == "target"
+
+
 def test_no_engine():
     with pytest.raises(ValueError, match="at least one regressor"):
         distill(planted(spring), [])

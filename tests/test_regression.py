@@ -6,16 +6,13 @@ import sympy
 
 from symjax_gn import regression
 from symjax_gn.expressions import to_numpy
+from symjax_gn.fronts import refine, select
 from symjax_gn.regression import (
     OperonRegressor,
     PySRRegressor,
-    RegressionError,
     check_problem,
     fit_many,
-    make_front,
     make_regressor,
-    refine,
-    select,
 )
 
 RNG = np.random.default_rng(0)
@@ -114,39 +111,6 @@ def test_searches_run_side_by_side():
     assert all(select(front).mae < 0.05 for front in fronts)
 
 
-def test_front_and_score():
-    expressions = [R, R + 0.0 * M, 2 * R, M * (2 * R - 1.98), sympy.log(R - 10), 2.0 * R - 1.0]
-    front = make_front(expressions, FEATURES, TARGET)
-    assert front.laws[0].complexity == 1
-    assert all(law.expression != sympy.log(R - 10) for law in front.laws)
-    best = front.laws[-1]
-    assert best.expression == M * (2 * R - 1.98)
-    before = front.laws[-2]
-    slope = np.log(before.mae / best.mae) / (best.complexity - before.complexity)
-    assert best.score == pytest.approx(slope)
-    assert select(front) == best
-
-
-def test_weights_and_gain():
-    weight = np.where(FEATURES["r"] > 1, 0.0, 1.0)
-    target = np.where(FEATURES["r"] > 1, 100.0, FEATURES["r"])
-    assert make_front([R, M], FEATURES, target, weight=weight).laws[0].mae == pytest.approx(0.0)
-    close = [R, 1.01 * R]
-    assert len(make_front(close, FEATURES, 1.02 * FEATURES["r"]).laws) == 2
-    assert len(make_front(close, FEATURES, 1.02 * FEATURES["r"], gain=0.6).laws) == 1
-
-
-def test_refinement_drops_what_does_not_matter():
-    cluttered = M * (2.03 * R - 1.9 + 0.0004 * M) + 0.0003 * R
-    front = refine(make_front([cluttered], FEATURES, TARGET), FEATURES, TARGET)
-    assert any(law.complexity <= 7 and law.mae < 2e-3 for law in front.laws)
-
-
-def test_nothing_usable_is_an_error():
-    with pytest.raises(RegressionError, match="no expression that is finite"):
-        make_front([sympy.log(-R)], FEATURES, TARGET)
-
-
 @pytest.mark.parametrize(
     ("features", "target", "message"),
     [
@@ -169,6 +133,8 @@ def test_unknown_names():
         make_regressor("opern")
     with pytest.raises(ValueError, match="Unknown operator of the operon engine '>'"):
         OperonRegressor(operators=("+", ">"))
+    with pytest.raises(ValueError, match="Unknown operator of PySR 'sqr'. Did you mean 'sqrt'"):
+        PySRRegressor(operators=("+", "sqr"))
 
 
 def test_pysr_settings():
@@ -220,6 +186,8 @@ def test_pysr_missing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pysr", None)
     with pytest.raises(ImportError, match=r'pip install "symjax_gn\[pysr\]".*OperonRegressor'):
         PySRRegressor().fit(FEATURES, TARGET)
+    with pytest.raises(ImportError, match="needs PySR"):
+        make_regressor("pysr")
 
 
 def test_pysr_without_julia_says_so(monkeypatch):

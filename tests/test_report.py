@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from symjax_gn import report
 from symjax_gn.distill import ForceLaw
-from symjax_gn.regression import Law, ParetoFront
+from symjax_gn.fronts import Law, ParetoFront
 
 R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
 
@@ -14,7 +14,8 @@ R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
 def contents(recovered=None):
     law = Law(2.00012345 * R - 1.98, 5, 0.01, 1.5)
     front = ParetoFront((Law(R, 1, 0.8, 0.0), law), 3.0)
-    force = ForceLaw("central", (law.expression * DX / R,), law.expression, (law,), (front,), 0)
+    components = (law.expression * DX / R,)
+    force = ForceLaw("central", components, law.expression, (law,), (front,), 2, "|target|")
     made = report.make_report(
         law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
         seconds={"total": 1.0}, system="mine.npz", dim=2, n=4, strategy="bottleneck",
@@ -39,7 +40,8 @@ def test_files(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "no verdict" in text
     assert "![A title](one.png)" in text
-    assert "| 5 | 0.01 | 1.50 |" in text
+    assert "| 5 | 0.01 | 1.50 | $2.0 r - 1.98$ |" in text
+    assert "multiplied by r^2" in text
 
 
 @pytest.mark.parametrize(("recovered", "words"), [(True, "**Recovered**"), (False, "**Not rec")])

@@ -1,0 +1,194 @@
+"""Pareto fronts of laws: rating, selection by score, refinement.
+
+What makes the fronts of different engines comparable is done here: SymPy expressions,
+our own complexity, mean absolute error in float64, score.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+from scipy.optimize import least_squares
+
+from symjax_gn.expressions import complexity, constants, from_jax, to_numpy
+
+Column = Float[np.ndarray, " sample"]
+Columns = Mapping[str, Column]
+
+
+class Law(NamedTuple):
+    """One expression of a Pareto front."""
+
+    expression: sympy.Expr
+    """The law, of the features' names."""
+    complexity: int
+    """See `expressions.complexity`."""
+    mae: float
+    """Mean absolute error on the regression's samples, in the target's unit."""
+    score: float
+    """Fall of log(mae) per unit of complexity from the next simpler law; the first 0."""
+
+
+class ParetoFront(NamedTuple):
+    """The best law of each complexity, simplest first; errors fall strictly."""
+
+    laws: tuple[Law, ...]
+    seconds: float
+    """Time of the search."""
+
+
+class RegressionError(RuntimeError):
+    """A search ended without a usable expression."""
+
+
+def make_front(
+    expressions: Iterable[sympy.Expr],
+    features: Columns,
+    target: Column,
+    *,
+    weight: Column | None = None,
+    gain: float = 0.0,
+    seconds: float = 0.0,
+) -> ParetoFront:
+    """The Pareto front of the given expressions on the given samples.
+
+    Args:
+        expressions: candidates; those that are not finite on some sample are dropped.
+        features: columns `[sample]` by name.
+        target: `[sample]`.
+        weight: `[sample]`, factors of the absolute errors, or None for 1.
+        gain: smallest relative fall of the error that earns a more complex law its
+            place; without it, laws that differ by nothing that matters would make the
+            steps between which the score is measured arbitrarily short.
+        seconds: time of the search, kept in the result.
+
+    Raises:
+        RegressionError: no expression is usable.
+    """
+    names = list(features)
+    weight = np.ones_like(target) if weight is None else weight
+    columns = np.stack([features[name] for name in names], axis=-1)
+    rated = []
+    for expression in set(expressions):
+        if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+            continue
+        value = to_numpy(expression, names)(columns)
+        if np.all(np.isfinite(value)):
+            error = float(np.average(np.abs(value - target) * weight))
+            rated.append((complexity(expression), error, str(expression), expression))
+    laws: list[Law] = []
+    for size, error, _, expression in sorted(rated, key=lambda row: row[:3]):
+        score = 0.0
+        if laws:
+            if error >= (1 - gain) * laws[-1].mae or size == laws[-1].complexity:
+                continue
+            fall = math.log(laws[-1].mae / max(error, 1e-300))
+            score = fall / (size - laws[-1].complexity)
+        laws.append(Law(expression, size, error, score))
+    if not laws:
+        raise RegressionError("The search found no expression that is finite on all samples.")
+    return ParetoFront(tuple(laws), seconds)
+
+
+def select(front: ParetoFront) -> Law:
+    """The law with the highest score (paper, section 3: the largest fall of log error)."""
+    return max(front.laws, key=lambda law: law.score)
+
+
+def refine(
+    front: ParetoFront,
+    features: Columns,
+    target: Column,
+    *,
+    weight: Column | None = None,
+    gain: float = 0.1,
+    rounds: int = 3,
+    most: int = 400,
+) -> ParetoFront:
+    """Look for simpler or better laws next to those of a front.
+
+    Each law's constants are refitted (soft L1), and so are its variants with one
+    term or factor left out, or constants replaced by near integers; what is on the
+    front of all of these is kept, and the same is done with the newcomers.
+
+    Args:
+        front: the front to start from.
+        features: columns `[sample]` by name.
+        target: `[sample]`.
+        weight: `[sample]`, factors of the absolute errors, or None for 1.
+        gain: as in `make_front`, for the front that is returned.
+        rounds: how often newcomers are refined in turn.
+        most: largest number of refits.
+    """
+    start, seconds = time.perf_counter(), front.seconds
+    weight = np.ones_like(target) if weight is None else weight
+    seen: set[sympy.Expr] = set()
+    for _ in range(rounds):
+        worth = [law.expression for law in front.laws]
+        worth = make_front(worth, features, target, weight=weight, gain=gain)
+        fresh = [law for law in worth.laws if law.expression not in seen]
+        if not fresh:
+            break
+        candidates = [law.expression for law in front.laws]
+        for law in fresh:
+            seen.add(law.expression)
+            for variant in [law.expression, *_variants(law.expression)]:
+                if most > 0:
+                    most -= 1
+                    candidates.append(
+                        _refit(variant, features, target, weight / max(law.mae, 1e-12))
+                    )
+        front = make_front(candidates, features, target, weight=weight)
+    expressions = [law.expression for law in front.laws]
+    seconds += time.perf_counter() - start
+    return make_front(expressions, features, target, weight=weight, gain=gain, seconds=seconds)
+
+
+def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
+    found = []
+    for node in sympy.preorder_traversal(expression):
+        if node.is_Add or node.is_Mul:
+            for k in range(len(node.args)):
+                rest = node.func(*(node.args[:k] + node.args[k + 1 :]))
+                found.append(expression.xreplace({node: rest}))
+    whole = {
+        value: sympy.Integer(round(value))
+        for value in constants(expression)
+        if abs(value) > 0.5 and abs(value - round(value)) < 0.1
+    }
+    found += [expression.xreplace({value: integer}) for value, integer in whole.items()]
+    found.append(expression.xreplace(whole))
+    found += [sympy.factor_terms(variant) for variant in found[-len(whole) - 1 :]]
+    bad = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
+    return [variant for variant in dict.fromkeys(found) if not variant.has(*bad)]
+
+
+def _refit(expression, features, target, weight):
+    """The expression with its constants fitted to the samples, or as it is if that fails."""
+    old = constants(expression)
+    if not old:
+        return expression
+    names = list(features)
+    slots = sympy.symbols(f"_c:{len(old)}")
+    free = expression.xreplace(dict(zip(old, slots, strict=True)))
+    function = to_numpy(free, [*names, *map(str, slots)])
+    columns = [features[name] for name in names]
+    start = np.asarray([float(value) for value in old])
+
+    def residual(values):
+        fixed = [np.full(len(target), value) for value in values]
+        with np.errstate(all="ignore"):
+            error = (function(np.stack([*columns, *fixed], axis=-1)) - target) * weight
+        return np.clip(np.nan_to_num(error, nan=1e10), -1e10, 1e10)
+
+    try:
+        fit = least_squares(
+            residual, start, loss="soft_l1", x_scale=np.maximum(np.abs(start), 1e-3), max_nfev=15
+        )
+    except (ValueError, np.linalg.LinAlgError):
+        return expression
+    return from_jax(expression, fit.x)

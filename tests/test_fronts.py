@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.fronts import RegressionError, make_front, refine, select
+
+RNG = np.random.default_rng(0)
+FEATURES = {"r": RNG.uniform(0.5, 3, 400), "m_i": RNG.uniform(0.5, 2, 400)}
+R, M = sympy.symbols("r m_i")
+TARGET = FEATURES["m_i"] * (2 * FEATURES["r"] - 1.98) + 1e-3 * RNG.normal(size=400)
+
+
+def test_front_and_score():
+    expressions = [R, R + 0.0 * M, 2 * R, M * (2 * R - 1.98), sympy.log(R - 10), 2.0 * R - 1.0]
+    front = make_front(expressions, FEATURES, TARGET)
+    assert front.laws[0].complexity == 1
+    assert all(law.expression != sympy.log(R - 10) for law in front.laws)
+    best = front.laws[-1]
+    assert best.expression == M * (2 * R - 1.98)
+    before = front.laws[-2]
+    slope = np.log(before.mae / best.mae) / (best.complexity - before.complexity)
+    assert best.score == pytest.approx(slope)
+    assert select(front) == best
+
+
+def test_weights_and_gain():
+    weight = np.where(FEATURES["r"] > 1, 0.0, 1.0)
+    target = np.where(FEATURES["r"] > 1, 100.0, FEATURES["r"])
+    assert make_front([R, M], FEATURES, target, weight=weight).laws[0].mae == pytest.approx(0.0)
+    close = [R, 1.01 * R]
+    assert len(make_front(close, FEATURES, 1.02 * FEATURES["r"]).laws) == 2
+    assert len(make_front(close, FEATURES, 1.02 * FEATURES["r"], gain=0.6).laws) == 1
+
+
+def test_refinement_drops_what_does_not_matter():
+    cluttered = M * (2.03 * R - 1.9 + 0.0004 * M) + 0.0003 * R
+    front = refine(make_front([cluttered], FEATURES, TARGET), FEATURES, TARGET)
+    assert any(law.complexity <= 7 and law.mae < 2e-3 for law in front.laws)
+
+
+def test_nothing_usable_is_an_error():
+    with pytest.raises(RegressionError, match="no expression that is finite"):
+        make_front([sympy.log(-R)], FEATURES, TARGET)
