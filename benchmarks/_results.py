@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from symjax_gn.report import versions, write_text
+from symjax_gn.report import open_folder, versions, write_text
 
 
 def meta():
@@ -29,6 +29,12 @@ def meta():
         versions=versions(),
         date=datetime.date.today().isoformat(),
     )
+
+
+def open_out(path):
+    """Make the folder of an output file, or fail before anything runs."""
+    if path:
+        open_folder(Path(path).parent)
 
 
 def save(path, rows):

@@ -15,13 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from _results import meta, save
+from _results import meta, open_out, save
 
 ROOT = Path(__file__).parent.parent
 CASES = {
     "spring": (["--system", "spring"], range(5)),
     "r1": (["--system", "r1"], range(3)),
-    "yukawa": (["--system", str(Path("examples") / "yukawa.py")], range(3)),
+    "yukawa": (["--system", "examples/yukawa.py"], range(3)),
 }
 
 
@@ -35,7 +35,8 @@ def run(name, options, seed):
         )
         seconds = time.perf_counter() - start
         if result.returncode:
-            raise RuntimeError(result.stderr.strip().splitlines()[-1])
+            said = result.stderr.strip().splitlines() or ["it said nothing"]
+            raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}: {said[-1]}")
         report = json.loads((Path(folder) / "report.json").read_text())
     return dict(
         name=f"{name}-2 seed {seed}",
@@ -57,8 +58,10 @@ def main():
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the case's own")
     parser.add_argument("--out", help="JSON file; kept up to date after every run")
     args = parser.parse_args()
+    open_out(args.out)
     rows = []
     if args.out and Path(args.out).exists():
         rows = json.loads(Path(args.out).read_text())["rows"]
@@ -66,7 +69,7 @@ def main():
     print("|---|---|---|---|---|---|---|")
     for case in args.cases:
         options, seeds = CASES[case]
-        for seed in seeds:
+        for seed in args.seeds or seeds:
             row = next((r for r in rows if r["name"] == f"{case}-2 seed {seed}"), None)
             if row is None:
                 row = run(case, options, seed)

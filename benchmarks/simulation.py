@@ -16,7 +16,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _results import save
+from _results import open_out, save
 
 from symjax_gn.simulate import SOLVERS, simulate, solve
 from symjax_gn.systems import SYSTEMS, Body, energy
@@ -74,6 +74,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out")
     args = parser.parse_args()
+    open_out(args.out)
     many, loop = measure_speed(args.count, args.sample, args.repeats)
     rows = [
         dict(

@@ -17,9 +17,13 @@ import jax
 
 from symjax_gn import distill, graphs, messages, plots, regression, report, train, verdict
 from symjax_gn.expressions import rounded
+from symjax_gn.fronts import RegressionError
 from symjax_gn.losses import LOSSES, STRATEGIES
 from symjax_gn.simulate import SOLVERS, SimulationError, simulate
-from symjax_gn.systems import SYSTEMS, check_choice, get_system, load_system
+from symjax_gn.systems import SYSTEMS, check_at_least, check_choice, get_system, load_system
+
+COUNTS = dict(simulations=3, outputs=2, every=1, steps=1, width=1, depth=1, searches=1)
+COUNTS |= dict(evaluations=1, iterations=1)
 
 
 def parse(argv):
@@ -89,8 +93,10 @@ def regressors(args):
 def discover(args):
     """Run the whole path and write the report; returns the report."""
     check_choice("strategy", args.strategy, STRATEGIES)
-    check_choice("gauge", args.gauge, distill.GAUGES)
-    check_choice("form", args.form, distill.FORMS)
+    check_choice("loss", args.loss, LOSSES)
+    distill.check_form(args.gauge, args.form)
+    for name, least in COUNTS.items():
+        check_at_least(f"--{name}", getattr(args, name), least)
     engines = regressors(args)
     folder = report.open_folder(args.out)
     keys = jax.random.split(jax.random.key(args.seed), 5)
@@ -161,7 +167,11 @@ def discover(args):
     if law.form == "central":
         figures["law.png"] = ("The law and the messages", plots.plot_law(law, table))
     for k, front in enumerate(law.fronts):
-        figures[f"pareto_{k}.png"] = (f"Pareto front {k}", plots.plot_front(front))
+        figures[f"pareto_{k}.png"] = (
+            f"Pareto front {k}",
+            plots.plot_front(front, law.error_unit),
+        )
+    titles = report.save_figures(folder, figures)
     lap("report")
     seconds["total"] = clock[-1] - clock[0]
     contents = report.make_report(
@@ -179,7 +189,7 @@ def discover(args):
         derived=list(trajectory.derived),
         failed_simulations=trajectory.failed,
     )
-    report.write_report(folder, contents, figures)
+    report.write_report(folder, contents, titles)
     for axis, component in zip("xyz", law.components, strict=False):
         print(f"force on i from j, {axis}: {rounded(component)}")
     said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
@@ -198,7 +208,7 @@ def main(argv=None):
         ImportError,
         SimulationError,
         train.TrainingError,
-        regression.RegressionError,
+        RegressionError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

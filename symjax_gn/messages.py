@@ -15,6 +15,9 @@ from symjax_gn.train import Trained, predict, significance
 AXES = ("x", "y", "z")
 GAUGES = ("1", "1/m_i", "fitted")
 
+# Graphs looked at together: enough to fill vector units, few enough for any memory.
+_BATCH = 500
+
 
 class MessageTable(NamedTuple):
     """Sampled edges: what was sent along them, and the features it may depend on."""
@@ -138,16 +141,23 @@ def record_messages(
             depends on it.
 
     Raises:
-        ValueError: a kept component is constant or not finite, or too few are left.
+        ValueError: a kept component is constant or not finite, or fewer are in use.
     """
     dim = trained.model.dim
     num_components = dim if num_components is None else num_components
     data = normalise(dataset, trained.scales)
     graph, edge = sample_pairs(key, dataset, num_edges)
-    order = rank_components(trained, take(data, graph[:1000]))[:num_components]
+    left = int(np.count_nonzero(trained.mask))
+    if not 1 <= num_components <= left:
+        raise ValueError(
+            f"num_components must be from 1 to the {left} message components in use, "
+            f"got {num_components}."
+        )
+    order = rank_components(trained, take(data, graph[:_BATCH]))[:num_components]
     receivers = jnp.asarray(data.receivers)
 
-    def one(nodes, edge):
+    def one(pair):
+        nodes, edge = pair
         prediction = trained.model.apply(
             trained.params, nodes, data.senders, receivers, trained.mask
         )
@@ -163,7 +173,8 @@ def record_messages(
         message = messages[edge][order]
         return message, body.mass * (jacobian @ message)
 
-    messages, influence = jax.jit(jax.vmap(one))(take(data, graph).nodes, edge)
+    pairs = (take(data, graph).nodes, edge)
+    messages, influence = jax.jit(lambda x: jax.lax.map(one, x, batch_size=_BATCH))(pairs)
     messages = np.asarray(messages, np.float64)
     check_messages(messages, order)
     receiver, sender = pair_bodies(dataset, graph, edge)

@@ -222,16 +222,33 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     return "\n".join(lines)
 
 
-def write_report(
-    folder: Path, report: Mapping[str, Any], figures: Mapping[str, tuple[str, Figure]]
-) -> None:
-    """Write `report.json`, `report.md` and the figures (title and figure by file name)."""
+def save_figures(folder: Path, figures: Mapping[str, tuple[str, Figure]]) -> dict[str, str]:
+    """Save figures (title and figure by file name) and return the titles by file name.
+
+    Figures of an earlier report in the folder that are not among these are removed.
+    """
+    for file in _figures_of(folder / "report.json"):
+        if file not in figures:
+            (folder / file).unlink(missing_ok=True)
     for file, (_, figure) in figures.items():
         save_figure(folder / file, figure)
-    titles = {file: title for file, (title, _) in figures.items()}
-    write_text(folder / "report.md", report_markdown(report, titles))
-    text = json.dumps(_finite(report), indent=2, allow_nan=False)
-    write_text(folder / "report.json", text + "\n")
+    return {file: title for file, (title, _) in figures.items()}
+
+
+def write_report(folder: Path, report: Mapping[str, Any], figures: Mapping[str, str]) -> None:
+    """Write `report.md` and `report.json`; `figures` is what `save_figures` returned."""
+    write_text(folder / "report.md", report_markdown(report, figures))
+    contents = _finite(dict(report, figures=list(figures)))
+    write_text(folder / "report.json", json.dumps(contents, indent=2, allow_nan=False) + "\n")
+
+
+def _figures_of(path: Path) -> list[str]:
+    """Names of the figures that an earlier report in the same folder lists."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if Path(name).name == name and name.endswith(".png")]
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from symjax_gn.systems import Body, System, acceleration, check_choice, check_system
+from symjax_gn.systems import Body, System, acceleration, check_at_least, check_choice, check_system
 
 SOLVERS = ("adaptive", "symplectic")
 
@@ -210,13 +210,9 @@ def simulate(
     dt = system.dt if dt is None else dt
     check_choice("solver", solver, SOLVERS)
     check_system(system, num_nodes, dim)
-    for name, value, least in (
-        ("num_simulations", num_simulations, 1),
-        ("num_outputs", num_outputs, 2),
-        ("substeps", substeps, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    check_at_least("num_simulations", num_simulations, 1)
+    check_at_least("num_outputs", num_outputs, 2)
+    check_at_least("substeps", substeps, 1)
     if not dt > 0:
         raise ValueError(f"dt must be positive, got {dt}.")
     if solver == "symplectic" and system.drag != 0:

@@ -248,6 +248,12 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
 
 
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raise a `ValueError` that names the argument unless its value is at least `least`."""
+    if not value >= least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
 @functools.lru_cache
 def check_system(system: System, num_nodes: int, dim: int) -> None:
     """Raise a clear error if `system` cannot be simulated with these sizes.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from symjax_gn import losses
 from symjax_gn.graphs import Dataset, Scales, measure_scales, normalise, take
 from symjax_gn.models import GraphNet, Prediction
-from symjax_gn.systems import check_body, check_choice, check_edges
+from symjax_gn.systems import check_at_least, check_body, check_choice, check_edges
 
 OPTIMIZERS = ("muon", "adam")
 _DEFAULT_WEIGHT = {"l1": 1e-2, "kl": 1e-2}
@@ -73,8 +73,8 @@ class TrainingError(RuntimeError):
     """Training left finite numbers.
 
     Attributes:
-        step: steps done when it was noticed.
-        params: the last good parameters.
+        step: the step whose loss or update was not finite, counted from 1.
+        params: the last good parameters, those at the last report before it.
     """
 
     def __init__(self, message: str, step: int, params: Any):
@@ -207,12 +207,13 @@ def _interval(
         kept = losses.kept_components(state.step / total, model.message_dim, model.dim)
         state = state._replace(mask=losses.prune(state.mask, significance(prediction), kept))
     error = jnp.abs(prediction.acceleration - validation.acceleration)
-    finite = [jnp.all(jnp.isfinite(x)) for x in (info, state.params) for x in jax.tree.leaves(x)]
+    usable = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
     report = (
         jnp.mean(info.loss),
         jnp.mean(jnp.sum(error, axis=(1, 2))),
         jnp.std(prediction.messages, axis=(0, 1)),
-        jnp.all(jnp.stack(finite)),
+        jnp.isfinite(info.loss) & jnp.isfinite(info.penalty),
+        jnp.all(jnp.stack(usable)),
     )
     return state, report
 
@@ -266,8 +267,7 @@ def fit(
     check_choice("strategy", strategy, losses.STRATEGIES)
     check_choice("loss", loss, losses.LOSSES)
     for name, value in (("steps", steps), ("batch_size", batch_size), ("intervals", intervals)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(name, value, 1)
     for name, part in (("train", train), ("validation", validation)):
         _check_dataset(name, part)
     dim = train.acceleration.shape[-1]
@@ -307,13 +307,14 @@ def fit(
                 batch_size=batch_size,
                 total=total,
             )
-            value, error, spread, finite = jax.tree.map(np.asarray, report)
-            if not finite:
+            value, error, spread, finite, usable = jax.tree.map(np.asarray, report)
+            if not (usable and np.all(finite)):
+                bad = done if np.all(finite) else done - length + 1 + int(np.argmin(finite))
                 raise TrainingError(
-                    f"The training loss was not finite between steps {done - length} and {done}; "
-                    "lower the learning rate or look for outliers in the data. The last good "
-                    "parameters are in the `params` of this error.",
-                    done,
+                    f"Training was not finite at step {bad}; lower the learning rate or look for "
+                    f"outliers in the data. The last good parameters, of step {done - length}, "
+                    "are in the `params` of this error.",
+                    bad,
                     state.params,
                 )
             state = new_state

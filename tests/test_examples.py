@@ -75,9 +75,18 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
         (["--data", "none.npz"], "none.npz"),
         (["--gauge", "none"], "Unknown gauge"),
         (["--form", "none"], "Unknown form"),
+        (["--form", "central", "--gauge", "messages"], "Raw messages have no direction"),
+        (["--loss", "squared"], "Unknown loss"),
+        (["--searches", "0"], "--searches must be at least 1"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--simulations", "2"], "--simulations must be at least 3"),
+        (["--regressor", "pysr"], "pip install"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(script, tmp_path, capsys, options, message):
+def test_bad_input_is_one_line_and_exit_code_2(
+    script, tmp_path, capsys, monkeypatch, options, message
+):
+    monkeypatch.setitem(sys.modules, "pysr", None)
     assert script.main([*options, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

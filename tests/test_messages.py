@@ -113,6 +113,11 @@ def test_messages_without_anything_to_say():
         messages.check_messages(np.zeros((0, 2)), names)
 
 
+def test_more_components_than_are_in_use(trained, spring_parts):
+    with pytest.raises(ValueError, match="from 1 to the 2 message components in use, got 3"):
+        record_messages(jax.random.key(0), trained, spring_parts[0], num_components=3)
+
+
 def test_r2_needs_a_known_law():
     with pytest.raises(ValueError, match="law is known"):
         message_r2(table(FORCE)._replace(force=None))

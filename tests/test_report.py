@@ -27,7 +27,11 @@ def contents(recovered=None):
 def test_files(tmp_path):
     figure = Figure()
     figure.subplots().plot([0, 1])
-    report.write_report(tmp_path, contents(), {"one.png": ("A title", figure)})
+    old = report.save_figures(tmp_path, {"old.png": ("An old one", figure)})
+    report.write_report(tmp_path, contents(), old)
+    titles = report.save_figures(tmp_path, {"one.png": ("A title", figure)})
+    assert titles == {"one.png": "A title"}
+    report.write_report(tmp_path, contents(), titles)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "one.png", "report.json", "report.md",
     ]  # fmt: skip
