@@ -68,7 +68,7 @@ def parse(argv):
         default=list(regression.DEFAULT_OPERATORS),
         help="operators a law may use",
     )
-    search.add_argument("--searches", type=int, default=2, help="searches per target")
+    search.add_argument("--searches", type=int, default=6, help="most searches per target")
     search.add_argument("--evaluations", type=int, default=100_000, help="per search (operon)")
     search.add_argument("--iterations", type=int, default=40, help="per search (pysr)")
     search.add_argument("--gauge", default="influence", help=" or ".join(distill.GAUGES))
@@ -153,12 +153,26 @@ def discover(args):
 
     table = messages.record_messages(keys[3], trained, training, system=system)
     law = distill.distill(table, engines, gauge=args.gauge, form=args.form)
+    features = ["m_i", "q_i"]
+    if trained.model.external_field:
+        features += [f"{axis}_i" for axis in "xyz"[:dim]]
+    alone = distill.distill_one_body(table, engines, features=features)
+    small = regression.OperonRegressor(evaluations=20_000, max_length=12, seed=args.seed)
+    gauge_law = distill.distill_gauge(table, small)
     lap("regress")
 
-    r2 = judged = None
+    r2 = judged = alone_check = None
     if system is not None:
         r2 = messages.message_r2(table)
-        judged = verdict.judge(keys[4], law.components, system, training, test)
+        judged = verdict.judge(
+            keys[4],
+            law.components,
+            system,
+            training,
+            test,
+            num_components=len(table.components),
+        )
+        alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, dim)),
@@ -180,6 +194,9 @@ def discover(args):
         message_r2=r2,
         test_error=test_error,
         seconds=seconds,
+        one_body=alone,
+        one_body_check=alone_check,
+        gauge_law=gauge_law,
         system=args.data or (system.name if system else None),
         dim=dim,
         n=num_nodes,
@@ -192,6 +209,9 @@ def discover(args):
     report.write_report(folder, contents, titles)
     for axis, component in zip("xyz", law.components, strict=False):
         print(f"force on i from j, {axis}: {rounded(component)}")
+    if alone.form != "none":
+        for axis, component in zip("xyz", alone.components, strict=False):
+            print(f"force on i alone, {axis}: {rounded(component)}")
     said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
     print(f"{said[contents['recovered']]}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
     return contents

@@ -1,21 +1,22 @@
-"""From recorded messages to a force law: what to regress, on what, and back to units."""
+"""From recorded messages to laws: what to regress, on what, and back to units."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
 from jaxtyping import Float
 
 from symjax_gn.fronts import Law, ParetoFront, make_front, select
-from symjax_gn.messages import AXES, MessageTable
+from symjax_gn.messages import AXES, MessageTable, take_edges
 from symjax_gn.regression import Regressor, fit_many
 from symjax_gn.systems import check_choice
 
 FORMS = ("auto", "central", "components")
 GAUGES = ("influence", "messages")
 DEFAULT_FEATURES = ("m_i", "m_j", "q_i", "q_j")
+_SEARCHES_AT_ONCE = 2
 
 
 class ForceLaw(NamedTuple):
@@ -36,6 +37,21 @@ class ForceLaw(NamedTuple):
     """Power of the distance that the targets were multiplied with."""
     error_unit: str
     """What the errors of the fronts are measured in."""
+
+
+class OneBodyLaw(NamedTuple):
+    """What moves a body without any other, in the user's units."""
+
+    form: str
+    """"none", "along velocity" (one scalar law) or "components"."""
+    share: float
+    """Median size of this force over the median size of the force of a pair."""
+    components: tuple[sympy.Expr, ...]
+    """The force along each axis, of the features; zeros for "none"."""
+    selected: tuple[Law, ...]
+    """What the score picked, one per regression."""
+    fronts: tuple[ParetoFront, ...]
+    """One Pareto front per regression."""
 
 
 def noncentral_share(table: MessageTable) -> float:
@@ -85,8 +101,10 @@ def distill(
 
     Args:
         table: what `record_messages` gave.
-        regressors: engines that search for each target in turn and share their
-            findings, e.g. one engine with two seeds.
+        regressors: engines that search for each target and share their findings, e.g.
+            one engine with several seeds. Two search at first; two more follow as long
+            as the law that the score picks errs more than twice as much as the most
+            accurate one found.
         features: names of columns of the table a law may use, besides the distance
             and, unless the form is central, the displacement; constant ones are left out.
         gauge: "influence" regresses the force that a message stands for, "messages"
@@ -126,48 +144,17 @@ def distill(
         names = [*(f"d{axis}" for axis in axes), "r", *features]
     if power is None:
         power = flattening_power(np.linalg.norm(targets, axis=1), r)
-
     low, high = np.quantile(r, [0.01, 0.99])
-    chosen = np.flatnonzero((r >= low) & (r <= high))[:num_samples]
-    units = {name: _power_of_ten(table.scales[name]) for name in names}
-    flat = targets * (r / units["r"])[:, None] ** power
-    target_units = [_power_of_ten(float(np.median(np.abs(column)))) for column in flat.T]
-    columns = {name: table.features[name][chosen] / units[name] for name in names}
-    columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
-    scaled = [column[chosen] / unit for column, unit in zip(flat.T, target_units, strict=True)]
-    size = [np.abs(column) for column in scaled]
-    weights = [1 / (s + 0.1 * np.median(s)) if relative_error else np.ones_like(s) for s in size]
-
-    count = len(regressors)
-    every = [(engine, k) for k in range(len(scaled)) for engine in regressors]
-    found = fit_many(
-        [engine for engine, _ in every],
-        [columns] * len(every),
-        [scaled[k] for _, k in every],
-        [weights[k] for _, k in every],
-        processes,
+    fronts = _search(
+        regressors,
+        {name: table.features[name] for name in names},
+        table.scales,
+        targets,
+        rows=np.flatnonzero((r >= low) & (r <= high))[:num_samples],
+        power=power,
+        relative_error=relative_error,
+        processes=processes,
     )
-
-    def in_units(law: Law, unit: float) -> Law:
-        symbols = {name: sympy.Symbol(name) for name in units}
-        scale = {symbols[n]: symbols[n] / _number(unit) for n, unit in units.items() if unit != 1}
-        flattening = (symbols["r"] / _number(units["r"])) ** power
-        expression = _number(unit) * law.expression.xreplace(scale) / flattening
-        return law._replace(expression=expression)
-
-    fronts = []
-    for k, (target, weight) in enumerate(zip(scaled, weights, strict=True)):
-        mine = found[k * count : (k + 1) * count]
-        front = make_front(
-            [law.expression for front in mine for law in front.laws],
-            columns,
-            target,
-            weight=weight,
-            gain=0.1,
-            seconds=sum(front.seconds for front in mine),
-        )
-        laws = tuple(in_units(law, target_units[k]) for law in front.laws)
-        fronts.append(front._replace(laws=laws))
     selected = tuple(select(front) for front in fronts)
     laws = [law.expression for law in selected]
     scalar = None
@@ -177,7 +164,149 @@ def distill(
     error_unit = "|target| + 0.1 median |target|" if relative_error else "target"
     if power:
         error_unit += f", after multiplication by r^{power}"
-    return ForceLaw(form, tuple(laws), scalar, selected, tuple(fronts), power, error_unit)
+    return ForceLaw(form, tuple(laws), scalar, selected, fronts, power, error_unit)
+
+
+def distill_one_body(
+    table: MessageTable,
+    regressors: Sequence[Regressor],
+    *,
+    features: Sequence[str] = ("m_i", "q_i"),
+    least: float = 0.05,
+    num_samples: int = 1000,
+    processes: int | None = None,
+) -> OneBodyLaw:
+    """Find the law of what the node function adds to the messages: drag, outer fields.
+
+    Args:
+        table: what `record_messages` gave.
+        regressors: engines that search for each target in turn.
+        features: names of columns a law may use besides the receiver's velocity.
+        least: share of a pair's force below which nothing is there to be found.
+        num_samples: number of bodies that are regressed on.
+        processes: searches that run side by side; None takes one per core.
+
+    Raises:
+        ValueError: an argument is wrong.
+        RegressionError: a search ended without a usable expression.
+    """
+    for name in features:
+        check_choice("feature", name, table.features)
+    force = table.one_body_force
+    dim = force.shape[1]
+    axes = AXES[:dim]
+    size = np.linalg.norm(force, axis=1)
+    share = float(np.median(size) / np.median(np.linalg.norm(table.influence, axis=1)))
+    zeros = (sympy.Integer(0),) * dim
+    if share < least:
+        return OneBodyLaw("none", share, zeros, (), ())
+    speeds = [f"v{axis}_i" for axis in axes]
+    velocity = np.stack([table.features[name] for name in speeds], axis=1)
+    speed = np.linalg.norm(velocity, axis=1)
+    along = np.sum(force * velocity, axis=1) / np.where(speed > 0, speed, 1.0)
+    across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
+    columns = {name: table.features[name] for name in features}
+    options: dict[str, Any] = dict(rows=np.arange(len(force))[:num_samples], processes=processes)
+    if np.median(across / (size + 0.1 * np.median(size))) < 0.1:
+        columns = {"v": speed, **columns}
+        scales = {**table.scales, "v": table.scales[speeds[0]]}
+        fronts = _search(regressors, columns, scales, along[:, None], **options)
+        selected = (select(fronts[0]),)
+        root = sympy.sqrt(sum(sympy.Symbol(name) ** 2 for name in speeds))
+        law = (selected[0].expression / sympy.Symbol("v")).subs(sympy.Symbol("v"), root)
+        components = tuple(law * sympy.Symbol(name) for name in speeds)
+        return OneBodyLaw("along velocity", share, components, selected, fronts)
+    columns = {name: table.features[name] for name in speeds} | columns
+    felt = [k for k in range(dim) if np.median(np.abs(force[:, k])) > least * np.median(size)]
+    fronts = _search(regressors, columns, table.scales, force[:, felt], **options)
+    selected = tuple(select(front) for front in fronts)
+    found = dict(zip(felt, (law.expression for law in selected), strict=True))
+    components = tuple(found.get(k, sympy.Integer(0)) for k in range(dim))
+    return OneBodyLaw("components", share, components, selected, fronts)
+
+
+def distill_gauge(table: MessageTable, regressor: Regressor) -> sympy.Expr:
+    """The size of a receiver's messages per unit of force, as a law of its mass and charge.
+
+    This is g(v_i) of m_ij = g(v_i) A f_ij + b(v_i), up to a constant factor: 1 where
+    messages are forces, 1 / m_i where they are accelerations, else what training left.
+    """
+    size = table.message_scale
+    if np.std(np.log(size)) < 0.02:
+        return sympy.Integer(1)
+    columns = {name: table.features[name] for name in ("m_i", "q_i")}
+    rows = np.arange(len(size))[:1000]
+    (front,) = _search([regressor], columns, table.scales, size[:, None], rows=rows)
+    return select(front).expression
+
+
+def _search(
+    regressors: Sequence[Regressor],
+    features: Mapping[str, Float[np.ndarray, " edge"]],
+    scales: Mapping[str, float],
+    targets: Float[np.ndarray, "edge target"],
+    *,
+    rows: np.ndarray,
+    power: int = 0,
+    relative_error: bool = True,
+    processes: int | None = None,
+) -> tuple[ParetoFront, ...]:
+    """One front per target: searched near one, on the given rows, and back in units."""
+    units = {name: _power_of_ten(scales[name]) for name in features}
+    flat = targets * (features["r"] / units["r"])[:, None] ** power if power else targets
+    target_units = [_power_of_ten(float(np.median(np.abs(column)))) for column in flat.T]
+    columns = {name: column[rows] / units[name] for name, column in features.items()}
+    columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
+    scaled = [column[rows] / unit for column, unit in zip(flat.T, target_units, strict=True)]
+    size = [np.abs(column) for column in scaled]
+    weights = [1 / (s + 0.1 * np.median(s)) if relative_error else np.ones_like(s) for s in size]
+
+    found: list[list[ParetoFront]] = [[] for _ in scaled]
+    fronts: list[ParetoFront] = []
+    for start in range(0, len(regressors), _SEARCHES_AT_ONCE):
+        engines = regressors[start : start + _SEARCHES_AT_ONCE]
+        unsettled = [k for k in range(len(scaled)) if not start or not _settled(fronts[k])]
+        if not unsettled:
+            break
+        every = [(engine, k) for k in unsettled for engine in engines]
+        results = fit_many(
+            [engine for engine, _ in every],
+            [columns] * len(every),
+            [scaled[k] for _, k in every],
+            [weights[k] for _, k in every],
+            processes,
+        )
+        for (_, k), front in zip(every, results, strict=True):
+            found[k].append(front)
+        fronts = [
+            make_front(
+                [law.expression for front in found[k] for law in front.laws],
+                columns,
+                scaled[k],
+                weight=weights[k],
+                gain=0.1,
+                seconds=sum(front.seconds for front in found[k]),
+            )
+            for k in range(len(scaled))
+        ]
+
+    def in_units(law: Law, unit: float) -> Law:
+        symbols = {name: sympy.Symbol(name) for name in units}
+        scale = {symbols[n]: symbols[n] / _number(unit) for n, unit in units.items() if unit != 1}
+        expression = _number(unit) * law.expression.xreplace(scale)
+        if power:
+            expression /= (symbols["r"] / _number(units["r"])) ** power
+        return law._replace(expression=expression)
+
+    return tuple(
+        front._replace(laws=tuple(in_units(law, unit) for law in front.laws))
+        for front, unit in zip(fronts, target_units, strict=True)
+    )
+
+
+def _settled(front: ParetoFront) -> bool:
+    """Whether the law that the score picks is nearly as accurate as any on the front."""
+    return select(front).mae <= 2 * front.laws[-1].mae
 
 
 def check_form(gauge: str, form: str) -> None:
@@ -193,12 +322,7 @@ def _apart(table: MessageTable) -> MessageTable:
     keep = table.features["r"] > 0
     if not np.any(keep):
         raise ValueError("All pairs of the table coincide: there is no distance to learn from.")
-    return table._replace(
-        features={name: column[keep] for name, column in table.features.items()},
-        messages=table.messages[keep],
-        influence=table.influence[keep],
-        force=None if table.force is None else table.force[keep],
-    )
+    return take_edges(table, keep)
 
 
 def _power_of_ten(size: float) -> float:

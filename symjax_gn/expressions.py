@@ -26,6 +26,7 @@ _FUNCTIONS = {
     sympy.sign: jnp.sign,
     sympy.floor: jnp.floor,
     sympy.ceiling: jnp.ceil,
+    sympy.Heaviside: jnp.heaviside,
 }
 
 
@@ -56,6 +57,8 @@ def complexity(expression: Any) -> int:
         return complexity(denominator) + 2
     if expression.is_Pow and expression.exp == sympy.Rational(1, 2):
         return complexity(expression.base) + 1
+    if isinstance(expression, sympy.Heaviside):
+        return complexity(expression.args[0]) + 1
     if expression.is_Pow and expression.base == sympy.E:
         return complexity(expression.exp) + 1
     return sum(map(complexity, expression.args)) + max(1, len(expression.args) - 1)

@@ -69,19 +69,26 @@ def make_front(
     Raises:
         RegressionError: no expression is usable.
     """
-    names = list(features)
-    weight = np.ones_like(target) if weight is None else weight
-    columns = np.stack([features[name] for name in names], axis=-1)
-    rated = []
-    for expression in set(expressions):
-        if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
-            continue
-        value = to_numpy(expression, names)(columns)
-        if np.all(np.isfinite(value)):
-            error = float(np.average(np.abs(value - target) * weight))
-            rated.append((complexity(expression), error, str(expression), expression))
+    rated = [_rate(one, features, target, weight) for one in set(expressions)]
+    return _front(rated, gain, seconds)
+
+
+def _rate(expression, features, target, weight):
+    """Complexity, error and text of an expression, or None if it is not finite."""
+    if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+        return None
+    value = to_numpy(expression, list(features))(np.stack(list(features.values()), axis=-1))
+    if not np.all(np.isfinite(value)):
+        return None
+    error = float(np.average(np.abs(value - target) * (1.0 if weight is None else weight)))
+    return complexity(expression), error, str(expression), expression
+
+
+def _front(rated, gain, seconds):
+    """The Pareto front of what `_rate` gave."""
     laws: list[Law] = []
-    for size, error, _, expression in sorted(rated, key=lambda row: row[:3]):
+    rows = [row for row in rated if row is not None]
+    for size, error, _, expression in sorted(rows, key=lambda row: row[:3]):
         score = 0.0
         if laws:
             if error >= (1 - gain) * laws[-1].mae or size == laws[-1].complexity:
@@ -106,7 +113,7 @@ def refine(
     *,
     weight: Column | None = None,
     gain: float = 0.1,
-    rounds: int = 3,
+    rounds: int = 8,
     most: int = 400,
 ) -> ParetoFront:
     """Look for simpler or better laws next to those of a front.
@@ -121,31 +128,41 @@ def refine(
         target: `[sample]`.
         weight: `[sample]`, factors of the absolute errors, or None for 1.
         gain: as in `make_front`, for the front that is returned.
-        rounds: how often newcomers are refined in turn.
+        rounds: how often, at most, newcomers are refined in turn.
         most: largest number of refits.
     """
-    start, seconds = time.perf_counter(), front.seconds
+    start = time.perf_counter()
     weight = np.ones_like(target) if weight is None else weight
+    signs = [sympy.Symbol(name) for name, x in features.items() if np.all(np.abs(x) == 1)]
+    found = {law.expression for law in front.laws}
+    found |= {_without_sign_powers(expression, signs) for expression in found}
+    rated = {expression: _rate(expression, features, target, weight) for expression in found}
     seen: set[sympy.Expr] = set()
     for _ in range(rounds):
-        worth = [law.expression for law in front.laws]
-        worth = make_front(worth, features, target, weight=weight, gain=gain)
+        worth = _front(rated.values(), gain, 0.0)
         fresh = [law for law in worth.laws if law.expression not in seen]
-        if not fresh:
+        if not fresh or most <= 0:
             break
-        candidates = [law.expression for law in front.laws]
         for law in fresh:
             seen.add(law.expression)
-            for variant in [law.expression, *_variants(law.expression)]:
-                if most > 0:
-                    most -= 1
-                    candidates.append(
-                        _refit(variant, features, target, weight / max(law.mae, 1e-12))
-                    )
-        front = make_front(candidates, features, target, weight=weight)
-    expressions = [law.expression for law in front.laws]
-    seconds += time.perf_counter() - start
-    return make_front(expressions, features, target, weight=weight, gain=gain, seconds=seconds)
+            for variant in [law.expression, *_variants(law.expression)][:most]:
+                most -= 1
+                plain = _without_sign_powers(variant, signs)
+                fitted = _refit(plain, features, target, weight / max(law.mae, 1e-12))
+                if fitted not in rated:
+                    rated[fitted] = _rate(fitted, features, target, weight)
+    return _front(rated.values(), gain, front.seconds + time.perf_counter() - start)
+
+
+def _without_sign_powers(expression, signs):
+    """The expression with x for 1 / x and 1 for x^2 where x is 1 or -1 in all samples."""
+    if not signs:
+        return expression
+    plain = expression.replace(
+        lambda node: node.is_Pow and node.base in signs and node.exp.is_Integer,
+        lambda node: node.base if node.exp % 2 else sympy.Integer(1),
+    )
+    return expression if plain == expression else sympy.factor_terms(plain)
 
 
 def _variants(expression: sympy.Expr) -> list[sympy.Expr]:

@@ -51,14 +51,14 @@ def kl_divergence(prediction: Prediction) -> Float[Array, "*batch component"]:
 
 
 def kept_components(
-    progress: Float[Array, ""], message_dim: int, dim: int, end: float = 0.65
+    progress: Float[Array, ""], message_dim: int, end: float = 0.65
 ) -> Float[Array, ""]:
     """How many components pruning keeps at a share `progress` of the training.
 
-    Falls from `message_dim` to `dim` along half a cosine that ends at the share `end`.
+    Falls from `message_dim` to 1 along half a cosine that ends at the share `end`.
     """
     phase = jnp.clip(progress / end, 0.0, 1.0)
-    return jnp.ceil(dim + (message_dim - dim) * 0.5 * (1 + jnp.cos(jnp.pi * phase)))
+    return jnp.ceil(1 + (message_dim - 1) * 0.5 * (1 + jnp.cos(jnp.pi * phase)))
 
 
 def prune(

@@ -25,7 +25,7 @@ class MessageTable(NamedTuple):
     features: dict[str, Float[np.ndarray, " edge"]]
     """Columns `[edge]` by name, user's units: displacement from receiver to sender
     (`dx`, `dy`, `dz`), distance `r`, masses `m_i`, `m_j`, charges `q_i`, `q_j` and
-    velocities `vx_i`, `vx_j`, ... of receiver i and sender j."""
+    velocities `vx_i`, `vx_j`, ... of receiver i and sender j, and places `x_i`, ... ."""
     scales: dict[str, float]
     """Typical size of each feature, one for all features of the same kind."""
     messages: Float[np.ndarray, "edge component"]
@@ -33,8 +33,16 @@ class MessageTable(NamedTuple):
     components: Int[np.ndarray, " component"]
     """[component], their indices in the model."""
     influence: Float[np.ndarray, "edge dim"]
-    """[edge, dim], the messages in the gauge of the node function: mass x d(acceleration)
-    / d(aggregate) x message, a force in user's units. See `record_messages`."""
+    """[edge, dim], the force that the sender's message stands for, user's units: the message
+    in the gauge of the node function. See `record_messages`."""
+    one_body_force: Float[np.ndarray, "edge dim"]
+    """[edge, dim], the force on the receiver without its messages, user's units."""
+    message_scale: Float[np.ndarray, " edge"]
+    """[edge], size of the receiver's messages per unit of force, g(v_i) of the design
+    up to a constant factor; geometric mean 1."""
+    offset: Float[np.ndarray, "edge dim"]
+    """[edge, dim], the part of the receiver's messages that was the same for all of its
+    senders and counts with `one_body_force` instead, as a force per sender."""
     force: Float[np.ndarray, "edge dim"] | None
     """[edge, dim], the true force of the sender on the receiver where the law is known."""
 
@@ -76,13 +84,15 @@ def pair_features(receiver: Body, sender: Body) -> dict[str, AnyArray]:
     for end, body in (("i", receiver), ("j", sender)):
         for k, axis in enumerate(AXES[:dim]):
             columns[f"v{axis}_{end}"] = body.velocity[..., k]
+    for k, axis in enumerate(AXES[:dim]):
+        columns[f"{axis}_i"] = receiver.position[..., k]
     return columns
 
 
 def feature_scale(name: str, scales: Scales) -> float:
     """The typical size of a feature of `pair_features`."""
-    kind = {"d": "length", "r": "length", "m": "mass", "q": "charge", "v": "velocity"}[name[0]]
-    return getattr(scales, kind)
+    kinds = {"m": "mass", "q": "charge", "v": "velocity"}
+    return getattr(scales, kinds.get(name[0], "length"))
 
 
 def sample_pairs(
@@ -125,10 +135,16 @@ def record_messages(
 ) -> MessageTable:
     """Messages along sampled edges of a dataset.
 
-    Raw messages are known only up to what the node function can undo. But the node
-    function is known: near a graph's state an added message dm moves the acceleration
-    of receiver i by (da_i / dm) dm. The column `influence` is m_i (da_i / dm) m_ij,
-    the force that message m_ij stands for, found without looking at the true law.
+    Raw messages are known only up to what the node function can undo (design: gauge).
+    But the node function is known, so their gauge can be fixed without the true law.
+    Near a graph's state an added message dm moves the acceleration of receiver i by
+    (da_i / dm) dm, so m_i (da_i / dm) m_ij is the force that m_ij stands for, up to an
+    offset that is the same for all senders to i and that the node function takes off
+    again. This offset is fixed by parity: a force between two bodies turns round when the
+    sender is put on the other side of the receiver, an offset does not. The column
+    `influence` is the force without the offset; the offset, once per sender, and all else
+    that moves the receiver without a message, is in `one_body_force`. Both together are
+    m_i a_i.
 
     Args:
         key: PRNG key that chooses the edges.
@@ -136,69 +152,119 @@ def record_messages(
         dataset: graphs in the user's units.
         num_edges: number of edges.
         num_components: how many components to keep, the most significant ones; None
-            keeps as many as there are dimensions.
+            keeps those that `count_components` finds in use.
         system: the true law where it is known, for the column `force`; nothing else
             depends on it.
 
     Raises:
         ValueError: a kept component is constant or not finite, or fewer are in use.
     """
-    dim = trained.model.dim
-    num_components = dim if num_components is None else num_components
+    model, params = trained.model, trained.params
     data = normalise(dataset, trained.scales)
     graph, edge = sample_pairs(key, dataset, num_edges)
+    some = take(data, graph[:_BATCH])
     left = int(np.count_nonzero(trained.mask))
+    if num_components is None:
+        num_components = count_components(trained, some)
     if not 1 <= num_components <= left:
         raise ValueError(
             f"num_components must be from 1 to the {left} message components in use, "
             f"got {num_components}."
         )
-    order = rank_components(trained, take(data, graph[:_BATCH]))[:num_components]
+    order = rank_components(trained, some)[:num_components]
     receivers = jnp.asarray(data.receivers)
 
     def one(pair):
         nodes, edge = pair
-        prediction = trained.model.apply(
-            trained.params, nodes, data.senders, receivers, trained.mask
+        receiver, sender = (
+            jax.tree.map(lambda x, i=i: x[i], nodes) for i in (receivers, data.senders)
         )
-        messages = prediction.messages  # pyright: ignore[reportAttributeAccessIssue]
+        opposite = sender._replace(position=2 * receiver.position - sender.position)
+        messages, mirrored = (
+            trained.mask * model.apply(params, receiver, end, method="message")[0]
+            for end in (sender, opposite)
+        )
         node = receivers[edge]
-        aggregate = jnp.sum(jnp.where((receivers == node)[:, None], messages, 0.0), axis=0)
+        mine = (receivers == node)[:, None]
+        aggregate = jnp.sum(jnp.where(mine, messages, 0.0), axis=0)
         body = jax.tree.map(lambda x: x[node], nodes)
 
         def update(aggregate: Array) -> Any:
-            return trained.model.apply(trained.params, body, aggregate, method="update")
+            return model.apply(params, body, aggregate, method="update")
 
-        jacobian = jax.jacobian(update)(aggregate)[:, order]
-        message = messages[edge][order]
-        return message, body.mass * (jacobian @ message)
+        force = body.mass * update(aggregate)
+        jacobian = body.mass * jax.jacobian(update)(aggregate)[:, order]
+        messages, mirrored = messages[:, order], mirrored[:, order]
+        # Errors go with the size of a message: the weakest messages know the offset best.
+        weight = jnp.where(mine, 1 / (jnp.sum(messages**2, axis=1, keepdims=True) + 1e-12), 0.0)
+        even = jnp.sum(weight * 0.5 * (messages + mirrored), axis=0) / jnp.sum(weight)
+        shares = (messages - even) @ jacobian.T
+        alone = force - jnp.sum(jnp.where(mine, shares, 0.0), axis=0)
+        return messages[edge], shares[edge], alone, jacobian @ even, jacobian
 
     pairs = (take(data, graph).nodes, edge)
-    messages, influence = jax.jit(lambda x: jax.lax.map(one, x, batch_size=_BATCH))(pairs)
-    messages = np.asarray(messages, np.float64)
+    recorded = jax.jit(lambda x: jax.lax.map(one, x, batch_size=_BATCH))(pairs)
+    messages, influence, alone, offset, jacobian = (np.asarray(x, np.float64) for x in recorded)
     check_messages(messages, order)
     receiver, sender = pair_bodies(dataset, graph, edge)
     features = {
         name: np.asarray(x, np.float64) for name, x in pair_features(receiver, sender).items()
     }
+    unit = trained.scales.mass * trained.scales.acceleration
+    # The geometric mean of the singular values: the size of a message per unit of force.
+    gain = np.exp(-np.mean(np.log(np.linalg.svd(jacobian, compute_uv=False) + 1e-30), axis=1))
     return MessageTable(
         features=features,
         scales={name: feature_scale(name, trained.scales) for name in features},
         messages=messages,
         components=np.asarray(order),
-        influence=np.asarray(influence, np.float64)
-        * trained.scales.mass
-        * trained.scales.acceleration,
+        influence=influence * unit,
+        one_body_force=alone * unit,
+        message_scale=gain / np.exp(np.mean(np.log(gain))),
+        offset=offset * unit,
         force=None if system is None else true_forces(system, receiver, sender),
     )
 
 
+def take_edges(table: MessageTable, keep: Any) -> MessageTable:
+    """The edges of a table at the given index or mask."""
+    pick = {
+        name: value[keep]
+        for name, value in table._asdict().items()
+        if name not in ("features", "scales", "components") and value is not None
+    }
+    features = {name: column[keep] for name, column in table.features.items()}
+    return table._replace(features=features, **pick)
+
+
 def rank_components(trained: Trained, data: Dataset) -> Int[np.ndarray, " component"]:
     """Components of a normalised dataset's messages, most significant first."""
+    return np.argsort(-component_significance(trained, data), kind="stable")
+
+
+def count_components(trained: Trained, data: Dataset) -> int:
+    """How many message components a network uses, found without knowing the dimension.
+
+    Components are ordered by significance; the count ends at the deepest fall from one
+    to the next, if the fall is by a factor of 3 or more, or else all in use count. The
+    bottleneck was told the dimension: all of its components count.
+    """
+    if trained.strategy == "bottleneck":
+        return len(trained.mask)
+    values = np.sort(component_significance(trained, data)[np.asarray(trained.mask) > 0])[::-1]
+    values = np.maximum(values, 1e-6 * values[0])
+    falls = values[:-1] / values[1:]
+    if falls.size == 0 or np.max(falls) < 3:
+        return len(values)
+    return int(np.argmax(falls)) + 1
+
+
+def component_significance(trained: Trained, data: Dataset) -> Float[np.ndarray, " component"]:
+    """`train.significance` of the components on a normalised dataset."""
     prediction = jax.jit(predict, static_argnums=0)(
         trained.model, trained.params, data, trained.mask
     )
-    return np.argsort(-np.asarray(significance(prediction)), kind="stable")
+    return np.asarray(significance(prediction))
 
 
 def check_messages(

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from symjax_gn.systems import Body, check_choice
+from symjax_gn.systems import AnyArray, Body, check_choice
 
 INPUTS = ("relative", "absolute")
+NODES = ("free", "newton")
+PAIRS = ("free", "antisymmetric", "central")
 
 # exp(12) is 1.6e5: wider than any ratio of accelerations worth learning in float32.
 _MAX_LOG_MAGNITUDE = 12.0
@@ -84,6 +86,11 @@ class GraphNet(nn.Module):
             (the KL strategy).
         external_field: whether the node function also sees the receiver's position,
             needed for laws with a potential of each body alone.
+        node: "free", a network, or "newton", where messages are forces: the
+            acceleration is their sum over the mass.
+        pair: "free", a network, "antisymmetric", where a message is minus the one
+            that goes back, or "central", where it is a number times the unit
+            displacement from receiver to sender.
     """
 
     dim: int
@@ -95,20 +102,51 @@ class GraphNet(nn.Module):
     power_laws: bool = True
     variational: bool = False
     external_field: bool = False
+    node: str = "free"
+    pair: str = "free"
 
     def setup(self):
         check_choice("inputs", self.inputs, INPUTS)
+        check_choice("node function", self.node, NODES)
+        check_choice("pair function", self.pair, PAIRS)
+        biased = self.node == "newton" or self.pair == "central"
+        if biased and self.message_dim != self.dim:
+            raise ValueError(
+                f"Messages that are forces have {self.dim} components, got message_dim="
+                f"{self.message_dim}; use the bottleneck, or the free functions."
+            )
+        if self.variational and self.pair != "free":
+            raise ValueError('Messages of the KL strategy are noisy: use pair="free".')
         hidden = (self.width, self.depth)
-        outputs = self.message_dim * (2 if self.variational else 1)
-        magnitude = self.message_dim if self.power_laws else 0
+        components = 1 if self.pair == "central" else self.message_dim
+        outputs = components * (2 if self.variational else 1)
+        magnitude = components if self.power_laws else 0
         self.message_fn = MLP(*hidden, outputs, self.activation, magnitude)
+        if self.node == "newton":
+            return
         self.node_fn = MLP(*hidden, self.dim, self.activation)
         if self.power_laws:
             self.node_linear = nn.Dense(self.dim, use_bias=False)
             self.node_scale = MLP(16, 1, 1, self.activation)
 
-    def message(self, receiver: Body, sender: Body) -> Float[Array, "*batch outputs"]:
-        """Messages `[..., message_dim]` of the given pairs (KL: means, log-variances)."""
+    def message(
+        self, receiver: Body, sender: Body
+    ) -> tuple[Float[Array, "*batch component"], Float[Array, "*batch component"] | None]:
+        """Messages `[..., message_dim]` of the given pairs, and None.
+
+        Of the KL strategy, their means and log-variances.
+        """
+        messages = self._pair(receiver, sender)
+        if self.variational:
+            mean, log_variance = jnp.split(messages, 2, axis=-1)
+            return mean, log_variance
+        if self.pair == "antisymmetric":
+            messages = 0.5 * (messages - self._pair(sender, receiver))
+        if self.pair == "central":
+            messages = messages * _direction(sender.position - receiver.position)[0]
+        return messages, None
+
+    def _pair(self, receiver, sender):
         displacement = sender.position - receiver.position
         features = [receiver.velocity, sender.velocity]
         if self.inputs == "relative":
@@ -118,16 +156,17 @@ class GraphNet(nn.Module):
         for body in (receiver, sender):
             features.append(self._properties(body))
         if self.power_laws:
-            # Far below any softening, so that only coincident points notice.
-            square = jnp.sum(displacement**2, axis=-1, keepdims=True) + 1e-6
+            direction, log_distance = _direction(displacement)
             product = (receiver.charge * sender.charge)[..., None]
-            features += [0.5 * jnp.log(square), displacement * jax.lax.rsqrt(square), product]
+            features += [log_distance, direction, product]
         return self.message_fn(jnp.concatenate(features, axis=-1))
 
     def update(
         self, node: Body, aggregate: Float[Array, "*batch component"]
     ) -> Float[Array, "*batch dim"]:
         """Accelerations `[..., dim]` of nodes from the sums of their messages."""
+        if self.node == "newton":
+            return aggregate / node.mass[..., None]
         properties = self._properties(node)
         features = [node.velocity, properties, aggregate]
         if self.inputs == "absolute" or self.external_field:
@@ -156,10 +195,7 @@ class GraphNet(nn.Module):
             key: with it, variational messages are sampled; without it, they are means.
         """
         receiver, sender = (jax.tree.map(lambda x, i=i: x[i], nodes) for i in (receivers, senders))
-        messages = self.message(receiver, sender)
-        log_variance = None
-        if self.variational:
-            messages, log_variance = jnp.split(messages, 2, axis=-1)
+        messages, log_variance = self.message(receiver, sender)
         if mask is not None:
             messages = messages * mask
         sent = messages
@@ -173,6 +209,13 @@ class GraphNet(nn.Module):
         if self.power_laws:
             properties.append(jnp.log(body.mass))
         return jnp.stack(properties, axis=-1)
+
+
+def _direction(displacement: AnyArray) -> tuple[AnyArray, Array]:
+    """Unit vector and logarithm of the length `[..., 1]` of a displacement."""
+    # Far below any softening, so that only coincident points notice.
+    square = jnp.sum(displacement**2, axis=-1, keepdims=True) + 1e-6
+    return displacement * jax.lax.rsqrt(square), 0.5 * jnp.log(square)
 
 
 def _exp_bounded(x: Array) -> Array:

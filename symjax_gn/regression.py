@@ -12,7 +12,9 @@ import numpy as np
 import sympy
 from joblib import Parallel, delayed
 
+from symjax_gn.expressions import to_numpy
 from symjax_gn.fronts import Column, Columns, ParetoFront, make_front, refine
+from symjax_gn.switches import find_switch, step
 from symjax_gn.systems import check_choice
 
 REGRESSORS = ("operon", "pysr")
@@ -285,6 +287,8 @@ def fit_many(
         weights: `[sample]` each, factors of the absolute errors in refinement.
         processes: how many at once; None takes one per core, at most one per target.
 
+    Where the best law leaves a step behind, a second search knows of it (`switches`).
+
     Returns:
         One refined front per target.
     """
@@ -296,4 +300,18 @@ def fit_many(
 
 
 def _fit_one(regressor, features, target, weight):
-    return refine(regressor.fit(features, target), features, target, weight=weight)
+    front = refine(regressor.fit(features, target), features, target, weight=weight)
+    best = to_numpy(front.laws[-1].expression, list(features))
+    residual = target - best(np.stack(list(features.values()), axis=-1))
+    switch = find_switch(features, residual, float(np.mean(np.abs(target))))
+    if switch is None:
+        return front
+    # A second search that knows of the step, under a name that no feature has.
+    above = np.where(features[switch.feature] > switch.threshold, 1.0, 0.0)
+    more = regressor.fit(dict(features) | {"_step": above}, target)
+    written = {sympy.Symbol("_step"): step(switch)}
+    found = [law.expression.xreplace(written) for law in more.laws]
+    found += [law.expression for law in front.laws]
+    seconds = front.seconds + more.seconds
+    front = make_front(found, features, target, weight=weight, seconds=seconds)
+    return refine(front, features, target, weight=weight)

@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.distill import ForceLaw
+from symjax_gn.distill import ForceLaw, OneBodyLaw
 from symjax_gn.expressions import rounded
 from symjax_gn.fronts import Law
 from symjax_gn.verdict import Verdict
@@ -81,12 +81,16 @@ def law_latex(expression: sympy.Expr) -> str:
 def law_record(law: Law) -> dict[str, Any]:
     """A law as the fields of `report.json`."""
     return dict(
-        latex=law_latex(law.expression),
-        sympy=str(law.expression),
+        law_record_short(law.expression),
         complexity=law.complexity,
         mae=law.mae,
         score=law.score,
     )
+
+
+def law_record_short(expression: sympy.Expr) -> dict[str, str]:
+    """An expression as LaTeX and as SymPy text."""
+    return dict(latex=law_latex(expression), sympy=str(expression))
 
 
 def make_report(
@@ -96,6 +100,9 @@ def make_report(
     message_r2: Mapping[str, Any] | None,
     test_error: tuple[float, float],
     seconds: Mapping[str, float],
+    one_body: OneBodyLaw | None = None,
+    one_body_check: Mapping[str, Any] | None = None,
+    gauge_law: sympy.Expr | None = None,
     **run: Any,
 ) -> dict[str, Any]:
     """The contents of `report.json`.
@@ -106,6 +113,9 @@ def make_report(
         message_r2: what `message_r2` gave, or None.
         test_error: what `train.held_out_error` gave.
         seconds: duration of each stage.
+        one_body: what `distill_one_body` gave, or None.
+        one_body_check: what `judge_one_body` said of it, or None.
+        gauge_law: what `distill_gauge` gave, or None.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
     targets = ["force towards the sender"]
@@ -135,6 +145,17 @@ def make_report(
         mae_unit=law.error_unit,
         flattening_power=law.power,
         fronts=[[law_record(one) for one in front.laws] for front in law.fronts],
+        one_body=None
+        if one_body is None
+        else dict(
+            form=one_body.form,
+            share=one_body.share,
+            components=[str(component) for component in one_body.components],
+            check=None if one_body_check is None else dict(one_body_check),
+            latex=[law_latex(component) for component in one_body.components],
+            fronts=[[law_record(one) for one in front.laws] for front in one_body.fronts],
+        ),
+        message_gauge=None if gauge_law is None else law_record_short(gauge_law),
         message_r2=None if message_r2 is None else dict(message_r2),
         test_error=dict(
             value=test_error[0],
@@ -163,6 +184,23 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "",
         ]
     lines += ["Here j is the sender, i the receiver and r their distance.", ""]
+    alone = report.get("one_body")
+    if alone and alone["form"] == "none":
+        lines += [
+            "No force on a body by itself was found: what the network adds to the messages is "
+            f"{alone['share']:.2%} of a pair's force (median).",
+            "",
+        ]
+    elif alone:
+        lines += [f"The force on a body by itself, {alone['form']}, component by component:", ""]
+        lines += [f"$$ {latex} $$\n" for latex in alone["latex"]]
+    if alone and alone["check"]:
+        lines += [
+            f"It {'agrees' if alone['check']['holds'] else 'does not agree'} with the truth: "
+            f"median error {alone['check']['median']:.3g}, 90% quantile "
+            f"{alone['check']['quantile_90']:.3g}.",
+            "",
+        ]
     if report["checks"]:
         lines += ["## Checks", "", "| check | numbers | holds |", "|---|---|---|"]
         for name, check in report["checks"].items():
@@ -193,6 +231,12 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             f"R^2 of raw messages against true forces: {r2['force']:.4f}; without the worst 10%: "
             f"{r2['force_trimmed']:.4f}; in the gauge g = {r2['gauge_name']}: {r2['gauge']:.4f}. "
             f"Of the forces they stand for: {r2['influence']:.6f}.",
+            "",
+        ]
+    if report.get("message_gauge"):
+        lines += [
+            "Size of a raw message per unit of force, up to a factor: "
+            f"${report['message_gauge']['latex']}$.",
             "",
         ]
     if report["flattening_power"]:

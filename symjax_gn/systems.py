@@ -142,6 +142,15 @@ def pair_force(
     return -jax.grad(energy)(receiver.position)
 
 
+def one_body_force(system: System, body: Body) -> Float[Array, " dim"]:
+    """Force `[dim]` on one body that acts without any other: outer potential and drag."""
+    force = -system.drag * jnp.asarray(body.velocity)
+    if system.one_body_potential is not None:
+        one_body: Any = system.one_body_potential
+        force -= jax.grad(lambda x: one_body(body._replace(position=x)))(body.position)
+    return force
+
+
 def potential_energy(system: System, body: Body) -> Float[Array, ""]:
     """Total potential energy of one set of bodies (fields `[node, ...]`)."""
     senders, receivers = system.edges(body.mass.shape[0])

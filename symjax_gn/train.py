@@ -35,6 +35,21 @@ class TrainState(NamedTuple):
     """Number of steps done."""
 
 
+class Cut(NamedTuple):
+    """What pruning can go back to if its last cut took too much."""
+
+    params: Any
+    """Parameters before the cut."""
+    mask: Float[Array, " component"]
+    """[component], the mask before the cut."""
+    spread: Float[Array, " component"]
+    """[component], significance of the components before the cut."""
+    loss: Float[Array, ""]
+    """Training loss before the cut."""
+    least: Float[Array, ""]
+    """Number of components below which cuts are known to take too much."""
+
+
 class TrainInfo(NamedTuple):
     """What one step reports."""
 
@@ -190,7 +205,19 @@ def significance(prediction: Prediction) -> Float[Array, " component"]:
     static_argnames=("model", "optimizer", "strategy", "loss", "batch_size", "total"),
 )
 def _interval(
-    keys, weight, state, train, validation, *, model, optimizer, strategy, loss, batch_size, total
+    keys,
+    weight,
+    state,
+    cut,
+    train,
+    validation,
+    *,
+    model,
+    optimizer,
+    strategy,
+    loss,
+    batch_size,
+    total,
 ):
     """A step for each key, then pruning and a look at the validation graphs."""
     options = dict(model=model, optimizer=optimizer, strategy=strategy, loss=loss)
@@ -204,8 +231,8 @@ def _interval(
     state, info = jax.lax.scan(body, state, keys)
     prediction = predict(model, state.params, validation, state.mask)
     if strategy == "pruning":
-        kept = losses.kept_components(state.step / total, model.message_dim, model.dim)
-        state = state._replace(mask=losses.prune(state.mask, significance(prediction), kept))
+        recent = jnp.mean(info.loss[info.loss.shape[0] // 2 :])
+        state, cut = _prune(state, cut, recent, significance(prediction), total)
     error = jnp.abs(prediction.acceleration - validation.acceleration)
     usable = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
     report = (
@@ -215,7 +242,20 @@ def _interval(
         jnp.isfinite(info.loss) & jnp.isfinite(info.penalty),
         jnp.all(jnp.stack(usable)),
     )
-    return state, report
+    return state, cut, report
+
+
+def _prune(state, cut, loss, spread, total):
+    """Mask the least significant components, or undo the last cut if the loss doubled."""
+    kept = jnp.sum(state.mask)
+    hurt = (kept < jnp.sum(cut.mask)) & (loss > 2 * cut.loss)
+    now = Cut(state.params, state.mask, spread, loss, cut.least)
+    cut = jax.tree.map(
+        lambda old, new: jnp.where(hurt, old, new), cut._replace(least=kept + 1), now
+    )
+    kept = losses.kept_components(state.step / total, state.mask.shape[0])
+    mask = losses.prune(cut.mask, cut.spread, jnp.maximum(kept, cut.least))
+    return state._replace(params=cut.params, mask=mask), cut
 
 
 def fit(
@@ -242,7 +282,9 @@ def fit(
         key: PRNG key for the parameters, the batches and the noise.
         train: graphs to learn from, in the user's units.
         validation: graphs for the history (and for the ranking of components in
-            pruning), in the same units; at most 512 are used.
+            pruning), in the same units; at most 512 are used. Pruning is not told the
+            dimension: it goes on until a cut doubles the training loss, takes that cut
+            back and tries a smaller one.
         strategy: one of `losses.STRATEGIES`.
         model: network; None takes `make_model(strategy, dim)`.
         loss: "relative", or "absolute" as in the paper; see `losses`.
@@ -290,14 +332,16 @@ def fit(
 
     init_key, run_key = jax.random.split(key)
     state = init(init_key, model, optimizer, train)
+    cut = Cut(state.params, state.mask, state.mask, jnp.array(jnp.inf), jnp.array(1.0))
     rows = []
     with tqdm(total=total, desc="train", unit="step", disable=not progress) as bar:
         for interval in range(intervals):
             done = length * (interval + 1)
-            new_state, report = _interval(
+            new_state, cut, report = _interval(
                 jax.random.split(jax.random.fold_in(run_key, interval), length),
                 weight,
                 state,
+                cut,
                 train,
                 validation,
                 model=model,

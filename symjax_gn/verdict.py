@@ -19,7 +19,7 @@ from symjax_gn.messages import (
     sample_pairs,
     true_forces,
 )
-from symjax_gn.systems import Body, System
+from symjax_gn.systems import Body, System, one_body_force
 
 MAX_CONDITION = 100.0
 MAX_ERROR = {"seen": (0.02, 0.1), "beyond": (0.05, 0.2)}
@@ -53,6 +53,7 @@ def judge(
     train: Dataset,
     test: Dataset,
     *,
+    num_components: int | None = None,
     num_pairs: int = 4000,
 ) -> Verdict:
     """Compare a law with the truth, up to what a graph network cannot know.
@@ -71,6 +72,8 @@ def judge(
         system: the system whose pair force is the truth.
         train: the graphs the law was learned from, user's units.
         test: graphs of other simulations.
+        num_components: number of message components that the run found in use, which
+            must be the number of dimensions; None where it was not asked.
         num_pairs: number of pairs in each of the three sets.
     """
     keys = jax.random.split(key, 4)
@@ -93,6 +96,11 @@ def judge(
                     for pairs, force in zip((fresh, far), forces[softening][1:], strict=True)
                 ]
                 checks = _checks(gauge, errors)
+                if num_components is not None:
+                    dim = train.acceleration.shape[-1]
+                    checks["dimension"] = dict(
+                        components=num_components, needed=dim, holds=num_components == dim
+                    )
                 recovered = all(check["holds"] for check in checks.values())
                 distance = np.median(errors[0]) + np.median(errors[1])
                 attempts.append((distance, Verdict(recovered, checks, gauge, softening)))
@@ -103,6 +111,39 @@ def judge(
                 nearest = attempt
     assert nearest is not None
     return nearest[1]
+
+
+def judge_one_body(
+    key: PRNGKeyArray,
+    components: Sequence[sympy.Expr],
+    system: System,
+    test: Dataset,
+    *,
+    num_bodies: int = 4000,
+) -> dict[str, Any]:
+    """Compare a law of what a body feels by itself with the truth, on fresh bodies.
+
+    The error of a body is |law - truth| / (|truth| + 0.1 median |truth|); where there is no
+    such force, over the median force of a pair instead. The limits are those of pairs.
+
+    Args:
+        key: PRNG key that chooses the bodies.
+        components: the law, one expression of the receiver's features per dimension.
+        system: the system whose drag and one-body potential are the truth.
+        test: graphs that the law was not learned from, user's units.
+        num_bodies: number of bodies.
+    """
+    receiver, sender = pair_bodies(test, *sample_pairs(key, test, num_bodies))
+    law = _values(components, receiver, sender)
+    truth = np.asarray(jax.vmap(lambda body: one_body_force(system, body))(receiver), np.float64)
+    size = np.linalg.norm(truth, axis=1)
+    size += 0.1 * np.median(size)
+    if not np.any(size):
+        size = np.median(np.linalg.norm(true_forces(system, receiver, sender), axis=1))
+    with np.errstate(all="ignore"):
+        error = np.linalg.norm(law - truth, axis=1) / size
+    error = np.where(np.isfinite(error), error, np.inf)
+    return _check_errors(error, MAX_ERROR["seen"])
 
 
 def _values(components, receiver, sender):
@@ -166,12 +207,16 @@ def _checks(gauge, errors):
         )
     }
     for (name, limits), error in zip(MAX_ERROR.items(), errors, strict=True):
-        median, tail = (float(np.quantile(error, q, method="higher")) for q in (0.5, 0.9))
-        checks[f"error_{name}"] = dict(
-            median=median,
-            median_limit=limits[0],
-            quantile_90=tail,
-            quantile_90_limit=limits[1],
-            holds=median <= limits[0] and tail <= limits[1],
-        )
+        checks[f"error_{name}"] = _check_errors(error, limits)
     return checks
+
+
+def _check_errors(error, limits):
+    median, tail = (float(np.quantile(error, q, method="higher")) for q in (0.5, 0.9))
+    return dict(
+        median=median,
+        median_limit=limits[0],
+        quantile_90=tail,
+        quantile_90_limit=limits[1],
+        holds=median <= limits[0] and tail <= limits[1],
+    )

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.distill import distill, flattening_power, noncentral_share
+from symjax_gn.distill import (
+    distill,
+    distill_gauge,
+    distill_one_body,
+    flattening_power,
+    noncentral_share,
+)
 from symjax_gn.expressions import to_numpy
 from symjax_gn.messages import MessageTable
 from symjax_gn.regression import OperonRegressor
@@ -25,12 +31,15 @@ def planted(law, unit=1.0, mass_unit=1.0, force_unit=1.0, across=0.0):
         "dx": displacement[:, 0] * unit, "dy": displacement[:, 1] * unit, "r": r * unit,
         "m_i": masses[0] * mass_unit, "m_j": masses[1] * mass_unit,
         "q_i": np.zeros(COUNT), "q_j": np.zeros(COUNT),
+        "vx_i": RNG.normal(size=COUNT), "vy_i": RNG.normal(size=COUNT),
     }  # fmt: skip
     scales = dict.fromkeys(features, unit) | {"m_i": mass_unit, "m_j": mass_unit}
     messages = influence @ np.array([[1.0, 0.2], [-0.4, 0.7]])
     return MessageTable(
-        features, scales, messages, np.arange(2), influence * force_unit, influence * force_unit
-    )
+        features=features, scales=scales, messages=messages, components=np.arange(2),
+        influence=influence * force_unit, one_body_force=0 * influence,
+        message_scale=np.ones(COUNT), offset=0 * influence, force=influence * force_unit,
+    )  # fmt: skip
 
 
 def gravity(r, m_i, m_j):
@@ -136,6 +145,49 @@ def test_fronts_are_in_the_users_units():
     assert found.error_unit.endswith("after multiplication by r^2")
     plain = distill(planted(spring), [ENGINE], relative_error=False, processes=1)
     assert plain.error_unit == "target"
+
+
+def test_drag_is_found_along_the_velocity():
+    table = planted(spring)
+    velocity = np.stack([table.features["vx_i"], table.features["vy_i"]], axis=1)
+    noise = 1e-2 * RNG.normal(size=velocity.shape)
+    found = distill_one_body(table._replace(one_body_force=-0.5 * velocity + noise), [ENGINE])
+    assert found.form == "along velocity"
+    columns = np.stack(list(table.features.values()), axis=-1)
+    for k in range(2):
+        value = to_numpy(found.components[k], list(table.features))(columns)
+        # The noise, averaged over the samples that the constants are fitted to.
+        np.testing.assert_allclose(value, -0.5 * velocity[:, k], atol=2e-2)
+
+
+def test_gravity_is_found_component_by_component():
+    table = planted(spring)
+    down = np.stack([np.zeros(COUNT), -9.8 * table.features["m_i"]], axis=1)
+    noise = 1e-2 * RNG.normal(size=down.shape)
+    found = distill_one_body(table._replace(one_body_force=down + noise), [ENGINE])
+    assert found.form == "components"
+    assert found.components[0] == 0
+    assert found.components[1].free_symbols == {sympy.Symbol("m_i")}
+    assert float(found.components[1].coeff(sympy.Symbol("m_i"))) == pytest.approx(-9.8, rel=1e-2)
+
+
+def test_no_force_on_a_body_alone():
+    table = planted(spring)
+    small = table._replace(one_body_force=1e-3 * RNG.normal(size=(COUNT, 2)))
+    found = distill_one_body(small, [ENGINE])
+    assert found.form == "none"
+    assert found.components == (0, 0)
+    with pytest.raises(ValueError, match="Unknown feature 'm_k'"):
+        distill_one_body(small, [ENGINE], features=("m_k",))
+
+
+def test_the_gauge_of_messages_is_a_law_of_the_receiver():
+    table = planted(spring)
+    assert distill_gauge(table, ENGINE) == 1
+    mass = table.features["m_i"]
+    found = distill_gauge(table._replace(message_scale=2.5 / mass), ENGINE)
+    value = to_numpy(found, ["m_i"])(mass[:, None])
+    np.testing.assert_allclose(value * mass, 2.5, rtol=1e-2)
 
 
 def test_no_engine():

@@ -35,9 +35,9 @@ def test_penalties():
 
 
 def test_pruning_schedule():
-    kept = [float(kept_components(jnp.array(p), 100, 2)) for p in np.linspace(0, 1, 101)]
+    kept = [float(kept_components(jnp.array(p), 100)) for p in np.linspace(0, 1, 101)]
     assert kept[0] == 100
-    assert kept[65:] == [2.0] * 36
+    assert kept[65:] == [1.0] * 36
     assert all(a >= b for a, b in itertools.pairwise(kept))
     assert abs(kept[32] - 51) <= 2
 

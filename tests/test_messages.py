@@ -1,10 +1,12 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from symjax_gn import messages
 from symjax_gn.graphs import normalise, take
 from symjax_gn.messages import MessageTable, fit_gauge, message_r2, record_messages
+from symjax_gn.models import Prediction
 from symjax_gn.systems import SYSTEMS
 from symjax_gn.train import predict
 
@@ -24,7 +26,11 @@ FACTORS = {
 def table(values):
     features = {"m_i": MASS, "q_i": CHARGE}
     scales = dict.fromkeys(features, 1.0)
-    return MessageTable(features, scales, values, np.arange(2), FORCE, FORCE)
+    return MessageTable(
+        features=features, scales=scales, messages=values, components=np.arange(2),
+        influence=FORCE, one_body_force=0 * FORCE, message_scale=np.ones(2000),
+        offset=0 * FORCE, force=FORCE,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", messages.GAUGES)
@@ -99,8 +105,53 @@ def test_influence_is_the_change_of_force_when_a_message_changes(trained, spring
         ]
         slope = (ends[0] - ends[1]) / 2e-2 * body.mass
         expected = slope * trained.scales.mass * trained.scales.acceleration
-        # Central differences in float32.
-        np.testing.assert_allclose(recorded.influence[k], expected, rtol=2e-2, atol=2e-2)
+        # The message stands for the force and the offset; central differences in float32.
+        found = recorded.influence[k] + recorded.offset[k]
+        np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
+
+
+class Planted:
+    """A network that is Newton's law but for an offset of messages that it takes off again."""
+
+    dim = 2
+
+    def apply(self, params, *args, method=None):
+        if method is None:
+            return Prediction(None, jnp.ones((12, 2)), None)
+        if method == "message":
+            receiver, sender = args
+            force = receiver.mass[:, None] * (sender.position - receiver.position)
+            return force + self.offset(receiver), None
+        body, aggregate = args
+        return (aggregate - 3 * self.offset(body)) / body.mass + jnp.array([0.0, -2.0])
+
+    def offset(self, body):
+        return 5.0 * body.velocity + body.mass[..., None]
+
+
+def test_the_offset_of_messages_is_found_by_parity(spring_parts, trained):
+    data = spring_parts[0]
+    scales = trained.scales._replace(length=1.0, velocity=1.0, mass=1.0, acceleration=1.0)
+    planted = trained._replace(model=Planted(), mask=jnp.ones(2), scales=scales)
+    table = record_messages(jax.random.key(0), planted, data, num_edges=50)
+    displacement = np.stack([table.features["dx"], table.features["dy"]], axis=1)
+    mass = table.features["m_i"][:, None]
+    velocity = np.stack([table.features["vx_i"], table.features["vy_i"]], axis=1)
+    # float32 throughout; offsets are of order ten.
+    np.testing.assert_allclose(table.influence, mass * displacement, atol=1e-3)
+    np.testing.assert_allclose(table.offset, 5 * velocity + mass, atol=1e-3)
+    np.testing.assert_allclose(table.one_body_force, mass * [0.0, -2.0], atol=2e-3)
+    np.testing.assert_allclose(table.message_scale, 1.0, rtol=1e-3)
+
+
+def test_components_are_counted_without_the_dimension(trained, spring_parts, monkeypatch):
+    data = normalise(spring_parts[0], trained.scales)
+    assert messages.count_components(trained, data) == 2
+    for spread, count in [([5.0, 0.01, 3.0, 0.02], 2), ([5.0, 4.0, 3.0, 2.5], 4)]:
+        values = np.array(spread)
+        monkeypatch.setattr(messages, "component_significance", lambda t, d, v=values: v)
+        other = trained._replace(strategy="l1", mask=np.ones(4))
+        assert messages.count_components(other, data) == count
 
 
 def test_messages_without_anything_to_say():

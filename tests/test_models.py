@@ -53,7 +53,7 @@ def test_messages_are_summed_at_the_receiver():
     update = model.apply(params, node, total, method="update")
     np.testing.assert_allclose(update, prediction.acceleration[1], rtol=1e-4, atol=1e-6)
     pair = [jax.tree.map(lambda x, k=k: x[k[5]], body) for k in (RECEIVERS, SENDERS)]
-    message = model.apply(params, *pair, method="message")
+    message, _ = model.apply(params, *pair, method="message")
     np.testing.assert_allclose(message, prediction.messages[5], rtol=1e-4, atol=1e-6)
 
 
@@ -113,3 +113,53 @@ def test_mask_silences_components():
 def test_unknown_inputs():
     with pytest.raises(ValueError, match="Unknown inputs 'relativ'. Did you mean 'relative'"):
         make(inputs="relativ")
+
+
+def biased(**options):
+    model = GraphNet(dim=2, message_dim=2, width=8, depth=2, **options)
+    body = sample_normal(jax.random.key(0), 4, 2)
+    params = model.init(jax.random.key(1), body, SENDERS, RECEIVERS)
+    return model.apply(params, body, SENDERS, RECEIVERS), body
+
+
+def test_antisymmetric_messages_go_both_ways():
+    messages = np.asarray(biased(pair="antisymmetric")[0].messages)
+    back = [
+        np.flatnonzero((i == SENDERS) & (j == RECEIVERS))[0]
+        for i, j in zip(RECEIVERS, SENDERS, strict=True)
+    ]
+    # Swapped terms of one float32 difference.
+    np.testing.assert_allclose(messages, -messages[back], rtol=1e-5, atol=1e-6)
+    assert np.ptp(messages) > 0
+
+
+def test_central_messages_point_at_the_sender():
+    prediction, body = biased(pair="central")
+    displacement = np.asarray(body.position)[SENDERS] - np.asarray(body.position)[RECEIVERS]
+    messages = np.asarray(prediction.messages)
+    cross = messages[:, 0] * displacement[:, 1] - messages[:, 1] * displacement[:, 0]
+    np.testing.assert_allclose(cross, 0, atol=1e-5)
+    assert np.ptp(messages) > 0
+
+
+def test_newtons_node_function_keeps_momentum_with_antisymmetric_messages():
+    prediction, body = biased(node="newton", pair="antisymmetric")
+    force = np.asarray(body.mass)[:, None] * np.asarray(prediction.acceleration)
+    # Sums of float32 that cancel.
+    np.testing.assert_allclose(np.sum(force, axis=0), 0, atol=1e-4)
+    assert np.ptp(force) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(node="newtn"), "Did you mean 'newton'"),
+        (dict(pair="centre"), "Did you mean 'central'"),
+        (dict(node="newton"), "have 2 components, got message_dim=3"),
+        (dict(pair="central"), "have 2 components, got message_dim=3"),
+        (dict(pair="antisymmetric", variational=True), "KL strategy are noisy"),
+    ],
+)
+def test_bad_biases(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

@@ -6,7 +6,7 @@ import sympy
 from symjax_gn import graphs
 from symjax_gn.simulate import simulate
 from symjax_gn.systems import SYSTEMS
-from symjax_gn.verdict import judge
+from symjax_gn.verdict import judge, judge_one_body
 
 DX, DY, R, MI, MJ, QI, QJ = sympy.symbols("dx dy r m_i m_j q_i q_j")
 TRUE = {
@@ -96,3 +96,26 @@ def test_a_law_that_is_not_finite_fails(data):
     result = verdict(data, "spring", vector(TRUE["spring"] + 0.001 * sympy.log(R - 0.5)))
     assert not result.recovered
     assert np.isinf(result.checks["error_beyond"]["quantile_90"])
+
+
+def test_the_number_of_components_must_be_the_dimension(data):
+    system, train, _, test = data["spring"]
+    for count, recovered in [(2, True), (3, False)]:
+        law = vector(TRUE["spring"])
+        result = judge(
+            jax.random.key(1), law, system, train, test, num_components=count, num_pairs=500
+        )
+        assert result.recovered == recovered
+        assert result.checks["dimension"]["holds"] == recovered
+
+
+def test_the_force_on_a_body_alone_is_judged(data):
+    _, _, _, test = data["spring"]
+    key, damped = jax.random.key(0), SYSTEMS["damped"]
+    drag = [-sympy.Symbol("vx_i"), -sympy.Symbol("vy_i")]
+    assert judge_one_body(key, drag, damped, test)["holds"]
+    assert not judge_one_body(key, [1.1 * x for x in drag], damped, test)["holds"]
+    nothing = [sympy.Integer(0)] * 2
+    assert not judge_one_body(key, nothing, damped, test)["holds"]
+    assert judge_one_body(key, nothing, SYSTEMS["spring"], test)["holds"]
+    assert not judge_one_body(key, drag, SYSTEMS["spring"], test)["holds"]

@@ -1,0 +1,189 @@
+"""Every law of the paper's tables, on every strategy, through the main job.
+
+    python benchmarks/recovery.py --out benchmarks/results/recovery.json
+
+Each cell (system, dimension, strategy, seed) is one call of the main job,
+`examples/discover_force.py`, in this process; its report is the cell's row. Saves after
+each cell; a cell that is already in the output file is not repeated. Then prints the
+paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the
+published figures.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from _results import meta, open_out, save
+
+from symjax_gn.losses import STRATEGIES
+from symjax_gn.simulate import SimulationWarning
+from symjax_gn.systems import SYSTEMS, check_choice
+
+ROOT = Path(__file__).parent.parent
+ROWS = ("spring", "r1", "r2", "charge", "damped", "discontinuous", "superposition")
+BUDGETS = {"cpu": [], "gpu": ["--steps", "20000", "--simulations", "4000"]}
+
+# arXiv:2006.11287: R^2 (table 1) with law recovered (table 5), and test loss (table 3).
+PUBLISHED = {
+    "charge-2": ("0.016 no", "0.947 yes", "0.004 no", "0.185 no"),
+    "charge-3": ("0.013 no", "0.980 yes", "0.002 no", "0.425 no"),
+    "r1-2": ("0.000 no", "1.000 yes", "1.000 yes", "0.796 yes"),
+    "r1-3": ("0.000 no", "1.000 yes", "1.000 yes", "0.332 yes"),
+    "r2-2": ("0.004 no", "0.993 yes", "0.990 yes", "0.770 no"),
+    "r2-3": ("0.002 no", "0.994 yes", "0.977 yes", "0.214 no"),
+    "spring-2": ("0.032 no", "1.000 yes", "1.000 yes", "0.883 yes"),
+    "spring-3": ("0.036 no", "0.995 yes", "1.000 yes", "0.214 yes"),
+}
+PUBLISHED_LOSS = {
+    "charge-2": (48.688, 50.012, 51.906, 59.927),
+    "charge-3": (1.174, 0.986, 0.940, 4.201),
+    "damped-2": (0.299, 0.328, 0.300, 1.466),
+    "damped-3": (0.415, 0.449, 0.400, 3.297),
+    "discontinuous-2": (0.064, 0.074, 0.044, 1.804),
+    "discontinuous-3": (0.199, 0.177, 0.126, 4.191),
+    "r1-2": (0.077, 0.069, 0.079, 3.463),
+    "r1-3": (0.051, 0.050, 0.055, 3.523),
+    "r2-2": (1.613, 1.640, 1.184, 9.252),
+    "r2-3": (3.976, 3.591, 3.366, 9.788),
+    "spring-2": (0.047, 0.046, 0.045, 1.659),
+    "spring-3": (0.111, 0.110, 0.090, 3.797),
+}
+COLUMNS = ("standard", "bottleneck", "l1", "kl")
+
+
+def load_job():
+    """The main job as a module."""
+    spec = importlib.util.spec_from_file_location(
+        "discover_force", ROOT / "examples" / "discover_force.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["discover_force"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(job, system, dim, strategy, seed, budget, options):
+    """One row: the report of one cell, or the error that ended it."""
+    name = f"{system}-{dim} {strategy} seed {seed}"
+    row = dict(name=name, value=None, unit="s", budget=budget, commit=meta()["commit"])
+    row |= dict(system=system, dim=dim, strategy=strategy, seed=seed, recovered=False)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--system", system, "--dim", str(dim), "--strategy", strategy]
+        arguments += ["--seed", str(seed), *BUDGETS[budget], *options, "--out", folder]
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            code = job.main(arguments)
+        if code:
+            row |= dict(error=said.getvalue().strip().splitlines()[-1])
+        else:
+            row |= json.loads((Path(folder) / "report.json").read_text())
+    row["value"] = time.perf_counter() - start
+    return row
+
+
+def _cell(rows, case, strategy):
+    return [r for r in rows if f"{r['system']}-{r['dim']}" == case and r["strategy"] == strategy]
+
+
+def _median(rows, *path):
+    found = []
+    for row in rows:
+        for key in path:
+            row = (row or {}).get(key)
+        if row is not None:
+            found.append(row)
+    return statistics.median(found) if found else float("nan")
+
+
+def print_tables(rows):
+    """The paper's tables 1 and 5, and 3; medians over seeds."""
+    cases = list(dict.fromkeys(f"{row['system']}-{row['dim']}" for row in rows))
+    strategies = [s for s in STRATEGIES if any(row["strategy"] == s for row in rows)]
+    print(
+        "\nTables 1 and 5: laws recovered; R^2 untrimmed, of raw messages (g = 1), of raw messages "
+        "in their best gauge, of the force they stand for [published R^2, law]\n"
+    )
+    print("| case | " + " | ".join(strategies) + " |")
+    print("|---" * (len(strategies) + 1) + "|")
+    for case in cases:
+        cells = []
+        for strategy in strategies:
+            cell = _cell(rows, case, strategy)
+            if not cell:
+                cells.append("")
+                continue
+            r2 = [_median(cell, "message_r2", key) for key in ("force", "gauge", "influence")]
+            text = f"{sum(bool(r['recovered']) for r in cell)}/{len(cell)}; "
+            text += ", ".join(f"{value:.3f}" for value in r2)
+            if strategy in COLUMNS and case in PUBLISHED:
+                text += f" [{PUBLISHED[case][COLUMNS.index(strategy)]}]"
+            cells.append(text)
+        print(f"| {case} | " + " | ".join(cells) + " |")
+    print(
+        "\nTable 3: error per node, sum over dimensions of |a - a_hat|, and as a share of mean |a| "
+        "[published loss, taken as the same unit; ratio of ours to it]\n"
+    )
+    print("| case | " + " | ".join(strategies) + " |")
+    print("|---" * (len(strategies) + 1) + "|")
+    for case in cases:
+        cells = []
+        for strategy in strategies:
+            cell = _cell(rows, case, strategy)
+            error = _median(cell, "test_error", "value") / (_median(cell, "n") or 1)
+            size = _median(cell, "test_error", "mean_abs_target") / (_median(cell, "n") or 1)
+            text = f"{error:.3g}, {error / size:.2%}" if cell else ""
+            if cell and strategy in COLUMNS and case in PUBLISHED_LOSS:
+                theirs = PUBLISHED_LOSS[case][COLUMNS.index(strategy)]
+                text += f" [{theirs}; {error / theirs:.2f}]"
+            cells.append(text)
+        print(f"| {case} | " + " | ".join(cells) + " |")
+
+
+def main():
+    """Run the cells that are missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--systems", nargs="+", default=list(ROWS), metavar="SYSTEM")
+    parser.add_argument("--dims", nargs="+", type=int, default=[2, 3])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), metavar="STRATEGY")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--budget", choices=list(BUDGETS), default="cpu")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of the main job")
+    parser.add_argument("--out", help="JSON file; kept up to date after every cell")
+    args = parser.parse_args()
+    for system in args.systems:
+        check_choice("system", system, SYSTEMS)
+    for strategy in args.strategies:
+        check_choice("strategy", strategy, STRATEGIES)
+    open_out(args.out)
+    warnings.simplefilter("ignore", SimulationWarning)
+    job = load_job()
+    rows = []
+    if args.out and Path(args.out).exists():
+        rows = json.loads(Path(args.out).read_text())["rows"]
+    for seed in args.seeds:
+        for system in args.systems:
+            for dim in [d for d in args.dims if d in SYSTEMS[system].dims]:
+                for strategy in args.strategies:
+                    name = f"{system}-{dim} {strategy} seed {seed}"
+                    if any(r["name"] == name and r["budget"] == args.budget for r in rows):
+                        continue
+                    row = run(job, system, dim, strategy, seed, args.budget, args.options)
+                    rows.append(row)
+                    save(args.out, rows)
+                    law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
+                    print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
+    print_tables([row for row in rows if row["budget"] == args.budget])
+
+
+if __name__ == "__main__":
+    main()

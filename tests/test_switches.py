@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.expressions import complexity, to_jax, to_numpy
+from symjax_gn.fronts import select
+from symjax_gn.regression import OperonRegressor, fit_many
+from symjax_gn.switches import Switch, find_switch, step
+
+RNG = np.random.default_rng(0)
+R = np.sort(RNG.uniform(0.2, 5.0, 1000))
+NOISE = 0.02 * RNG.normal(size=1000)
+FEATURES = {"r": R, "m_i": RNG.uniform(0.5, 2, 1000), "q_i": np.sign(RNG.normal(size=1000))}
+JUMP = np.where(R > 2, 2 * R - 1.98, 0.0)
+
+
+def test_a_step_is_found_where_it_is():
+    found = find_switch(FEATURES, JUMP + NOISE, 1.0)
+    assert found is not None
+    assert found.feature == "r"
+    # The two samples on either side of the step.
+    below, above = R[R <= 2][-1], R[R > 2][0]
+    assert below <= found.threshold <= above
+    assert found.jump == pytest.approx(2.02, abs=0.1)
+
+
+@pytest.mark.parametrize("smooth", [2 * R - 1.98, 1 / R**2, np.sin(R), 0 * R])
+def test_smooth_laws_have_none(smooth):
+    assert find_switch(FEATURES, smooth + NOISE, float(np.mean(np.abs(smooth)))) is None
+
+
+def test_the_expression_of_a_step():
+    expression = step(Switch("r", 2.0, 1.0)) * (2.0 * sympy.Symbol("r") - 1.98)
+    values = np.array([[1.0], [1.999], [2.001], [3.0]])
+    expected = [0.0, 0.0, 2.022, 4.02]
+    np.testing.assert_allclose(to_numpy(expression, ["r"])(values), expected)
+    function, constants = to_jax(expression, ["r"])
+    # float32.
+    np.testing.assert_allclose(function(constants, values), expected, rtol=1e-5)
+    # One for the step, three for r - 2, five for 2 r - 1.98, one product.
+    assert complexity(expression) == 10
+
+
+def test_a_law_with_a_switch_is_found_without_a_hint():
+    engine = OperonRegressor(evaluations=30_000, max_length=15)
+    (front,) = fit_many([engine], [FEATURES], [JUMP + NOISE], [np.ones(1000)], processes=1)
+    law = select(front).expression
+    assert law.has(sympy.Heaviside)
+    fresh = np.array([[0.5], [1.5], [1.9], [2.1], [3.0], [7.0]])
+    expected = np.where(fresh > 2, 2 * fresh - 1.98, 0.0)[:, 0]
+    columns = np.concatenate([fresh, np.ones((6, 2))], axis=1)
+    np.testing.assert_allclose(to_numpy(law, list(FEATURES))(columns), expected, atol=0.05)
