@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from symjax_gn import distill, graphs, messages, plots, regression, report, train, verdict
+from symjax_gn import distill, graphs, messages, plots, regression, report, symbolic, train, verdict
 from symjax_gn.expressions import rounded
 from symjax_gn.fronts import RegressionError
 from symjax_gn.losses import LOSSES, STRATEGIES
@@ -47,6 +47,12 @@ def parse(argv):
     data.add_argument("--dim", type=int, default=2, help="spatial dimensions, 2 or 3")
     data.add_argument(
         "--n", type=int, default=None, help="bodies (default: the system's, mostly 4)"
+    )
+    data.add_argument(
+        "--test-n",
+        type=int,
+        default=None,
+        help="bodies of a second test set, to see how the network and the law carry over",
     )
     data.add_argument("--simulations", type=int, default=1000, help="number of simulations")
     data.add_argument("--outputs", type=int, default=100, help="outputs of each simulation")
@@ -95,6 +101,10 @@ def discover(args):
     check_choice("strategy", args.strategy, STRATEGIES)
     check_choice("loss", args.loss, LOSSES)
     distill.check_form(args.gauge, args.form)
+    if args.test_n is not None:
+        check_at_least("--test-n", args.test_n, 2)
+        if args.data or args.gauge == "messages":
+            raise ValueError("--test-n needs a --system to simulate and --gauge influence.")
     for name, least in COUNTS.items():
         check_at_least(f"--{name}", getattr(args, name), least)
     engines = regressors(args)
@@ -173,6 +183,24 @@ def discover(args):
             num_components=len(table.components),
         )
         alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
+    on_test = more = None
+    if args.gauge == "influence":
+        on_test = symbolic.law_error(law.components, alone.components, test)
+    if args.test_n is not None and system is not None:
+        other = simulate(
+            jax.random.fold_in(keys[0], 1),
+            system,
+            num_nodes=args.test_n,
+            dim=args.dim,
+            num_simulations=100,
+            num_outputs=args.outputs,
+            dt=args.every * system.dt,
+            solver=args.solver,
+        )
+        other = graphs.make_dataset(other, *system.edges(args.test_n))
+        network, size = train.held_out_error(trained, other)
+        law_error, _ = symbolic.law_error(law.components, alone.components, other)
+        more = dict(n=args.test_n, network=network, law=law_error, mean_abs_target=size)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, dim)),
@@ -196,6 +224,8 @@ def discover(args):
         seconds=seconds,
         one_body=alone,
         one_body_check=alone_check,
+        law_error=on_test,
+        more_bodies=more,
         gauge_law=gauge_law,
         system=args.data or (system.name if system else None),
         dim=dim,

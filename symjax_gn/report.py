@@ -102,6 +102,8 @@ def make_report(
     seconds: Mapping[str, float],
     one_body: OneBodyLaw | None = None,
     one_body_check: Mapping[str, Any] | None = None,
+    law_error: tuple[float, float] | None = None,
+    more_bodies: Mapping[str, Any] | None = None,
     gauge_law: sympy.Expr | None = None,
     **run: Any,
 ) -> dict[str, Any]:
@@ -115,6 +117,9 @@ def make_report(
         seconds: duration of each stage.
         one_body: what `distill_one_body` gave, or None.
         one_body_check: what `judge_one_body` said of it, or None.
+        law_error: what `symbolic.law_error` gave on the test graphs, or None.
+        more_bodies: for graphs of another number of bodies, that number `n` and the
+            errors `network` and `law` with `mean_abs_target`, or None.
         gauge_law: what `distill_gauge` gave, or None.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
@@ -163,6 +168,8 @@ def make_report(
             "in the data's unit of acceleration",
             mean_abs_target=test_error[1],
         ),
+        law_error=None if law_error is None else law_error[0],
+        more_bodies=None if more_bodies is None else dict(more_bodies),
         seconds=dict(seconds),
         versions=versions(),
     )
@@ -225,6 +232,15 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         f"({error['unit']}).",
         "",
     ]
+    if report.get("law_error") is not None:
+        lines += [f"The distilled laws in its place: {report['law_error']:.4g}.", ""]
+    more = report.get("more_bodies")
+    if more:
+        lines += [
+            f"With {more['n']} bodies, without training on them: network {more['network']:.4g}, "
+            f"laws {more['law']:.4g}, where the mean is {more['mean_abs_target']:.4g}.",
+            "",
+        ]
     if report["message_r2"]:
         r2 = report["message_r2"]
         lines += [

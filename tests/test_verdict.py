@@ -4,8 +4,12 @@ import pytest
 import sympy
 
 from symjax_gn import graphs
+from symjax_gn.distill import distill
+from symjax_gn.messages import record_messages
+from symjax_gn.regression import OperonRegressor
 from symjax_gn.simulate import simulate
 from symjax_gn.systems import SYSTEMS
+from symjax_gn.train import fit
 from symjax_gn.verdict import judge, judge_one_body
 
 DX, DY, R, MI, MJ, QI, QJ = sympy.symbols("dx dy r m_i m_j q_i q_j")
@@ -119,3 +123,23 @@ def test_the_force_on_a_body_alone_is_judged(data):
     assert not judge_one_body(key, nothing, damped, test)["holds"]
     assert judge_one_body(key, nothing, SYSTEMS["spring"], test)["holds"]
     assert not judge_one_body(key, drag, SYSTEMS["spring"], test)["holds"]
+
+
+@pytest.mark.slow
+def test_shuffled_accelerations_are_never_a_recovered_law():
+    system = SYSTEMS["spring"]
+    recovered = []
+    for seed in range(20):
+        keys = jax.random.split(jax.random.key(seed), 6)
+        run = simulate(keys[0], system, num_simulations=100, num_outputs=30, dt=0.05)
+        parts = graphs.split(keys[1], graphs.make_dataset(run))
+        shuffled = [
+            part._replace(acceleration=jax.random.permutation(keys[2], part.acceleration))
+            for part in parts[:2]
+        ]
+        trained = fit(keys[3], *shuffled, steps=1000)
+        table = record_messages(keys[4], trained, shuffled[0], system=system)
+        law = distill(table, [OperonRegressor(evaluations=20_000, seed=seed)])
+        result = judge(keys[5], law.components, system, shuffled[0], parts[2], num_components=2)
+        recovered.append(result.recovered)
+    assert recovered == [False] * 20
