@@ -19,11 +19,16 @@ from symjax_gn import distill, graphs, messages, plots, regression, report, symb
 from symjax_gn.expressions import rounded
 from symjax_gn.fronts import RegressionError
 from symjax_gn.losses import LOSSES, STRATEGIES
+from symjax_gn.models import NODES, PAIRS
 from symjax_gn.simulate import SOLVERS, SimulationError, simulate
 from symjax_gn.systems import SYSTEMS, check_at_least, check_choice, get_system, load_system
 
 COUNTS = dict(simulations=3, outputs=2, every=1, steps=1, width=1, depth=1, searches=1)
-COUNTS |= dict(evaluations=1, iterations=1)
+COUNTS |= dict(evaluations=1, iterations=1, batch_size=1)
+NETWORKS = {
+    "power-laws": dict(),
+    "paper": dict(power_laws=False, inputs="absolute", activation=jax.nn.relu),
+}
 
 
 def parse(argv):
@@ -63,6 +68,17 @@ def parse(argv):
     network = parser.add_argument_group("network")
     network.add_argument("--strategy", default="bottleneck", help=", ".join(STRATEGIES))
     network.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
+    network.add_argument(
+        "--network",
+        default="power-laws",
+        help="power-laws, or paper: absolute positions, ReLU and no features but the bodies'",
+    )
+    network.add_argument("--node", default="free", help=" or ".join(NODES))
+    network.add_argument("--pair", default="free", help=", ".join(PAIRS))
+    network.add_argument("--penalty", type=float, default=None, help="weight of the L1 or KL term")
+    network.add_argument("--optimizer", default="muon", help=" or ".join(train.OPTIMIZERS))
+    network.add_argument("--learning-rate", type=float, default=1e-2, help="peak of the schedule")
+    network.add_argument("--batch-size", type=int, default=64, help="graphs per step")
     network.add_argument("--steps", type=int, default=4000, help="training steps")
     network.add_argument("--width", type=int, default=64, help="width of the hidden layers")
     network.add_argument("--depth", type=int, default=3, help="number of hidden layers")
@@ -78,6 +94,13 @@ def parse(argv):
     search.add_argument("--evaluations", type=int, default=100_000, help="per search (operon)")
     search.add_argument("--iterations", type=int, default=40, help="per search (pysr)")
     search.add_argument("--gauge", default="influence", help=" or ".join(distill.GAUGES))
+    search.add_argument(
+        "--flatten",
+        type=int,
+        default=None,
+        help="power of the distance that targets are multiplied with (default: found)",
+    )
+    search.add_argument("--errors", default="relative", help="relative or absolute")
     search.add_argument("--form", default="auto", help=", ".join(distill.FORMS))
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--out", default="discovered", help="folder for the report")
@@ -96,17 +119,36 @@ def regressors(args):
     return [regression.make_regressor(args.regressor, seed=seed, **options) for seed in seeds]
 
 
+def make_network(args, dim, system):
+    """The graph network that the options ask for."""
+    return train.make_model(
+        args.strategy,
+        dim,
+        width=args.width,
+        depth=args.depth,
+        node=args.node,
+        pair=args.pair,
+        external_field=system is not None and system.one_body_potential is not None,
+        **NETWORKS[args.network],
+    )
+
+
 def discover(args):
     """Run the whole path and write the report; returns the report."""
     check_choice("strategy", args.strategy, STRATEGIES)
     check_choice("loss", args.loss, LOSSES)
+    check_choice("network", args.network, NETWORKS)
+    check_choice("node function", args.node, NODES)
+    check_choice("pair function", args.pair, PAIRS)
+    check_choice("optimizer", args.optimizer, train.OPTIMIZERS)
+    check_choice("kind of errors", args.errors, ("relative", "absolute"))
     distill.check_form(args.gauge, args.form)
     if args.test_n is not None:
         check_at_least("--test-n", args.test_n, 2)
         if args.data or args.gauge == "messages":
             raise ValueError("--test-n needs a --system to simulate and --gauge influence.")
     for name, least in COUNTS.items():
-        check_at_least(f"--{name}", getattr(args, name), least)
+        check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
     engines = regressors(args)
     folder = report.open_folder(args.out)
     keys = jax.random.split(jax.random.key(args.seed), 5)
@@ -121,9 +163,11 @@ def discover(args):
     if args.data:
         trajectory = graphs.load_trajectory(args.data)
         dataset = graphs.make_dataset(trajectory)
+        model = make_network(args, trajectory.position.shape[-1], None)
     else:
         load = load_system if ".py" in args.system else get_system
         system = load(args.system)
+        model = make_network(args, args.dim, system)
         trajectory = simulate(
             keys[0],
             system,
@@ -148,21 +192,26 @@ def discover(args):
         validation,
         strategy=args.strategy,
         loss=args.loss,
+        penalty_weight=args.penalty,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        batch_size=args.batch_size,
         steps=args.steps,
-        model=train.make_model(
-            args.strategy,
-            dim,
-            width=args.width,
-            depth=args.depth,
-            external_field=system is not None and system.one_body_potential is not None,
-        ),
+        model=model,
         progress=True,
     )
     test_error = train.held_out_error(trained, test)
     lap("train")
 
     table = messages.record_messages(keys[3], trained, training, system=system)
-    law = distill.distill(table, engines, gauge=args.gauge, form=args.form)
+    law = distill.distill(
+        table,
+        engines,
+        gauge=args.gauge,
+        form=args.form,
+        power=args.flatten,
+        relative_error=args.errors == "relative",
+    )
     features = ["m_i", "q_i"]
     if trained.model.external_field:
         features += [f"{axis}_i" for axis in "xyz"[:dim]]

@@ -196,7 +196,9 @@ def record_messages(
         jacobian = body.mass * jax.jacobian(update)(aggregate)[:, order]
         messages, mirrored = messages[:, order], mirrored[:, order]
         # Errors go with the size of a message: the weakest messages know the offset best.
-        weight = jnp.where(mine, 1 / (jnp.sum(messages**2, axis=1, keepdims=True) + 1e-12), 0.0)
+        size = jnp.sum(messages**2, axis=1, keepdims=True)
+        middle = jnp.nanmedian(jnp.where(mine, size, jnp.nan))
+        weight = jnp.where(mine, 1 / (size + middle + 1e-12), 0.0)
         even = jnp.sum(weight * 0.5 * (messages + mirrored), axis=0) / jnp.sum(weight)
         shares = (messages - even) @ jacobian.T
         alone = force - jnp.sum(jnp.where(mine, shares, 0.0), axis=0)

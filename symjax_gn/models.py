@@ -105,7 +105,7 @@ class GraphNet(nn.Module):
     node: str = "free"
     pair: str = "free"
 
-    def setup(self):
+    def __post_init__(self):
         check_choice("inputs", self.inputs, INPUTS)
         check_choice("node function", self.node, NODES)
         check_choice("pair function", self.pair, PAIRS)
@@ -117,6 +117,9 @@ class GraphNet(nn.Module):
             )
         if self.variational and self.pair != "free":
             raise ValueError('Messages of the KL strategy are noisy: use pair="free".')
+        super().__post_init__()
+
+    def setup(self):
         hidden = (self.width, self.depth)
         components = 1 if self.pair == "central" else self.message_dim
         outputs = components * (2 if self.variational else 1)

@@ -34,7 +34,8 @@ def script():
 
 def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_path, capsys):
     out = tmp_path / "out"
-    assert script.main(["--searches", "1", "--out", str(out), *QUICK]) == 0
+    options = ["--searches", "1", "--test-n", "5", "--out", str(out), *QUICK]
+    assert script.main(options) == 0
     read = json.loads((out / "report.json").read_text())
     fields = "system dim n strategy regressor seed recovered checks laws message_r2 test_error"
     assert set(fields.split()) | {"seconds", "versions"} <= set(read)
@@ -43,6 +44,9 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_pa
     assert set(read["message_r2"]) >= {"force", "force_trimmed", "gauge", "gauge_name"}
     assert set(read["test_error"]) == {"value", "unit", "mean_abs_target"}
     assert read["recovered"] in (True, False)
+    assert set(read["more_bodies"]) == {"n", "network", "law", "mean_abs_target"}
+    assert read["more_bodies"]["n"] == 5
+    assert read["law_error"] > 0
     said = capsys.readouterr().out
     assert ("not recovered" in said) == (not read["recovered"])
     for figure in ("trajectories", "training", "messages", "pareto_0"):
@@ -77,6 +81,11 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
         (["--form", "none"], "Unknown form"),
         (["--form", "central", "--gauge", "messages"], "Raw messages have no direction"),
         (["--loss", "squared"], "Unknown loss"),
+        (["--network", "papers"], "Did you mean 'paper'"),
+        (["--node", "newton", "--strategy", "l1"], "use the bottleneck"),
+        (["--errors", "square"], "Unknown kind of errors"),
+        (["--test-n", "1"], "--test-n must be at least 2"),
+        (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
         (["--searches", "0"], "--searches must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--simulations", "2"], "--simulations must be at least 3"),
