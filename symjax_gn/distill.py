@@ -9,6 +9,7 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.fronts import Law, ParetoFront, make_front, select
+from symjax_gn.graphs import typical_size
 from symjax_gn.messages import AXES, MessageTable, take_edges
 from symjax_gn.regression import Regressor, fit_many
 from symjax_gn.systems import check_choice
@@ -59,7 +60,7 @@ def noncentral_share(table: MessageTable) -> float:
     size = np.linalg.norm(table.influence, axis=1)
     along = _along(table)
     across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
-    return float(np.median(across / (size + 0.1 * np.median(size))))
+    return float(np.median(across / (size + 0.1 * typical_size(size))))
 
 
 def _along(table: MessageTable) -> Float[np.ndarray, " edge"]:
@@ -196,7 +197,7 @@ def distill_one_body(
     dim = force.shape[1]
     axes = AXES[:dim]
     size = np.linalg.norm(force, axis=1)
-    share = float(np.median(size) / np.median(np.linalg.norm(table.influence, axis=1)))
+    share = float(np.median(size) / typical_size(np.linalg.norm(table.influence, axis=1)))
     zeros = (sympy.Integer(0),) * dim
     if share < least:
         return OneBodyLaw("none", share, zeros, (), ())
@@ -254,12 +255,12 @@ def _search(
     """One front per target: searched near one, on the given rows, and back in units."""
     units = {name: _power_of_ten(scales[name]) for name in features}
     flat = targets * (features["r"] / units["r"])[:, None] ** power if power else targets
-    target_units = [_power_of_ten(float(np.median(np.abs(column)))) for column in flat.T]
+    target_units = [_power_of_ten(typical_size(column)) for column in flat.T]
     columns = {name: column[rows] / units[name] for name, column in features.items()}
     columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
     scaled = [column[rows] / unit for column, unit in zip(flat.T, target_units, strict=True)]
     size = [np.abs(column) for column in scaled]
-    weights = [1 / (s + 0.1 * np.median(s)) if relative_error else np.ones_like(s) for s in size]
+    weights = [1 / (s + 0.1 * typical_size(s)) if relative_error else np.ones_like(s) for s in size]
 
     found: list[list[ParetoFront]] = [[] for _ in scaled]
     fronts: list[ParetoFront] = []

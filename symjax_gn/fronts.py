@@ -175,7 +175,7 @@ def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
     whole = {
         value: sympy.Integer(round(value))
         for value in constants(expression)
-        if abs(value) > 0.5 and abs(value - round(value)) < 0.1
+        if 0.5 < abs(value) < 100 and abs(value - round(value)) < 0.1
     }
     found += [expression.xreplace({value: integer}) for value, integer in whole.items()]
     found.append(expression.xreplace(whole))

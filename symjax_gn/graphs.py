@@ -264,25 +264,31 @@ def split(
     return tuple(take(dataset, np.isin(dataset.simulation, part)) for part in parts)
 
 
+def typical_size(values: AnyArray) -> float:
+    """Median of the absolute values that are not next to zero, or 0 if all are zero.
+
+    A median, because close encounters have no typical size. Bodies that feel next to
+    nothing say nothing of the size of what others feel, so values below a thousandth of
+    the 95% quantile are passed over.
+    """
+    size = np.abs(np.asarray(values, np.float64))
+    size = size[size > 1e-3 * np.quantile(size, 0.95)]
+    return float(np.median(size)) if size.size else 0.0
+
+
 def measure_scales(dataset: Dataset) -> Scales:
     """Typical sizes of a dataset's quantities, to bring them near one in training.
 
-    One number per quantity, so that directions and ratios of masses keep their meaning.
-    Medians, because close encounters have no typical size; a quantity that is zero
-    everywhere has scale 1.
+    One number per quantity, so that directions and ratios of masses keep their meaning;
+    a quantity that is zero everywhere has scale 1.
     """
-
-    def median(x):
-        size = float(np.median(np.abs(np.asarray(x, np.float64))))
-        return size if size > 0 else float(np.max(np.abs(x), initial=0.0)) or 1.0
-
     position = np.asarray(dataset.nodes.position, np.float64)
     return Scales(
-        length=median(position[:, dataset.senders] - position[:, dataset.receivers]),
-        velocity=median(dataset.nodes.velocity),
+        length=typical_size(position[:, dataset.senders] - position[:, dataset.receivers]) or 1.0,
+        velocity=typical_size(dataset.nodes.velocity) or 1.0,
         mass=float(np.exp(np.mean(np.log(np.asarray(dataset.nodes.mass, np.float64))))),
-        charge=median(dataset.nodes.charge),
-        acceleration=median(dataset.acceleration),
+        charge=typical_size(dataset.nodes.charge) or 1.0,
+        acceleration=typical_size(dataset.acceleration) or 1.0,
         centre=np.mean(position, axis=(0, 1)),
     )
 

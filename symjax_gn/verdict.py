@@ -9,7 +9,7 @@ import sympy
 from jaxtyping import Float, PRNGKeyArray
 
 from symjax_gn.expressions import to_numpy
-from symjax_gn.graphs import Dataset
+from symjax_gn.graphs import Dataset, typical_size
 from symjax_gn.messages import (
     GAUGES,
     GaugeFit,
@@ -139,7 +139,7 @@ def judge_one_body(
     size = np.linalg.norm(truth, axis=1)
     size += 0.1 * np.median(size)
     if not np.any(size):
-        size = np.median(np.linalg.norm(true_forces(system, receiver, sender), axis=1))
+        size = typical_size(np.linalg.norm(true_forces(system, receiver, sender), axis=1))
     with np.errstate(all="ignore"):
         error = np.linalg.norm(law - truth, axis=1) / size
     error = np.where(np.isfinite(error), error, np.inf)
@@ -177,7 +177,7 @@ def _fit(pairs, force, name, constant_offset):
     finite = np.all(np.isfinite(pairs.law), axis=1) & np.all(np.isfinite(force), axis=1)
     law = np.where(finite[:, None], pairs.law, 0.0)
     size = np.linalg.norm(law, axis=1)
-    weight = finite / (size + 0.1 * np.median(size) + 1e-300)
+    weight = finite / (size + 0.1 * typical_size(size) + 1e-300)
     return fit_gauge(
         law,
         np.where(finite[:, None], force, 0.0),
@@ -193,7 +193,8 @@ def _errors(pairs, force, gauge):
     size = np.linalg.norm(scaled, axis=1)
     with np.errstate(all="ignore"):
         error = np.linalg.norm(pairs.law - scaled - offset, axis=1)
-        error = error / (size + 0.1 * np.median(size))
+        # Where most pairs feel nothing, the median of those that do is the measure.
+        error = error / (size + 0.1 * (np.median(size) or typical_size(size)))
     return np.where(np.isfinite(error), error, np.inf)
 
 

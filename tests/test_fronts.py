@@ -38,6 +38,13 @@ def test_refinement_drops_what_does_not_matter():
     assert any(law.complexity <= 7 and law.mae < 2e-3 for law in front.laws)
 
 
+def test_huge_constants_are_not_taken_for_integers():
+    # An integer beyond 64 bits is a Python object that NumPy has no exp for.
+    huge = sympy.exp(-sympy.Float(9.6e23)) + R * sympy.exp(-9.6e23 * M)
+    front = refine(make_front([huge, R], FEATURES, TARGET), FEATURES, TARGET)
+    assert front.laws
+
+
 def test_nothing_usable_is_an_error():
     with pytest.raises(RegressionError, match="no expression that is finite"):
         make_front([sympy.log(-R)], FEATURES, TARGET)

@@ -15,6 +15,7 @@ from symjax_gn.graphs import (
     thin,
     to_jraph,
     trajectory_from_arrays,
+    typical_size,
 )
 from symjax_gn.systems import chain_edges
 
@@ -217,3 +218,9 @@ def test_bad_datasets(spring_trajectory, spring_dataset):
 
 def test_module_has_no_other_keys():
     assert graphs._KEYS == ("time", "position", "velocity", "acceleration", "mass", "charge")
+
+
+def test_zeros_do_not_decide_what_is_typical():
+    values = np.concatenate([np.zeros(600), 1e-9 * np.ones(100), np.linspace(1, 3, 300)])
+    assert typical_size(values) == pytest.approx(2.0, rel=1e-2)
+    assert typical_size(np.zeros(5)) == 0.0
