@@ -133,6 +133,22 @@ def make_network(args, dim, system):
     )
 
 
+def make_data(args, key, system, num_nodes, num_simulations):
+    """Simulated trajectories and their graphs."""
+    trajectory = simulate(
+        key,
+        system,
+        num_nodes=num_nodes,
+        dim=args.dim,
+        num_simulations=num_simulations,
+        num_outputs=args.outputs,
+        dt=args.every * system.dt,
+        solver=args.solver,
+        progress=True,
+    )
+    return trajectory, graphs.make_dataset(trajectory, *system.edges(trajectory.mass.shape[1]))
+
+
 def discover(args):
     """Run the whole path and write the report; returns the report."""
     check_choice("strategy", args.strategy, STRATEGIES)
@@ -168,18 +184,7 @@ def discover(args):
         load = load_system if ".py" in args.system else get_system
         system = load(args.system)
         model = make_network(args, args.dim, system)
-        trajectory = simulate(
-            keys[0],
-            system,
-            num_nodes=args.n,
-            dim=args.dim,
-            num_simulations=args.simulations,
-            num_outputs=args.outputs,
-            dt=args.every * system.dt,
-            solver=args.solver,
-            progress=True,
-        )
-        dataset = graphs.make_dataset(trajectory, *system.edges(trajectory.mass.shape[1]))
+        trajectory, dataset = make_data(args, keys[0], system, args.n, args.simulations)
     if trajectory.derived:
         print(f"not in the data, so differentiated or assumed: {', '.join(trajectory.derived)}")
     num_nodes, dim = trajectory.position.shape[2:]
@@ -236,17 +241,7 @@ def discover(args):
     if args.gauge == "influence":
         on_test = symbolic.law_error(law.components, alone.components, test)
     if args.test_n is not None and system is not None:
-        other = simulate(
-            jax.random.fold_in(keys[0], 1),
-            system,
-            num_nodes=args.test_n,
-            dim=args.dim,
-            num_simulations=100,
-            num_outputs=args.outputs,
-            dt=args.every * system.dt,
-            solver=args.solver,
-        )
-        other = graphs.make_dataset(other, *system.edges(args.test_n))
+        _, other = make_data(args, jax.random.fold_in(keys[0], 1), system, args.test_n, 100)
         network, size = train.held_out_error(trained, other)
         law_error, _ = symbolic.law_error(law.components, alone.components, other)
         more = dict(n=args.test_n, network=network, law=law_error, mean_abs_target=size)

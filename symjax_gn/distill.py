@@ -117,7 +117,8 @@ def distill(
             the search, so that close encounters do not hide the rest; None chooses it
             with `flattening_power`.
         relative_error: whether the errors by which laws are ranked, and from which the
-            score follows, are relative to |target| + 0.1 median |target|, or absolute.
+            score follows, are relative to |target| + 0.1 typical |target| (see
+            `graphs.typical_size`), or absolute.
         num_samples: number of edges that are regressed on; the nearest and farthest 1%
             are left out, for there the network has seen little.
         processes: searches that run side by side; None takes one per core.
@@ -127,8 +128,6 @@ def distill(
         RegressionError: a search ended without a usable expression.
     """
     check_form(gauge, form)
-    if not regressors:
-        raise ValueError("distill needs at least one regressor.")
     for name in features:
         check_choice("feature", name, table.features)
     table = _apart(table)
@@ -162,7 +161,7 @@ def distill(
     if form == "central":
         scalar = laws[0]
         laws = [scalar * sympy.Symbol(f"d{axis}") / sympy.Symbol("r") for axis in axes]
-    error_unit = "|target| + 0.1 median |target|" if relative_error else "target"
+    error_unit = "|target| + 0.1 typical |target|" if relative_error else "target"
     if power:
         error_unit += f", after multiplication by r^{power}"
     return ForceLaw(form, tuple(laws), scalar, selected, fronts, power, error_unit)
@@ -253,6 +252,8 @@ def _search(
     processes: int | None = None,
 ) -> tuple[ParetoFront, ...]:
     """One front per target: searched near one, on the given rows, and back in units."""
+    if not regressors:
+        raise ValueError("A search needs at least one regressor.")
     units = {name: _power_of_ten(scales[name]) for name in features}
     flat = targets * (features["r"] / units["r"])[:, None] ** power if power else targets
     target_units = [_power_of_ten(typical_size(column)) for column in flat.T]

@@ -280,14 +280,14 @@ def fit_many(
 ) -> list[ParetoFront]:
     """Fit one target after another or, in several processes, side by side.
 
+    Where the best law leaves a step behind, a second search knows of it (`switches`).
+
     Args:
         regressors: one engine per target.
         features: feature columns of each target.
         targets: `[sample]` each.
         weights: `[sample]` each, factors of the absolute errors in refinement.
         processes: how many at once; None takes one per core, at most one per target.
-
-    Where the best law leaves a step behind, a second search knows of it (`switches`).
 
     Returns:
         One refined front per target.

@@ -81,14 +81,14 @@ def law_latex(expression: sympy.Expr) -> str:
 def law_record(law: Law) -> dict[str, Any]:
     """A law as the fields of `report.json`."""
     return dict(
-        law_record_short(law.expression),
+        expression_record(law.expression),
         complexity=law.complexity,
         mae=law.mae,
         score=law.score,
     )
 
 
-def law_record_short(expression: sympy.Expr) -> dict[str, str]:
+def expression_record(expression: sympy.Expr) -> dict[str, str]:
     """An expression as LaTeX and as SymPy text."""
     return dict(latex=law_latex(expression), sympy=str(expression))
 
@@ -160,7 +160,7 @@ def make_report(
             latex=[law_latex(component) for component in one_body.components],
             fronts=[[law_record(one) for one in front.laws] for front in one_body.fronts],
         ),
-        message_gauge=None if gauge_law is None else law_record_short(gauge_law),
+        message_gauge=None if gauge_law is None else expression_record(gauge_law),
         message_r2=None if message_r2 is None else dict(message_r2),
         test_error=dict(
             value=test_error[0],

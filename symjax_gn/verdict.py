@@ -64,7 +64,8 @@ def judge(
     receiver's mass and charge, and with a constant b before such a function. The first that
     passes is named, or else the nearest. The true law counts with its softening and without,
     whichever is nearer. The error of a pair is |law - (g A f + b)| / (|g A f| + 0.1 median
-    |g A f|).
+    |g A f|); where most pairs feel nothing and that median is 0, it is the median of the
+    pairs that do (`graphs.typical_size`).
 
     Args:
         key: PRNG key that chooses the pairs.

@@ -40,8 +40,12 @@ def test_every_strategy_trains(strategy, spring_parts):
         jax.random.key(0), *spring_parts[:2], strategy=strategy, model=tiny(strategy), **TINY
     )
     assert np.all(np.isfinite(result.history.loss))
-    assert float(jnp.sum(result.mask)) < 6 if strategy == "pruning" else 6
-    assert np.sum(result.history.message_std[-1] > 0) <= 6
+    kept, heard = float(jnp.sum(result.mask)), np.sum(result.history.message_std[-1] > 0)
+    if strategy == "pruning":
+        assert 1 <= kept < 6
+        assert heard < 6
+    else:
+        assert kept == heard == 6
 
 
 def test_a_cut_that_takes_too_much_is_undone():
