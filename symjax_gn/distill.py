@@ -8,16 +8,16 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.fronts import Law, ParetoFront, make_front, select
+from symjax_gn.fronts import Law, ParetoFront, select
 from symjax_gn.graphs import typical_size
 from symjax_gn.messages import AXES, MessageTable, take_edges
-from symjax_gn.regression import Regressor, fit_many
+from symjax_gn.regression import Regressor
+from symjax_gn.search import Problem, search
 from symjax_gn.systems import check_choice
 
 FORMS = ("auto", "central", "components")
 GAUGES = ("influence", "messages")
 DEFAULT_FEATURES = ("m_i", "m_j", "q_i", "q_j")
-_SEARCHES_AT_ONCE = 2
 
 
 class ForceLaw(NamedTuple):
@@ -103,9 +103,7 @@ def distill(
     Args:
         table: what `record_messages` gave.
         regressors: engines that search for each target and share their findings, e.g.
-            one engine with several seeds. Two search at first; two more follow as long
-            as the law that the score picks errs more than twice as much as the most
-            accurate one found.
+            one engine with several seeds; see `search.search`.
         features: names of columns of the table a law may use, besides the distance
             and, unless the form is central, the displacement; constant ones are left out.
         gauge: "influence" regresses the force that a message stands for, "messages"
@@ -252,45 +250,18 @@ def _search(
     processes: int | None = None,
 ) -> tuple[ParetoFront, ...]:
     """One front per target: searched near one, on the given rows, and back in units."""
-    if not regressors:
-        raise ValueError("A search needs at least one regressor.")
     units = {name: _power_of_ten(scales[name]) for name in features}
     flat = targets * (features["r"] / units["r"])[:, None] ** power if power else targets
     target_units = [_power_of_ten(typical_size(column)) for column in flat.T]
     columns = {name: column[rows] / units[name] for name, column in features.items()}
     columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
-    scaled = [column[rows] / unit for column, unit in zip(flat.T, target_units, strict=True)]
-    size = [np.abs(column) for column in scaled]
-    weights = [1 / (s + 0.1 * typical_size(s)) if relative_error else np.ones_like(s) for s in size]
-
-    found: list[list[ParetoFront]] = [[] for _ in scaled]
-    fronts: list[ParetoFront] = []
-    for start in range(0, len(regressors), _SEARCHES_AT_ONCE):
-        engines = regressors[start : start + _SEARCHES_AT_ONCE]
-        unsettled = [k for k in range(len(scaled)) if not start or not _settled(fronts[k])]
-        if not unsettled:
-            break
-        every = [(engine, k) for k in unsettled for engine in engines]
-        results = fit_many(
-            [engine for engine, _ in every],
-            [columns] * len(every),
-            [scaled[k] for _, k in every],
-            [weights[k] for _, k in every],
-            processes,
-        )
-        for (_, k), front in zip(every, results, strict=True):
-            found[k].append(front)
-        fronts = [
-            make_front(
-                [law.expression for front in found[k] for law in front.laws],
-                columns,
-                scaled[k],
-                weight=weights[k],
-                gain=0.1,
-                seconds=sum(front.seconds for front in found[k]),
-            )
-            for k in range(len(scaled))
-        ]
+    problems = []
+    for column, unit in zip(flat.T, target_units, strict=True):
+        target = column[rows] / unit
+        size = np.abs(target)
+        weight = 1 / (size + 0.1 * typical_size(size)) if relative_error else np.ones_like(size)
+        problems.append(Problem(columns, target, weight))
+    fronts = search(regressors, problems, processes)
 
     def in_units(law: Law, unit: float) -> Law:
         symbols = {name: sympy.Symbol(name) for name in units}
@@ -304,11 +275,6 @@ def _search(
         front._replace(laws=tuple(in_units(law, unit) for law in front.laws))
         for front, unit in zip(fronts, target_units, strict=True)
     )
-
-
-def _settled(front: ParetoFront) -> bool:
-    """Whether the law that the score picks is nearly as accurate as any on the front."""
-    return select(front).mae <= 2 * front.laws[-1].mae
 
 
 def check_form(gauge: str, form: str) -> None:

@@ -1,20 +1,16 @@
 """Symbolic regression: engines that search for laws, behind one protocol."""
 
 import importlib.util
-import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import sympy
-from joblib import Parallel, delayed
 
-from symjax_gn.expressions import to_numpy
-from symjax_gn.fronts import Column, Columns, ParetoFront, make_front, refine
-from symjax_gn.switches import find_switch, step
+from symjax_gn.fronts import Column, Columns, ParetoFront, make_front
 from symjax_gn.systems import check_choice
 
 REGRESSORS = ("operon", "pysr")
@@ -269,49 +265,3 @@ def make_regressor(name: str, **options: Any) -> Regressor:
     engine = PySRRegressor(**options)
     _import_pysr()
     return engine
-
-
-def fit_many(
-    regressors: Sequence[Regressor],
-    features: Sequence[Columns],
-    targets: Sequence[Column],
-    weights: Sequence[Column],
-    processes: int | None = None,
-) -> list[ParetoFront]:
-    """Fit one target after another or, in several processes, side by side.
-
-    Where the best law leaves a step behind, a second search knows of it (`switches`).
-
-    Args:
-        regressors: one engine per target.
-        features: feature columns of each target.
-        targets: `[sample]` each.
-        weights: `[sample]` each, factors of the absolute errors in refinement.
-        processes: how many at once; None takes one per core, at most one per target.
-
-    Returns:
-        One refined front per target.
-    """
-    for columns, target in zip(features, targets, strict=True):
-        check_problem(columns, target)
-    processes = min(len(targets), processes or os.cpu_count() or 1)
-    jobs = zip(regressors, features, targets, weights, strict=True)
-    return Parallel(n_jobs=processes)(delayed(_fit_one)(*job) for job in jobs)  # pyright: ignore
-
-
-def _fit_one(regressor, features, target, weight):
-    front = refine(regressor.fit(features, target), features, target, weight=weight)
-    best = to_numpy(front.laws[-1].expression, list(features))
-    residual = target - best(np.stack(list(features.values()), axis=-1))
-    switch = find_switch(features, residual, float(np.mean(np.abs(target))))
-    if switch is None:
-        return front
-    # A second search that knows of the step, under a name that no feature has.
-    above = np.where(features[switch.feature] > switch.threshold, 1.0, 0.0)
-    more = regressor.fit(dict(features) | {"_step": above}, target)
-    written = {sympy.Symbol("_step"): step(switch)}
-    found = [law.expression.xreplace(written) for law in more.laws]
-    found += [law.expression for law in front.laws]
-    seconds = front.seconds + more.seconds
-    front = make_front(found, features, target, weight=weight, seconds=seconds)
-    return refine(front, features, target, weight=weight)

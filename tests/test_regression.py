@@ -11,7 +11,6 @@ from symjax_gn.regression import (
     OperonRegressor,
     PySRRegressor,
     check_problem,
-    fit_many,
     make_regressor,
 )
 
@@ -100,15 +99,6 @@ def test_seeds_reproduce():
     fronts = [OperonRegressor(seed=s, **SMALL).fit(FEATURES, TARGET) for s in (3, 3, 4)]
     assert fronts[0].laws == fronts[1].laws
     assert fronts[0].laws != fronts[2].laws
-
-
-def test_searches_run_side_by_side():
-    engines = [OperonRegressor(**SMALL), OperonRegressor(**SMALL)]
-    weights = [np.ones(400)] * 2
-    fronts = fit_many(engines, [FEATURES] * 2, [TARGET, -TARGET], weights, processes=2)
-    alone = fit_many(engines[:1], [FEATURES], [TARGET], weights[:1], processes=1)
-    assert fronts[0].laws == alone[0].laws
-    assert all(select(front).mae < 0.05 for front in fronts)
 
 
 @pytest.mark.parametrize(

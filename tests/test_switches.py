@@ -4,7 +4,8 @@ import sympy
 
 from symjax_gn.expressions import complexity, to_jax, to_numpy
 from symjax_gn.fronts import select
-from symjax_gn.regression import OperonRegressor, fit_many
+from symjax_gn.regression import OperonRegressor
+from symjax_gn.search import Problem, search
 from symjax_gn.switches import Switch, find_switch, step
 
 RNG = np.random.default_rng(0)
@@ -43,7 +44,7 @@ def test_the_expression_of_a_step():
 
 def test_a_law_with_a_switch_is_found_without_a_hint():
     engine = OperonRegressor(evaluations=30_000, max_length=15)
-    (front,) = fit_many([engine], [FEATURES], [JUMP + NOISE], [np.ones(1000)], processes=1)
+    (front,) = search([engine], [Problem(FEATURES, JUMP + NOISE, np.ones(1000))], processes=1)
     law = select(front).expression
     assert law.has(sympy.Heaviside)
     fresh = np.array([[0.5], [1.5], [1.9], [2.1], [3.0], [7.0]])
