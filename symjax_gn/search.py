@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
@@ -67,7 +67,8 @@ def search(
         pairs = [(engine, k) for k in which for engine in engines]
         jobs = [delayed(_fit)(engine, problems[k]) for engine, k in pairs]
         count = max(1, min(len(jobs), processes or os.cpu_count() or 1))
-        for (_, k), front in zip(pairs, Parallel(n_jobs=count)(jobs), strict=True):
+        results: Any = Parallel(n_jobs=count)(jobs)
+        for (_, k), front in zip(pairs, results, strict=True):
             found[k] += [law.expression for law in front.laws]
             seconds[k] += front.seconds
         for k in which:
