@@ -76,9 +76,22 @@ def parse(argv):
     network.add_argument("--node", default="free", help=" or ".join(NODES))
     network.add_argument("--pair", default="free", help=", ".join(PAIRS))
     network.add_argument("--penalty", type=float, default=None, help="weight of the L1 or KL term")
+    network.add_argument(
+        "--prune",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="mask message components as training goes on, and let penalties fade (default: "
+        "for pruning, l1 and kl)",
+    )
     network.add_argument("--optimizer", default="muon", help=" or ".join(train.OPTIMIZERS))
     network.add_argument("--learning-rate", type=float, default=1e-2, help="peak of the schedule")
     network.add_argument("--batch-size", type=int, default=64, help="graphs per step")
+    network.add_argument(
+        "--focus",
+        type=float,
+        default=2.0,
+        help="how much oftener graphs with large accelerations are drawn; 1 draws all alike",
+    )
     network.add_argument("--steps", type=int, default=4000, help="training steps")
     network.add_argument("--width", type=int, default=64, help="width of the hidden layers")
     network.add_argument("--depth", type=int, default=3, help="number of hidden layers")
@@ -198,9 +211,11 @@ def discover(args):
         strategy=args.strategy,
         loss=args.loss,
         penalty_weight=args.penalty,
+        prune=args.prune,
         optimizer=args.optimizer,
         learning_rate=args.learning_rate,
         batch_size=args.batch_size,
+        focus=args.focus,
         steps=args.steps,
         model=model,
         progress=True,

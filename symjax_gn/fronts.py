@@ -77,6 +77,9 @@ def _rate(expression, features, target, weight):
     """Complexity, error and text of an expression, or None if it is not finite."""
     if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
         return None
+    # SymPy evaluates towers of exponentials to numbers that no float can hold.
+    if any(abs(value) > 1e100 for value in expression.atoms(sympy.Float)):
+        return None
     value = to_numpy(expression, list(features))(np.stack(list(features.values()), axis=-1))
     if not np.all(np.isfinite(value)):
         return None

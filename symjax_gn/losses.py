@@ -50,15 +50,20 @@ def kl_divergence(prediction: Prediction) -> Float[Array, "*batch component"]:
     return 0.5 * (prediction.messages**2 + jnp.exp(log_variance) - log_variance)
 
 
+def fading(progress: float | Float[Array, ""], end: float = 0.65) -> Float[Array, ""]:
+    """1 at the start of training, 0 from the share `end` on, half a cosine between."""
+    phase = jnp.clip(progress / end, 0.0, 1.0)
+    return 0.5 * (1 + jnp.cos(jnp.pi * phase))
+
+
 def kept_components(
-    progress: Float[Array, ""], message_dim: int, end: float = 0.65
+    progress: float | Float[Array, ""], message_dim: int, end: float = 0.65
 ) -> Float[Array, ""]:
     """How many components pruning keeps at a share `progress` of the training.
 
-    Falls from `message_dim` to 1 along half a cosine that ends at the share `end`.
+    Falls from `message_dim` to 1 as `fading` does.
     """
-    phase = jnp.clip(progress / end, 0.0, 1.0)
-    return jnp.ceil(1 + (message_dim - 1) * 0.5 * (1 + jnp.cos(jnp.pi * phase)))
+    return jnp.ceil(1 + (message_dim - 1) * fading(progress, end))
 
 
 def prune(

@@ -19,7 +19,9 @@ from symjax_gn.models import GraphNet, Prediction
 from symjax_gn.systems import check_at_least, check_body, check_choice, check_edges
 
 OPTIMIZERS = ("muon", "adam")
+_LOSS_FNS = {"relative": losses.relative_loss, "absolute": losses.absolute_loss}
 _DEFAULT_WEIGHT = {"l1": 1e-2, "kl": 1e-2}
+_PRUNED = ("l1", "kl", "pruning")
 
 
 class TrainState(NamedTuple):
@@ -45,7 +47,7 @@ class Cut(NamedTuple):
     spread: Float[Array, " component"]
     """[component], significance of the components before the cut."""
     loss: Float[Array, ""]
-    """Training loss before the cut."""
+    """Validation loss before the cut."""
     least: Float[Array, ""]
     """Number of components below which cuts are known to take too much."""
 
@@ -177,7 +179,7 @@ def step(
         # Appendix A: the network is not translation invariant, so it is shown translations.
         shift = 3.0 * jax.random.normal(shift_key, (model.dim,))
         batch = batch._replace(nodes=batch.nodes._replace(position=batch.nodes.position + shift))
-    loss_fn = losses.relative_loss if loss == "relative" else losses.absolute_loss
+    loss_fn = _LOSS_FNS[loss]
 
     def objective(params):
         prediction = predict(
@@ -193,6 +195,12 @@ def step(
     return TrainState(params, opt_state, state.mask, state.step + 1), info
 
 
+def draw(key: PRNGKeyArray, num_graphs: int, batch_size: int, focus: float) -> Int[Array, " batch"]:
+    """Places `[batch]` of graphs in a list, the share u^focus of the way down, u uniform."""
+    share = jax.random.uniform(key, (batch_size,)) ** focus
+    return jnp.minimum((num_graphs * share).astype(jnp.int32), num_graphs - 1)
+
+
 def significance(prediction: Prediction) -> Float[Array, " component"]:
     """How much each component says: its standard deviation, or for KL its divergence."""
     if prediction.log_variance is not None:
@@ -202,7 +210,16 @@ def significance(prediction: Prediction) -> Float[Array, " component"]:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "optimizer", "strategy", "loss", "batch_size", "total"),
+    static_argnames=(
+        "model",
+        "optimizer",
+        "strategy",
+        "loss",
+        "focus",
+        "prune",
+        "batch_size",
+        "total",
+    ),
 )
 def _interval(
     keys,
@@ -216,6 +233,8 @@ def _interval(
     optimizer,
     strategy,
     loss,
+    focus,
+    prune,
     batch_size,
     total,
 ):
@@ -225,14 +244,16 @@ def _interval(
 
     def body(state, key):
         pick_key, step_key = jax.random.split(key)
-        index = jax.random.randint(pick_key, (batch_size,), 0, num_graphs)
+        # Graphs come in order of their largest acceleration, largest first.
+        index = draw(pick_key, num_graphs, batch_size, focus)
         return step(step_key, state, take(train, index), weight=weight, **options)
 
     state, info = jax.lax.scan(body, state, keys)
     prediction = predict(model, state.params, validation, state.mask)
-    if strategy == "pruning":
-        recent = jnp.mean(info.loss[info.loss.shape[0] // 2 :])
-        state, cut = _prune(state, cut, recent, significance(prediction), total)
+    if prune:
+        # On messages without noise, which under KL says more than the loss of training.
+        value = _LOSS_FNS[loss](prediction.acceleration, validation.acceleration)
+        state, cut = _prune(state, cut, value, significance(prediction), total)
     error = jnp.abs(prediction.acceleration - validation.acceleration)
     usable = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
     report = (
@@ -267,10 +288,12 @@ def fit(
     model: GraphNet | None = None,
     loss: str = "relative",
     penalty_weight: float | None = None,
+    prune: bool | None = None,
     optimizer: str | optax.GradientTransformation = "muon",
     learning_rate: float = 1e-2,
     steps: int = 4000,
     batch_size: int = 64,
+    focus: float = 2.0,
     intervals: int = 20,
     scales: Scales | None = None,
     progress: bool = False,
@@ -281,18 +304,25 @@ def fit(
     Args:
         key: PRNG key for the parameters, the batches and the noise.
         train: graphs to learn from, in the user's units.
-        validation: graphs for the history (and for the ranking of components in
-            pruning), in the same units; at most 512 are used. Pruning is not told the
-            dimension: it goes on until a cut doubles the training loss, takes that cut
-            back and tries a smaller one.
+        validation: graphs for the history and for pruning, in the same units; at most
+            512 are used.
         strategy: one of `losses.STRATEGIES`.
         model: network; None takes `make_model(strategy, dim)`.
         loss: "relative", or "absolute" as in the paper; see `losses`.
         penalty_weight: factor of the message penalty; None takes the strategy's.
+        prune: whether the least significant components are masked as training goes on.
+            Pruning is not told the dimension: it goes on until a cut doubles the
+            validation loss, takes that cut back and tries a smaller one. None prunes for
+            "pruning" and also for "l1" and "kl", whose penalties alone often leave one
+            force spread over several sets of components; their penalties then fade as
+            components go. False is the paper's way.
         optimizer: "muon", "adam" or any optax transformation.
         learning_rate: peak of the one-cycle schedule (named optimisers only).
         steps: number of updates.
         batch_size: graphs per update.
+        focus: how much oftener graphs with large accelerations are drawn. With graphs in
+            order of their largest acceleration, the share u^focus of the way down is
+            drawn, u uniform: 1 draws all alike, 2 the first 1% ten times as often.
         intervals: number of reports; `steps` is rounded up to a multiple of it.
         scales: units of the model; None measures them on `train`.
         progress: whether to show a progress bar.
@@ -310,6 +340,8 @@ def fit(
     check_choice("loss", loss, losses.LOSSES)
     for name, value in (("steps", steps), ("batch_size", batch_size), ("intervals", intervals)):
         check_at_least(name, value, 1)
+    if not focus >= 1:
+        raise ValueError(f"focus must be at least 1, which draws all graphs alike; got {focus}.")
     for name, part in (("train", train), ("validation", validation)):
         _check_dataset(name, part)
     dim = train.acceleration.shape[-1]
@@ -321,12 +353,14 @@ def fit(
             f"strategy need dim={dim}, variational={strategy == 'kl'}."
         )
     weight = _DEFAULT_WEIGHT.get(strategy, 0.0) if penalty_weight is None else penalty_weight
+    prune = strategy in _PRUNED if prune is None else prune
     length = math.ceil(steps / intervals)
     total = length * intervals
     if isinstance(optimizer, str):
         optimizer = make_optimizer(optimizer, learning_rate, total)
     scales = measure_scales(train) if scales is None else scales
-    train = normalise(train, scales)
+    largest = np.max(np.linalg.norm(train.acceleration, axis=-1), axis=-1)
+    train = normalise(take(train, np.argsort(-largest, kind="stable")), scales)
     kept = np.linspace(0, len(validation.acceleration) - 1, 512).astype(int)
     validation = normalise(take(validation, np.unique(kept)), scales)
 
@@ -339,7 +373,7 @@ def fit(
             done = length * (interval + 1)
             new_state, cut, report = _interval(
                 jax.random.split(jax.random.fold_in(run_key, interval), length),
-                weight,
+                weight * losses.fading(interval / intervals) if prune else weight,
                 state,
                 cut,
                 train,
@@ -348,6 +382,8 @@ def fit(
                 optimizer=optimizer,
                 strategy=strategy,
                 loss=loss,
+                focus=focus,
+                prune=prune,
                 batch_size=batch_size,
                 total=total,
             )

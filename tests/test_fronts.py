@@ -45,6 +45,13 @@ def test_huge_constants_are_not_taken_for_integers():
     assert front.laws
 
 
+def test_numbers_beyond_floats_are_left_out():
+    tower = sympy.exp(sympy.exp(sympy.exp(sympy.Float(10.0)))) * R
+    front = make_front([R, tower + M], FEATURES, TARGET)
+    assert [law.expression for law in front.laws] == [R]
+    assert refine(front, FEATURES, TARGET).laws
+
+
 def test_nothing_usable_is_an_error():
     with pytest.raises(RegressionError, match="no expression that is finite"):
         make_front([sympy.log(-R)], FEATURES, TARGET)

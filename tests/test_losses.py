@@ -5,6 +5,7 @@ import numpy as np
 
 from symjax_gn.losses import (
     absolute_loss,
+    fading,
     kept_components,
     kl_divergence,
     message_penalty,
@@ -40,6 +41,8 @@ def test_pruning_schedule():
     assert kept[65:] == [1.0] * 36
     assert all(a >= b for a, b in itertools.pairwise(kept))
     assert abs(kept[32] - 51) <= 2
+    assert fading(0.0) == 1
+    assert fading(0.65) == fading(1.0) == 0
 
 
 def test_the_least_significant_go_first_and_stay_away():

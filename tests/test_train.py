@@ -34,18 +34,36 @@ def test_error_does_not_depend_on_the_batch(trained, spring_parts):
     np.testing.assert_allclose(errors, errors[0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["standard", "l1", "kl", "pruning"])
-def test_every_strategy_trains(strategy, spring_parts):
+@pytest.mark.parametrize(
+    ("strategy", "prune"),
+    [("standard", None), ("l1", None), ("kl", None), ("pruning", None), ("kl", False)],
+)
+def test_every_strategy_trains(strategy, prune, spring_parts):
     result = train.fit(
-        jax.random.key(0), *spring_parts[:2], strategy=strategy, model=tiny(strategy), **TINY
+        jax.random.key(0),
+        *spring_parts[:2],
+        strategy=strategy,
+        prune=prune,
+        model=tiny(strategy),
+        **TINY,
     )
     assert np.all(np.isfinite(result.history.loss))
     kept, heard = float(jnp.sum(result.mask)), np.sum(result.history.message_std[-1] > 0)
-    if strategy == "pruning":
+    if strategy != "standard" and prune is None:
         assert 1 <= kept < 6
         assert heard < 6
     else:
         assert kept == heard == 6
+
+
+@pytest.mark.parametrize(("focus", "share"), [(1.0, 0.01), (2.0, 0.1), (4.0, 0.01**0.25)])
+def test_focus(focus, share):
+    drawn = train.draw(jax.random.key(0), 1000, 40_000, focus)
+    assert drawn.min() == 0
+    assert 900 < drawn.max() < 1000
+    # Five standard errors of a share of 40,000 draws.
+    error = 5 * np.sqrt(share * (1 - share) / 40_000)
+    assert np.mean(drawn < 10) == pytest.approx(share, abs=error)
 
 
 def test_a_cut_that_takes_too_much_is_undone():
@@ -71,7 +89,7 @@ def test_penalty_shrinks_messages(spring_parts):
     spread = [
         train.fit(
             jax.random.key(0), *spring_parts[:2], strategy="l1", model=tiny("l1"),
-            penalty_weight=weight, **TINY,
+            penalty_weight=weight, prune=False, **TINY,
         ).history.message_std[-1].sum()
         for weight in (0.0, 10.0)
     ]  # fmt: skip
@@ -165,6 +183,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(spring_pa
         (dict(optimizer="mun"), "Did you mean 'muon'"),
         (dict(steps=0), "steps must be at least 1"),
         (dict(batch_size=0), "batch_size must be at least 1"),
+        (dict(focus=0.5), "focus must be at least 1"),
+        (dict(focus=np.nan), "focus must be at least 1"),
         (dict(model=dataclasses.replace(tiny(), dim=3)), "this data and strategy need dim=2"),
         (dict(strategy="kl", model=tiny()), "variational=True"),
     ],
