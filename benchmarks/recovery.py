@@ -1,12 +1,15 @@
 """Every law of the paper's tables, on every strategy, through the main job.
 
     python benchmarks/recovery.py --out benchmarks/results/recovery.json
+    python benchmarks/recovery.py --dims 2 --out two.json   # one core each, side by side
+    python benchmarks/recovery.py --dims 3 --out three.json
+    python benchmarks/recovery.py --seeds --merge two.json three.json --out both.json
 
 Each cell (system, dimension, strategy, seed) is one call of the main job,
 `examples/discover_force.py`, in this process; its report is the cell's row. Saves after
 each cell; a cell that is already in the output file is not repeated. Then prints the
 paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the
-published figures.
+published figures. Options of the main job after `--options` make rows of their own.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from symjax_gn.systems import SYSTEMS, check_choice
 
 ROOT = Path(__file__).parent.parent
 ROWS = ("spring", "r1", "r2", "charge", "damped", "discontinuous", "superposition")
+ROWS += ("string",)
 BUDGETS = {"cpu": [], "gpu": ["--steps", "20000", "--simulations", "4000"]}
 
 # arXiv:2006.11287: R^2 (table 1) with law recovered (table 5), and test loss (table 3).
@@ -73,9 +77,10 @@ def load_job():
 
 def run(job, system, dim, strategy, seed, budget, options):
     """One row: the report of one cell, or the error that ended it."""
-    name = f"{system}-{dim} {strategy} seed {seed}"
+    name = cell_name(system, dim, strategy, seed, options)
     row = dict(name=name, value=None, unit="s", budget=budget, commit=meta()["commit"])
     row |= dict(system=system, dim=dim, strategy=strategy, seed=seed, recovered=False)
+    row |= dict(options=options)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--system", system, "--dim", str(dim), "--strategy", strategy]
@@ -91,8 +96,17 @@ def run(job, system, dim, strategy, seed, budget, options):
     return row
 
 
+def cell_name(system, dim, strategy, seed, options):
+    """What a row is known by."""
+    return " ".join([f"{system}-{dim}", strategy, "seed", str(seed), *options])
+
+
+def _case(row):
+    return " ".join([f"{row['system']}-{row['dim']}", *row.get("options", [])])
+
+
 def _cell(rows, case, strategy):
-    return [r for r in rows if f"{r['system']}-{r['dim']}" == case and r["strategy"] == strategy]
+    return [row for row in rows if _case(row) == case and row["strategy"] == strategy]
 
 
 def _median(rows, *path):
@@ -107,7 +121,7 @@ def _median(rows, *path):
 
 def _print_table(rows, title, text):
     """One row per case and one column per strategy; `text` writes a cell."""
-    cases = list(dict.fromkeys(f"{row['system']}-{row['dim']}" for row in rows))
+    cases = sorted({_case(row) for row in rows})
     strategies = [s for s in STRATEGIES if any(row["strategy"] == s for row in rows)]
     print(f"\n{title}\n\n| case | {' | '.join(strategies)} |")
     print("|---" * (len(strategies) + 1) + "|")
@@ -161,9 +175,10 @@ def main():
     parser.add_argument("--systems", nargs="+", default=list(ROWS), metavar="SYSTEM")
     parser.add_argument("--dims", nargs="+", type=int, default=[2, 3])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), metavar="STRATEGY")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--budget", choices=list(BUDGETS), default="cpu")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of the main job")
+    parser.add_argument("--merge", nargs="+", default=[], metavar="FILE", help="rows to take over")
     parser.add_argument("--out", help="JSON file; kept up to date after every cell")
     args = parser.parse_args()
     for system in args.systems:
@@ -176,11 +191,16 @@ def main():
     rows = []
     if args.out and Path(args.out).exists():
         rows = json.loads(Path(args.out).read_text())["rows"]
+    for path in args.merge:
+        known = {row["name"] for row in rows}
+        more = json.loads(Path(path).read_text())["rows"]
+        rows += [row for row in more if row["name"] not in known]
+        save(args.out, rows)
     for seed in args.seeds:
         for system in args.systems:
             for dim in [d for d in args.dims if d in SYSTEMS[system].dims]:
                 for strategy in args.strategies:
-                    name = f"{system}-{dim} {strategy} seed {seed}"
+                    name = cell_name(system, dim, strategy, seed, args.options)
                     if any(r["name"] == name and r["budget"] == args.budget for r in rows):
                         continue
                     row = run(job, system, dim, strategy, seed, args.budget, args.options)
