@@ -265,7 +265,7 @@ def discover(args):
         "training.png": ("Training", plots.plot_training(trained.history, dim)),
         "messages.png": ("Messages against forces", plots.plot_messages(table)),
     }
-    if law.form == "central":
+    if law.scalar is not None:
         figures["law.png"] = ("The law and the messages", plots.plot_law(law, table))
     for k, front in enumerate(law.fronts):
         figures[f"pareto_{k}.png"] = (
@@ -294,6 +294,11 @@ def discover(args):
         seed=args.seed,
         derived=list(trajectory.derived),
         failed_simulations=trajectory.failed,
+        message_components=dict(
+            used=len(table.components),
+            of=trained.model.message_dim,
+            told=args.strategy == "bottleneck",
+        ),
     )
     report.write_report(folder, contents, titles)
     for axis, component in zip("xyz", law.components, strict=False):

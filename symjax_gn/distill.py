@@ -15,8 +15,9 @@ from symjax_gn.regression import Regressor
 from symjax_gn.search import Problem, search
 from symjax_gn.systems import check_choice
 
-FORMS = ("auto", "central", "components")
+FORMS = ("auto", "central", "linear", "components")
 GAUGES = ("influence", "messages")
+_LEAST_ACROSS = 0.05
 DEFAULT_FEATURES = ("m_i", "m_j", "q_i", "q_j")
 
 
@@ -24,11 +25,17 @@ class ForceLaw(NamedTuple):
     """What was distilled: one expression per dimension, in the user's units."""
 
     form: str
-    """"central" (one scalar law along the line of centres) or "components"."""
+    """"central" (one scalar law phi, force = phi x unit displacement), "linear" (force =
+    phi x matrix x unit displacement) or "components" (one law per dimension)."""
+    across: float
+    """Median share of the influence that is across the line of centres."""
+    matrix: Float[np.ndarray, "dim dim"] | None
+    """The matrix of the linear form."""
     components: tuple[sympy.Expr, ...]
     """The force on the receiver (or raw message) along each axis, of the features."""
     scalar: sympy.Expr | None
-    """For the central form, force along the direction from receiver to sender."""
+    """The law phi: force along the direction from receiver to sender, or along the matrix
+    times that; None for "components"."""
     selected: tuple[Law, ...]
     """What the score picked, one per regression."""
     fronts: tuple[ParetoFront, ...]
@@ -55,18 +62,54 @@ class OneBodyLaw(NamedTuple):
     """One Pareto front per regression."""
 
 
-def noncentral_share(table: MessageTable) -> float:
-    """Median share of the influence that is across the line of centres (0 for central)."""
+def across_share(table: MessageTable, matrix: Float[np.ndarray, "dim dim"] | None = None) -> float:
+    """Median share of the influence across the line of centres, or matrix times that line."""
     size = np.linalg.norm(table.influence, axis=1)
-    along = _along(table)
+    direction = _directions(table, matrix)
+    along = np.sum(table.influence * direction, axis=1) / np.linalg.norm(direction, axis=1)
     across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
     return float(np.median(across / (size + 0.1 * typical_size(size))))
 
 
-def _along(table: MessageTable) -> Float[np.ndarray, " edge"]:
+def direction_matrix(table: MessageTable) -> Float[np.ndarray, "dim dim"]:
+    """The matrix M for which the influence is nearest to a number times M u.
+
+    u is the unit displacement. The influence w and M u are parallel where all of
+    w_k (M u)_l - w_l (M u)_k are 0; M is the unit solution of these linear equations
+    with the smallest error, times the root of the dimension and with a positive trace, so
+    that it is 1 for a central force.
+    """
+    size = np.linalg.norm(table.influence, axis=1)
+    force = table.influence / (size + 0.1 * typical_size(size))[:, None]
+    unit = _directions(table, None)
+    dim = unit.shape[1]
+    rows = []
+    for k in range(dim):
+        for m in range(k):
+            row = np.zeros((len(unit), dim, dim))
+            row[:, m] = force[:, [k]] * unit
+            row[:, k] = -force[:, [m]] * unit
+            rows.append(row.reshape(len(unit), -1))
+    # The eigenvector of the smallest eigenvalue.
+    design = np.concatenate(rows)
+    matrix = np.linalg.eigh(design.T @ design)[1][:, 0].reshape(dim, dim)
+    sign = -1.0 if np.trace(matrix) < 0 else 1.0
+    return sign * math.sqrt(dim) * matrix
+
+
+def _directions(table, matrix):
+    """Unit displacements `[edge, dim]`, multiplied by a matrix if there is one."""
     axes = AXES[: table.influence.shape[1]]
-    displacement = np.stack([table.features[f"d{axis}"] for axis in axes], axis=1)
-    return np.sum(table.influence * displacement, axis=1) / table.features["r"]
+    unit = np.stack([table.features[f"d{axis}"] / table.features["r"] for axis in axes], axis=1)
+    return unit if matrix is None else unit @ matrix.T
+
+
+def along_direction(
+    table: MessageTable, matrix: Float[np.ndarray, "dim dim"] | None = None
+) -> Float[np.ndarray, " edge"]:
+    """The factor phi `[edge]` by which phi x (matrix x) unit displacement is the influence."""
+    direction = _directions(table, matrix)
+    return np.sum(table.influence * direction, axis=1) / np.sum(direction**2, axis=1)
 
 
 def flattening_power(size: Float[np.ndarray, " edge"], r: Float[np.ndarray, " edge"]) -> int:
@@ -109,8 +152,9 @@ def distill(
         gauge: "influence" regresses the force that a message stands for, "messages"
             the raw components as in the paper.
         form: "central" looks for one law phi with force = phi x unit displacement,
-            "components" for one law per dimension, "auto" chooses the central form
-            if at most 5% of the influence (median) is across the line of centres.
+            "linear" for one with force = phi x matrix x unit displacement, "components" for
+            one law per dimension. "auto" takes the first of them in which at most 5% of
+            the influence (median) is across its direction.
         power: power of the distance that the targets are multiplied with during
             the search, so that close encounters do not hide the rest; None chooses it
             with `flattening_power`.
@@ -129,17 +173,24 @@ def distill(
     for name in features:
         check_choice("feature", name, table.features)
     table = _apart(table)
+    across = across_share(table) if gauge == "influence" else math.nan
+    matrix = direction_matrix(table) if gauge == "influence" and form != "central" else None
     if form == "auto":
-        central = gauge == "influence" and noncentral_share(table) < 0.05
-        form = "central" if central else "components"
+        form = "components"
+        if across < _LEAST_ACROSS:
+            form = "central"
+        elif matrix is not None and across_share(table, matrix) < _LEAST_ACROSS:
+            form = "linear"
+    if form != "linear":
+        matrix = None
     axes = AXES[: table.influence.shape[1]]
     r = table.features["r"]
-    if form == "central":
-        targets = _along(table)[:, None]
-        names = ["r", *features]
-    else:
+    if form == "components":
         targets = table.influence if gauge == "influence" else table.messages
         names = [*(f"d{axis}" for axis in axes), "r", *features]
+    else:
+        targets = along_direction(table, matrix)[:, None]
+        names = ["r", *features]
     if power is None:
         power = flattening_power(np.linalg.norm(targets, axis=1), r)
     low, high = np.quantile(r, [0.01, 0.99])
@@ -156,13 +207,16 @@ def distill(
     selected = tuple(select(front) for front in fronts)
     laws = [law.expression for law in selected]
     scalar = None
-    if form == "central":
+    if form != "components":
         scalar = laws[0]
-        laws = [scalar * sympy.Symbol(f"d{axis}") / sympy.Symbol("r") for axis in axes]
+        displacement = sympy.Matrix([sympy.Symbol(f"d{axis}") for axis in axes])
+        if matrix is not None:
+            displacement = sympy.Matrix(matrix.tolist()) * displacement
+        laws = [scalar * component / sympy.Symbol("r") for component in displacement]
     error_unit = "|target| + 0.1 typical |target|" if relative_error else "target"
     if power:
         error_unit += f", after multiplication by r^{power}"
-    return ForceLaw(form, tuple(laws), scalar, selected, fronts, power, error_unit)
+    return ForceLaw(form, across, matrix, tuple(laws), scalar, selected, fronts, power, error_unit)
 
 
 def distill_one_body(
@@ -281,7 +335,7 @@ def check_form(gauge: str, form: str) -> None:
     """Raise a `ValueError` for a gauge and form of the law that are unknown or do not fit."""
     check_choice("gauge", gauge, GAUGES)
     check_choice("form", form, FORMS)
-    if form == "central" and gauge == "messages":
+    if form in ("central", "linear") and gauge == "messages":
         raise ValueError('Raw messages have no direction: use gauge="influence" for this form.')
 
 

@@ -30,6 +30,9 @@ _FUNCTIONS = {
 }
 
 
+_INEQUALITIES = (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
+
+
 def complexity(expression: Any) -> int:
     """Number of operators, variables and constants an expression is written with.
 
@@ -81,6 +84,33 @@ def constants(expression: sympy.Expr) -> list[sympy.Float]:
         node for node in sympy.preorder_traversal(expression) if isinstance(node, sympy.Float)
     )
     return list(found)
+
+
+def with_heaviside(expression: Any) -> Any:
+    """The expression with its conditions (`Piecewise`, `x > y`) written as Heaviside steps."""
+
+    def indicator(condition):
+        if condition in (True, False):
+            return sympy.Integer(bool(condition))
+        if isinstance(condition, sympy.And):
+            return sympy.Mul(*map(indicator, condition.args))
+        if isinstance(condition, sympy.Or):
+            return 1 - sympy.Mul(*(1 - indicator(part) for part in condition.args))
+        if isinstance(condition, sympy.Not):
+            return 1 - indicator(condition.args[0])
+        return sympy.Heaviside(condition.gts - condition.lts)
+
+    def steps(pieces):
+        total, left = sympy.Integer(0), sympy.Integer(1)
+        for value, condition in pieces:
+            here = left * indicator(condition)
+            total += here * (sympy.Integer(int(value)) if value in (0.0, 1.0) else value)
+            left -= here
+        return total
+
+    return expression.replace(
+        lambda node: isinstance(node, sympy.Piecewise), lambda node: steps(node.args)
+    ).replace(lambda node: isinstance(node, _INEQUALITIES), indicator)
 
 
 def to_jax(

@@ -201,14 +201,13 @@ def _refit(expression, features, target, weight):
 
     def residual(values):
         fixed = [np.full(len(target), value) for value in values]
-        with np.errstate(all="ignore"):
-            error = (function(np.stack([*columns, *fixed], axis=-1)) - target) * weight
+        error = (function(np.stack([*columns, *fixed], axis=-1)) - target) * weight
         return np.clip(np.nan_to_num(error, nan=1e10), -1e10, 1e10)
 
+    size = np.maximum(np.abs(start), 1e-3)
     try:
-        fit = least_squares(
-            residual, start, loss="soft_l1", x_scale=np.maximum(np.abs(start), 1e-3), max_nfev=15
-        )
+        with np.errstate(all="ignore"):
+            fit = least_squares(residual, start, loss="soft_l1", x_scale=size, max_nfev=15)
     except (ValueError, np.linalg.LinAlgError):
         return expression
     return from_jax(expression, fit.x)

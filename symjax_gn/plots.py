@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from symjax_gn.distill import ForceLaw
+from symjax_gn.distill import ForceLaw, along_direction
 from symjax_gn.expressions import to_numpy
 from symjax_gn.fronts import ParetoFront, select
 from symjax_gn.messages import AXES, MessageTable
@@ -86,13 +86,11 @@ def plot_front(front: ParetoFront, error_unit: str = "unit of the target") -> Fi
 
 
 def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
-    """A central law over the messages it was distilled from, against the distance."""
+    """One law of all components over the messages it was distilled from, against the distance."""
     if law.scalar is None:
-        raise ValueError("Only a central law can be drawn against the distance.")
-    dim = table.influence.shape[1]
+        raise ValueError("Only a central or linear law can be drawn against the distance.")
     r = table.features["r"]
-    displacement = np.stack([table.features[f"d{axis}"] for axis in AXES[:dim]], axis=1)
-    along = np.sum(table.influence * displacement, axis=1) / r
+    along = along_direction(table, law.matrix)
     columns = np.stack(list(table.features.values()), axis=-1)
     value = to_numpy(law.scalar, list(table.features))(columns)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
@@ -102,6 +100,6 @@ def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
     axes.set_ylim(*np.quantile(along, [0.01, 0.99]))
     axes.set_xlim(0, float(np.quantile(r, 0.99)))
     axes.set_xlabel("distance r")
-    axes.set_ylabel("force towards the sender")
+    axes.set_ylabel("force towards the sender" if law.matrix is None else "force along M u")
     axes.legend(fontsize=8, markerscale=2)
     return figure

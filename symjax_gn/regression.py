@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import sympy
 
+from symjax_gn.expressions import with_heaviside
 from symjax_gn.fronts import Column, Columns, ParetoFront, make_front
 from symjax_gn.systems import check_choice
 
@@ -156,7 +157,9 @@ class PySRRegressor:
     """The engine of the paper's authors, PySR 2.x; needs the extra `pysr` and Julia.
 
     Attributes:
-        operators: names as in `DEFAULT_OPERATORS`, or others that PySR knows. Define
+        operators: names as in `DEFAULT_OPERATORS`, or others that PySR knows, among them
+            "greater", "cond", "logical_and", ... for laws with conditions, which come out
+            as Heaviside steps. Define
             your own in `options`, as PySR's `unary_operators` or `binary_operators`
             with `extra_sympy_mappings`.
         maxsize: largest complexity, in PySR's own count.
@@ -230,7 +233,7 @@ class PySRRegressor:
         engine.fit(np.stack(list(features.values()), axis=-1), target, variable_names=plain)
         back = {sympy.Symbol(p): sympy.Symbol(n) for p, n in zip(plain, names, strict=True)}
         expressions = [
-            sympy.sympify(engine.sympy(index)).xreplace(back)
+            with_heaviside(sympy.sympify(engine.sympy(index))).xreplace(back)
             for index in range(len(engine.equations_))
         ]
         return make_front(expressions, features, target, seconds=time.perf_counter() - start)

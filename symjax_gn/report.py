@@ -123,7 +123,7 @@ def make_report(
         gauge_law: what `distill_gauge` gave, or None.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
-    targets = ["force towards the sender"]
+    targets = ["force towards the sender" if law.matrix is None else "force along M u"]
     if law.scalar is None:
         targets = [f"component {k}" for k in range(len(law.components))]
     checks: dict[str, Any] = {}
@@ -142,6 +142,8 @@ def make_report(
         checks=checks,
         compared_in=gauge,
         form=law.form,
+        across=law.across,
+        matrix=None if law.matrix is None else law.matrix.tolist(),
         laws=[
             dict(target=target) | law_record(chosen)
             for target, chosen in zip(targets, law.selected, strict=True)
@@ -191,6 +193,19 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "",
         ]
     lines += ["Here j is the sender, i the receiver and r their distance.", ""]
+    if report["form"] == "linear":
+        lines += [
+            f"The force is not along the line of centres ({report['across']:.1%} is across it, "
+            f"median) but along M u, where u is the unit vector to the sender and M = "
+            f"{np.round(report['matrix'], 4).tolist()}.",
+            "",
+        ]
+    elif report["form"] == "components" and math.isfinite(report["across"]):
+        lines += [
+            f"The force is neither along the line of centres ({report['across']:.1%} is across "
+            "it, median) nor along a matrix times that line: one law per component.",
+            "",
+        ]
     alone = report.get("one_body")
     if alone and alone["form"] == "none":
         lines += [
@@ -232,6 +247,13 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         f"({error['unit']}).",
         "",
     ]
+    components = report.get("message_components")
+    if components:
+        how = "as told" if components["told"] else "found without being told the dimension"
+        lines += [
+            f"Message components in use: {components['used']} of {components['of']}, {how}.",
+            "",
+        ]
     if report.get("law_error") is not None:
         lines += [f"The distilled laws in its place: {report['law_error']:.4g}.", ""]
     more = report.get("more_bodies")

@@ -41,8 +41,8 @@ def search(
     """One refined front per problem, from as many engines as it takes.
 
     Two engines search at first; two more follow as long as the law that the score picks
-    errs more than twice as much as the most accurate one found. Where the best law leaves
-    a step behind, the step becomes a feature of further searches, and the samples next to
+    errs more than twice as much as the most accurate one found. Where a law leaves a
+    step behind, the step becomes a feature of further searches, and the samples next to
     it are left out.
 
     Args:
@@ -94,12 +94,17 @@ def search(
 
 
 def with_switch(problem: Problem, front: ParetoFront) -> Problem | None:
-    """The problem with a step as a feature, if the best law of the front leaves one behind."""
+    """The problem with a step as a feature, if laws of the front leave one behind."""
     features, target, weight, written = problem
-    best = to_numpy(front.laws[-1].expression, list(features))
-    residual = target - best(np.stack(list(features.values()), axis=-1))
-    switch = find_switch(features, residual, float(np.mean(np.abs(target))))
-    if switch is None:
+    columns = np.stack(list(features.values()), axis=-1)
+    size = float(np.mean(np.abs(target)))
+    # The best law may imitate the step by a steep curve; then a simpler one still shows it.
+    for law in reversed(front.laws):
+        residual = target - to_numpy(law.expression, list(features))(columns)
+        switch = find_switch(features, residual, size)
+        if switch is not None:
+            break
+    else:
         return None
     column = features[switch.feature]
     order = np.argsort(column, kind="stable")

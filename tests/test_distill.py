@@ -3,11 +3,12 @@ import pytest
 import sympy
 
 from symjax_gn.distill import (
+    across_share,
+    direction_matrix,
     distill,
     distill_gauge,
     distill_one_body,
     flattening_power,
-    noncentral_share,
 )
 from symjax_gn.expressions import to_numpy
 from symjax_gn.messages import MessageTable
@@ -18,15 +19,18 @@ RNG = np.random.default_rng(0)
 COUNT = 1500
 
 
-def planted(law, unit=1.0, mass_unit=1.0, force_unit=1.0, across=0.0):
-    """A table whose influence is a known central force, plus a share across the line."""
+def planted(law, unit=1.0, mass_unit=1.0, force_unit=1.0, across=0.0, tilt=0.0):
+    """A table whose influence is a known central force, plus a share across the line.
+
+    The share is `across`, and `tilt` times the distance on top of it.
+    """
     displacement = 2 * RNG.normal(size=(COUNT, 2))
     r = np.linalg.norm(displacement, axis=1)
     masses = np.exp(RNG.normal(size=(2, COUNT)))
     direction = displacement / r[:, None]
     turned = np.stack([-direction[:, 1], direction[:, 0]], axis=1)
     size = law(r, *masses)[:, None] * (1 + 1e-3 * RNG.normal(size=(COUNT, 1)))
-    influence = size * (direction + across * turned)
+    influence = size * (direction + (across + tilt * r[:, None]) * turned)
     features = {
         "dx": displacement[:, 0] * unit, "dy": displacement[:, 1] * unit, "r": r * unit,
         "m_i": masses[0] * mass_unit, "m_j": masses[1] * mass_unit,
@@ -75,17 +79,50 @@ def test_a_central_law_comes_out_in_the_users_units(law, units):
     assert scalar == ({"r"} if law is spring else {"r", "m_i", "m_j"})
 
 
-def test_forces_across_the_line_of_centres_are_noticed():
-    assert noncentral_share(planted(spring)) < 1e-6
-    table = planted(lambda r, m_i, m_j: r, across=0.5)
-    assert noncentral_share(table) > 0.3
-    found = distill(table, [ENGINE], processes=1)
-    assert found.form == "components"
-    assert found.scalar is None
+def check_components(found, table):
     columns = np.stack(list(table.features.values()), axis=-1)
     for k, component in enumerate(found.components):
         value = to_numpy(component, list(table.features))(columns)
         assert np.median(np.abs(value - table.influence[:, k])) < 0.02
+
+
+def test_forces_across_the_line_of_centres_are_noticed():
+    assert across_share(planted(spring)) < 1e-6
+    table = planted(lambda r, m_i, m_j: r, across=0.5)
+    assert across_share(table) > 0.3
+    found = distill(table, [ENGINE], form="components", processes=1)
+    assert found.form == "components"
+    assert found.scalar is found.matrix is None
+    assert found.across == across_share(table)
+    check_components(found, table)
+
+
+def test_one_law_along_a_matrix_times_the_line():
+    table = planted(gravity, across=0.5)
+    found = distill(table, [ENGINE], processes=1)
+    assert found.form == "linear"
+    # (1, -0.5; 0.5, 1) with the norm of the unit matrix; planted noise does not turn forces.
+    expected = np.array([[1.0, -0.5], [0.5, 1.0]]) / np.sqrt(1.25)
+    np.testing.assert_allclose(found.matrix, expected, atol=1e-6)
+    assert {str(symbol) for symbol in found.scalar.free_symbols} == {"r", "m_i", "m_j"}
+    check_components(found, table)
+
+
+def test_a_turn_that_depends_on_the_distance_has_no_matrix():
+    table = planted(lambda r, m_i, m_j: 1 + 0 * r, tilt=0.5)
+    assert across_share(table, direction_matrix(table)) > 0.05
+    assert distill(table, [ENGINE], processes=1).form == "components"
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_matrix_of_a_central_force_is_one(dim):
+    table = planted(spring)
+    if dim == 3:
+        features = table.features | {"dz": RNG.normal(size=COUNT)}
+        vectors = np.stack([features[f"d{axis}"] for axis in "xyz"], axis=1)
+        features["r"] = np.linalg.norm(vectors, axis=1)
+        table = table._replace(features=features, influence=vectors * features["m_i"][:, None])
+    np.testing.assert_allclose(direction_matrix(table), np.eye(dim), atol=1e-6)
 
 
 def test_raw_messages_can_be_regressed():
@@ -117,6 +154,7 @@ def test_flattening_power(power):
         (dict(form="centre"), "Unknown form 'centre'"),
         (dict(features=("m_k",)), "Unknown feature 'm_k'"),
         (dict(form="central", gauge="messages"), "Raw messages have no direction"),
+        (dict(form="linear", gauge="messages"), "Raw messages have no direction"),
     ],
 )
 def test_bad_options(options, message):

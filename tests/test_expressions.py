@@ -11,6 +11,7 @@ from symjax_gn.expressions import (
     rounded,
     to_jax,
     to_numpy,
+    with_heaviside,
 )
 
 R, A, B = sympy.symbols("r a b")
@@ -77,6 +78,25 @@ def test_constant_expressions_fill_the_shape():
 def test_complex_values_are_not_numbers():
     value = to_numpy(R * sympy.sqrt(-2.0) + R, NAMES)(SAMPLES)
     assert np.all(np.isnan(value))
+
+
+def test_conditions_become_steps():
+    x, y = sympy.symbols("x y")
+    condition = [x > y, x < y, x >= 0.5, x <= 0.5, (x > 0) | (y > 0), (x > 0) & (y > 0)]
+    condition += [sympy.Not((x > 0) & (y > 0), evaluate=False), x > 2.0]
+    samples = np.random.default_rng(0).normal(size=(200, 2))
+    for one in condition:
+        pieces = sympy.Piecewise((2.0 * y - 1.98, one), (x, x > y), (0.0, True))
+        steps = with_heaviside(sympy.exp(pieces))
+        assert not steps.has(sympy.Piecewise)
+        expected = to_numpy(sympy.exp(pieces), ["x", "y"])(samples)
+        np.testing.assert_allclose(to_numpy(steps, ["x", "y"])(samples), expected)
+        function, parameters = to_jax(steps, ["x", "y"])
+        # float32.
+        np.testing.assert_allclose(function(parameters, samples), expected, rtol=1e-5)
+    step = sympy.Piecewise((1.0, x > 2.0), (0.0, True))
+    assert with_heaviside(step * y) == y * sympy.Heaviside(x - 2.0)
+    assert with_heaviside(x > 2.0) == sympy.Heaviside(x - 2.0)
 
 
 def test_equivalent():

@@ -158,18 +158,21 @@ class FakePySR:
 
     def fit(self, columns, target, variable_names):
         self.names = variable_names
-        self.equations_ = [0, 1]
+        self.equations_ = [0, 1, 2]
 
     def sympy(self, index):
         r, m = map(sympy.Symbol, self.names)
-        return [2.0 * r, m * (2.0 * r - 1.98)][index]
+        above = sympy.Piecewise((1.0, r > -1.0), (0.0, True))
+        return [2.0 * r, m * (2.0 * r - 1.9), m * (2.0 * r - 1.98) * above][index]
 
 
 def test_pysr_results_become_a_front(monkeypatch):
     fake = type("Module", (), {"PySRRegressor": FakePySR})
     monkeypatch.setattr(regression, "_import_pysr", lambda: fake)
     front = PySRRegressor().fit(FEATURES, TARGET)
-    assert [law.expression for law in front.laws] == [2.0 * R, M * (2.0 * R - 1.98)]
+    step = sympy.Heaviside(R + 1.0)
+    expected = [2.0 * R, M * (2.0 * R - 1.9), M * (2.0 * R - 1.98) * step]
+    assert [law.expression for law in front.laws] == expected
 
 
 def test_pysr_missing_says_what_to_install(monkeypatch):

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import sympy
 from matplotlib.figure import Figure
@@ -11,15 +12,18 @@ from symjax_gn.fronts import Law, ParetoFront
 R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
 
 
-def contents(recovered=None):
+def contents(recovered=None, form="central", **run):
     law = Law(2.00012345 * R - 1.98, 5, 0.01, 1.5)
     front = ParetoFront((Law(R, 1, 0.8, 0.0), law), 3.0)
     components = (law.expression * DX / R,)
-    force = ForceLaw("central", components, law.expression, (law,), (front,), 2, "|target|")
+    force = ForceLaw(
+        form, 0.2, np.eye(2) if form == "linear" else None, components,
+        None if form == "components" else law.expression, (law,), (front,), 2, "|target|",
+    )  # fmt: skip
     made = report.make_report(
         law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
         seconds={"total": 1.0}, system="mine.npz", dim=2, n=4, strategy="bottleneck",
-        regressor="operon", seed=0,
+        regressor="operon", seed=0, **run,
     )  # fmt: skip
     return made | {"recovered": recovered}
 
@@ -51,6 +55,28 @@ def test_files(tmp_path):
 @pytest.mark.parametrize(("recovered", "words"), [(True, "**Recovered**"), (False, "**Not rec")])
 def test_the_outcome_is_said(recovered, words):
     assert words in report.report_markdown(contents(recovered), {})
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("central", "The force towards the sender:"),
+        ("linear", "The force along M u:"),
+        ("linear", "(20.0% is across it, median) but along M u"),
+        ("components", "one law per component"),
+    ],
+)
+def test_the_form_is_said(form, words):
+    assert words in report.report_markdown(contents(form=form), {})
+
+
+def test_the_number_of_components_is_said():
+    for told, words in ((True, "as told"), (False, "without being told the dimension")):
+        text = report.report_markdown(
+            contents(message_components=dict(used=2, of=100, told=told)), {}
+        )
+        assert "in use: 2 of 100, " in text
+        assert words in text
 
 
 def test_latex_uses_the_symbols_of_physics():

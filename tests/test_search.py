@@ -52,7 +52,9 @@ def test_samples_next_to_a_switch_are_left_out():
     r = FEATURES["r"]
     smooth = 1 / (1 + np.exp(-(r - 2) / 0.02))
     problem = Problem(FEATURES, smooth * r + 1e-3 * RNG.normal(size=400), np.ones(400))
-    front = make_front([sympy.Symbol("r")], FEATURES, problem.target)
+    imitation = sympy.sympify("r*exp(-exp(-100.0*(r - 2.0)))")
+    front = make_front([sympy.Symbol("r"), imitation], FEATURES, problem.target)
+    assert len(front.laws) == 2
     known = with_switch(problem, front)
     assert known is not None
     assert len(known.target) == 360
