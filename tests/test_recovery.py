@@ -1,0 +1,108 @@
+"""The benchmark of the paper's tables: its book-keeping, and some of its cells."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def recovery(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("recovery", FOLDER / "recovery.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "recovery", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(recovery, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["recovery.py", *map(str, arguments)])
+    recovery.main()
+
+
+def rows(path):
+    return json.loads(path.read_text())["rows"]
+
+
+@pytest.fixture
+def fake(recovery, monkeypatch):
+    """Cells that cost nothing; the list of those that ran."""
+    ran = []
+
+    def cell(job, system, dim, strategy, seed, budget, options):
+        name = recovery.cell_name(system, dim, strategy, seed, options)
+        ran.append(name)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return dict(
+            name=name, value=1.0, unit="s", budget=budget, system=system, dim=dim,
+            strategy=strategy, seed=seed, options=options, recovered=True, n=4,
+            laws=[dict(sympy="r")], message_r2=dict(force=0.5, gauge=0.9, influence=0.99),
+            test_error=dict(value=0.4, mean_abs_target=40.0), law_error=0.8,
+        )  # fmt: skip
+
+    monkeypatch.setattr(recovery, "run", cell)
+    return ran
+
+
+def test_cells_are_saved_and_not_repeated(recovery, fake, monkeypatch, tmp_path, capsys):
+    one = tmp_path / "one.json"
+    cells = ["--systems", "spring", "string", "--strategies", "bottleneck", "--seeds", 0, 1]
+    with pytest.raises(KeyboardInterrupt):
+        run(recovery, monkeypatch, *cells, "--out", one)
+    assert [row["name"] for row in rows(one)] == fake[:2]
+    run(recovery, monkeypatch, *cells, "--out", one)
+    # The string has two dimensions only.
+    assert len(rows(one)) == 6
+    assert fake.count("spring-2 bottleneck seed 0") == 1
+    text = capsys.readouterr().out
+    assert "| spring-2 | 2/2; 0.500, 0.900, 0.990 [1.000 yes] |" in text
+    # 0.4 over 4 nodes, of 10; the law twice that; the paper 0.046.
+    assert "| spring-2 | 0.1 = 1.00%, law 0.2 [0.046; 2.17] |" in text
+
+
+def test_rows_of_other_files_and_of_options(recovery, fake, monkeypatch, tmp_path, capsys):
+    fake += ["skip"] * 3
+    cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0]
+    plain, other, both = (tmp_path / f"{name}.json" for name in ("plain", "other", "both"))
+    run(recovery, monkeypatch, *cells, "--out", plain)
+    run(recovery, monkeypatch, *cells, "--out", other, "--options", "--focus", "1")
+    run(recovery, monkeypatch, "--seeds", "--out", both, "--merge", plain, other, plain)
+    assert [row["name"] for row in rows(both)] == ["r1-2 l1 seed 0", "r1-2 l1 seed 0 --focus 1"]
+    text = capsys.readouterr().out
+    assert "| r1-2 --focus 1 | 1/1;" in text
+
+
+def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):
+    out = tmp_path / "out.json"
+    cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0, "--out", out]
+    run(recovery, monkeypatch, *cells, "--options", "--steps", "0")
+    (row,) = rows(out)
+    assert row["recovered"] is False
+    assert "--steps must be at least 1" in row["error"]
+
+
+@pytest.mark.slow
+def test_cells_of_the_table(recovery, monkeypatch, tmp_path):
+    """Six minutes on two idle cores; the whole table is in benchmarks/results."""
+    out = tmp_path / "out.json"
+    for system, dim, strategy in [
+        ("charge", 2, "l1"),
+        ("r2", 3, "pruning"),
+        ("damped", 2, "kl"),
+        ("discontinuous", 2, "bottleneck"),
+    ]:
+        cell = ["--systems", system, "--dims", dim, "--strategies", strategy, "--seeds", 0]
+        run(recovery, monkeypatch, *cell, "--out", out)
+    found = rows(out)
+    assert len(found) == 4
+    for row in found:
+        assert row["recovered"], row["name"]
+        assert row["message_r2"]["influence"] > 0.98, row["name"]
+    (damped,) = (row for row in found if row["system"] == "damped")
+    assert damped["one_body"]["check"]["holds"]
