@@ -39,8 +39,8 @@ class ForceLaw(NamedTuple):
     selected: tuple[Law, ...]
     """What the score picked, one per regression."""
     fronts: tuple[ParetoFront, ...]
-    """One Pareto front per regression. Expressions are in the user's units; complexity,
-    error and score are those of the search, whose targets were multiplied by r^power."""
+    """One Pareto front per regression. Expressions are in the user's units; the complexity
+    is that of the search, whose targets were multiplied by r^power."""
     power: int
     """Power of the distance that the targets were multiplied with."""
     error_unit: str
@@ -159,8 +159,8 @@ def distill(
             the search, so that close encounters do not hide the rest; None chooses it
             with `flattening_power`.
         relative_error: whether the errors by which laws are ranked, and from which the
-            score follows, are relative to |target| + 0.1 typical |target| (see
-            `graphs.typical_size`), or absolute.
+            score follows, are those of the law itself, relative to |target| + 0.1 typical
+            |target| (see `graphs.typical_size`), or absolute ones of the multiplied targets.
         num_samples: number of edges that are regressed on; the nearest and farthest 1%
             are left out, for there the network has seen little.
         processes: searches that run side by side; None takes one per core.
@@ -213,9 +213,9 @@ def distill(
         if matrix is not None:
             displacement = sympy.Matrix(matrix.tolist()) * displacement
         laws = [scalar * component / sympy.Symbol("r") for component in displacement]
-    error_unit = "|target| + 0.1 typical |target|" if relative_error else "target"
-    if power:
-        error_unit += f", after multiplication by r^{power}"
+    error_unit = "|target| + 0.1 typical |target|"
+    if not relative_error:
+        error_unit = f"target x r^{power}" if power else "target"
     return ForceLaw(form, across, matrix, tuple(laws), scalar, selected, fronts, power, error_unit)
 
 
@@ -305,15 +305,19 @@ def _search(
 ) -> tuple[ParetoFront, ...]:
     """One front per target: searched near one, on the given rows, and back in units."""
     units = {name: _power_of_ten(scales[name]) for name in features}
-    flat = targets * (features["r"] / units["r"])[:, None] ** power if power else targets
+    stretch = (features["r"] / units["r"]) ** power if power else np.ones(len(targets))
+    flat = targets * stretch[:, None]
     target_units = [_power_of_ten(typical_size(column)) for column in flat.T]
     columns = {name: column[rows] / units[name] for name, column in features.items()}
     columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
     problems = []
-    for column, unit in zip(flat.T, target_units, strict=True):
+    for plain, column, unit in zip(targets.T, flat.T, target_units, strict=True):
         target = column[rows] / unit
-        size = np.abs(target)
-        weight = 1 / (size + 0.1 * typical_size(size)) if relative_error else np.ones_like(size)
+        weight = np.ones_like(target)
+        if relative_error:
+            # Flattened for the search only: errors are those of the law itself, as in the verdict.
+            size = np.abs(plain[rows])
+            weight = unit / (size + 0.1 * typical_size(size)) / stretch[rows]
         problems.append(Problem(columns, target, weight))
     fronts = search(regressors, problems, processes)
 

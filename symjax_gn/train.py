@@ -201,6 +201,11 @@ def draw(key: PRNGKeyArray, num_graphs: int, batch_size: int, focus: float) -> I
     return jnp.minimum((num_graphs * share).astype(jnp.int32), num_graphs - 1)
 
 
+def _focus(focus, progress):
+    """The focus at a share `progress` of the training."""
+    return 1 + (focus - 1) * min(1.0, 2 * (1 - progress))
+
+
 def significance(prediction: Prediction) -> Float[Array, " component"]:
     """How much each component says: its standard deviation, or for KL its divergence."""
     if prediction.log_variance is not None:
@@ -210,20 +215,12 @@ def significance(prediction: Prediction) -> Float[Array, " component"]:
 
 @functools.partial(
     jax.jit,
-    static_argnames=(
-        "model",
-        "optimizer",
-        "strategy",
-        "loss",
-        "focus",
-        "prune",
-        "batch_size",
-        "total",
-    ),
+    static_argnames=("model", "optimizer", "strategy", "loss", "prune", "batch_size", "total"),
 )
 def _interval(
     keys,
     weight,
+    focus,
     state,
     cut,
     train,
@@ -233,7 +230,6 @@ def _interval(
     optimizer,
     strategy,
     loss,
-    focus,
     prune,
     batch_size,
     total,
@@ -322,7 +318,8 @@ def fit(
         batch_size: graphs per update.
         focus: how much oftener graphs with large accelerations are drawn. With graphs in
             order of their largest acceleration, the share u^focus of the way down is
-            drawn, u uniform: 1 draws all alike, 2 the first 1% ten times as often.
+            drawn, u uniform: 1 draws all alike, 2 the first 1% ten times as often. In the
+            second half of training it falls to 1, for the sake of all the others.
         intervals: number of reports; `steps` is rounded up to a multiple of it.
         scales: units of the model; None measures them on `train`.
         progress: whether to show a progress bar.
@@ -374,6 +371,7 @@ def fit(
             new_state, cut, report = _interval(
                 jax.random.split(jax.random.fold_in(run_key, interval), length),
                 weight * losses.fading(interval / intervals) if prune else weight,
+                _focus(focus, interval / max(1, intervals - 1)),
                 state,
                 cut,
                 train,
@@ -382,7 +380,6 @@ def fit(
                 optimizer=optimizer,
                 strategy=strategy,
                 loss=loss,
-                focus=focus,
                 prune=prune,
                 batch_size=batch_size,
                 total=total,

@@ -180,9 +180,10 @@ def test_fronts_are_in_the_users_units():
     found = distill(table, [ENGINE], processes=1)
     assert found.selected[0] in found.fronts[0].laws
     assert found.selected[0].expression == found.scalar
-    assert found.error_unit.endswith("after multiplication by r^2")
+    assert found.error_unit == "|target| + 0.1 typical |target|"
     plain = distill(planted(spring), [ENGINE], relative_error=False, processes=1)
     assert plain.error_unit == "target"
+    assert distill(table, [ENGINE], relative_error=False, processes=1).error_unit == "target x r^2"
 
 
 def test_drag_is_found_along_the_velocity():

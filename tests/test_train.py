@@ -66,6 +66,11 @@ def test_focus(focus, share):
     assert np.mean(drawn < 10) == pytest.approx(share, abs=error)
 
 
+def test_focus_falls_to_one_in_the_second_half():
+    found = [train._focus(2.0, progress) for progress in (0.0, 0.5, 0.75, 1.0)]
+    assert found == [2.0, 2.0, 1.5, 1.0]
+
+
 def test_a_cut_that_takes_too_much_is_undone():
     def state(value, mask, step):
         return train.TrainState({"w": jnp.array(value)}, None, jnp.array(mask), jnp.array(step))
