@@ -109,7 +109,8 @@ def _cell(rows, case, strategy):
     return [row for row in rows if _case(row) == case and row["strategy"] == strategy]
 
 
-def _median(rows, *path):
+def cell_median(rows, *path):
+    """Median over the rows of one cell of what lies at a path of keys, NaN if nowhere."""
     found = []
     for row in rows:
         for key in path:
@@ -136,7 +137,7 @@ def _published(table, case, strategy):
 
 
 def _law_text(case, strategy, cell):
-    r2 = [_median(cell, "message_r2", key) for key in ("force", "gauge", "influence")]
+    r2 = [cell_median(cell, "message_r2", key) for key in ("force", "gauge", "influence")]
     text = f"{sum(bool(r['recovered']) for r in cell)}/{len(cell)}; "
     text += ", ".join(f"{value:.3f}" for value in r2)
     theirs = _published(PUBLISHED, case, strategy)
@@ -144,10 +145,10 @@ def _law_text(case, strategy, cell):
 
 
 def _error_text(case, strategy, cell):
-    bodies = _median(cell, "n")
-    error = _median(cell, "test_error", "value") / bodies
-    size = _median(cell, "test_error", "mean_abs_target") / bodies
-    law = _median(cell, "law_error") / bodies
+    bodies = cell_median(cell, "n")
+    error = cell_median(cell, "test_error", "value") / bodies
+    size = cell_median(cell, "test_error", "mean_abs_target") / bodies
+    law = cell_median(cell, "law_error") / bodies
     text = f"{error:.3g} = {error / size:.2%}, law {law:.3g}"
     theirs = _published(PUBLISHED_LOSS, case, strategy)
     return text if theirs is None else f"{text} [{theirs}; {error / theirs:.2f}]"

@@ -10,19 +10,23 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.fixture
-def recovery(monkeypatch):
+def load(name, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("recovery", FOLDER / "recovery.py")
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "recovery", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
 
 
-def run(recovery, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["recovery.py", *map(str, arguments)])
-    recovery.main()
+@pytest.fixture
+def recovery(monkeypatch):
+    return load("recovery", monkeypatch)
+
+
+def run(benchmark, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+    benchmark.main()
 
 
 def rows(path):
@@ -76,6 +80,32 @@ def test_rows_of_other_files_and_of_options(recovery, fake, monkeypatch, tmp_pat
     assert [row["name"] for row in rows(both)] == ["r1-2 l1 seed 0", "r1-2 l1 seed 0 --focus 1"]
     text = capsys.readouterr().out
     assert "| r1-2 --focus 1 | 1/1;" in text
+
+
+def test_variants(recovery, fake, monkeypatch, tmp_path, capsys):
+    variants = load("variants", monkeypatch)
+    out = tmp_path / "variants.json"
+    cells = ["--systems", "r2", "--variants", "defaults", "raw messages", "newton", "--out", out]
+    with pytest.raises(KeyboardInterrupt):
+        run(variants, monkeypatch, *cells)
+    run(variants, monkeypatch, *cells)
+    assert fake[1:] == [
+        "r2-2 bottleneck seed 0 --gauge messages",
+        *["r2-2 bottleneck seed 0 --node newton"] * 2,
+    ]
+    assert [row["variant"] for row in rows(out)] == ["defaults", "raw messages", "newton"]
+    text = capsys.readouterr().out
+    assert "| case | defaults | raw messages | newton |" in text
+    assert "| r2-2 | 1/1; 0.990; 1.00% | 1/1; 0.900; 1.00% | 1/1; 0.990; 1.00% |" in text
+
+
+def test_every_variant_is_an_option_of_the_main_job(recovery, monkeypatch):
+    variants = load("variants", monkeypatch)
+    job = recovery.load_job()
+    for options in variants.VARIANTS.values():
+        args = job.parse(options.split())
+        for name, choices in (("loss", job.LOSSES), ("node", job.NODES), ("pair", job.PAIRS)):
+            assert getattr(args, name) in choices
 
 
 def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):

@@ -1,0 +1,106 @@
+"""What each choice of the main job is worth: one left out at a time, and stronger biases.
+
+    python benchmarks/variants.py --out benchmarks/results/variants.json
+
+Every variant is the bottleneck with some options of the main job; "paper" is the paper's
+plain setting as far as a CPU can follow it (8,000 steps in place of a million). "newton",
+"antisymmetric" and "central" build in more than the paper does. Saves after each cell; a
+cell that is already in the output file is not repeated. Prints one row per system and one
+column per variant.
+"""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+from _results import open_out, save
+from recovery import cell_median, load_job, run
+
+from symjax_gn.simulate import SimulationWarning
+from symjax_gn.systems import SYSTEMS, check_choice
+
+PAPER = "--network paper --width 300 --depth 2 --loss absolute --focus 1 --optimizer adam "
+PAPER += "--learning-rate 1e-3 --steps 8000 --gauge messages --flatten 0 --errors absolute"
+VARIANTS = {
+    "defaults": "",
+    "focus 1": "--focus 1",
+    "absolute loss": "--loss absolute",
+    "absolute loss, focus 1": "--loss absolute --focus 1",
+    "plain network": "--network paper",
+    "no flattening": "--flatten 0",
+    "absolute errors": "--errors absolute",
+    "raw messages": "--gauge messages",
+    "paper": PAPER,
+    "newton": "--node newton",
+    "antisymmetric": "--pair antisymmetric",
+    "central": "--pair central",
+}
+
+
+def _text(cell):
+    """Recovered, R^2 of what was regressed on, and error over mean |a|."""
+    raw = "--gauge messages" in " ".join(cell[0]["options"])
+    r2 = cell_median(cell, "message_r2", "gauge" if raw else "influence")
+    error = cell_median(cell, "test_error", "value")
+    share = error / cell_median(cell, "test_error", "mean_abs_target")
+    return f"{sum(bool(r['recovered']) for r in cell)}/{len(cell)}; {r2:.3f}; {share:.2%}"
+
+
+def print_table(rows):
+    """Systems by variants; a row of the table for each system and dimension."""
+    names = [name for name in VARIANTS if any(row["variant"] == name for row in rows)]
+    print("\nLaws recovered; R^2 untrimmed, gauge-fixed; prediction error over mean |a|\n")
+    print(f"| case | {' | '.join(names)} |")
+    print("|---" * (len(names) + 1) + "|")
+    for system, dim in sorted({(row["system"], row["dim"]) for row in rows}):
+        texts = []
+        for name in names:
+            key = (system, dim, name)
+            cell = [r for r in rows if (r["system"], r["dim"], r["variant"]) == key]
+            texts.append(_text(cell) if cell else "")
+        print(f"| {system}-{dim} | {' | '.join(texts)} |")
+
+
+def main():
+    """Run the cells that are missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--systems", nargs="+", default=["spring", "r2", "charge", "superposition"])
+    parser.add_argument("--dims", nargs="+", type=int, default=[2])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--merge", nargs="+", default=[], metavar="FILE", help="rows to take over")
+    parser.add_argument("--out", help="JSON file; kept up to date after every cell")
+    args = parser.parse_args()
+    for system in args.systems:
+        check_choice("system", system, SYSTEMS)
+    for variant in args.variants:
+        check_choice("variant", variant, VARIANTS)
+    open_out(args.out)
+    warnings.simplefilter("ignore", SimulationWarning)
+    job = load_job()
+    rows = []
+    for path in [args.out, *args.merge]:
+        known = {row["name"] for row in rows}
+        if path and Path(path).exists():
+            more = json.loads(Path(path).read_text())["rows"]
+            rows += [row for row in more if row["name"] not in known]
+    for seed in args.seeds:
+        for variant in args.variants:
+            for system in args.systems:
+                for dim in [d for d in args.dims if d in SYSTEMS[system].dims]:
+                    name = f"{system}-{dim} {variant} seed {seed}"
+                    if any(row["name"] == name for row in rows):
+                        continue
+                    options = VARIANTS[variant].split()
+                    row = run(job, system, dim, "bottleneck", seed, "cpu", options)
+                    rows.append(row | dict(name=name, variant=variant))
+                    save(args.out, rows)
+                    law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
+                    print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
+    save(args.out, rows)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
