@@ -33,8 +33,11 @@ def message_penalty(strategy: str, prediction: Prediction) -> Float[Array, ""]:
     """What a strategy adds to the loss, before its weight.
 
     "l1": mean over edges of the L1 norm of the messages. "kl": mean over edges of
-    the divergence of the messages from a standard normal, up to a constant. Others: 0.
+    the divergence of the messages from a standard normal, up to a constant. "flathgn": mean
+    over graphs of the regulariser of the Hamiltonian. Others: 0.
     """
+    if prediction.regulariser is not None:
+        return jnp.mean(prediction.regulariser)
     messages = prediction.messages
     if strategy == "l1":
         return jnp.mean(jnp.sum(jnp.abs(messages), axis=-1))

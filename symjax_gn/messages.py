@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy.optimize import least_squares
 
 from symjax_gn.graphs import Dataset, Scales, normalise, take
+from symjax_gn.models import FlatHGN
 from symjax_gn.systems import AnyArray, Body, System, pair_force
 from symjax_gn.train import Trained, predict, significance
 
@@ -157,9 +158,12 @@ def record_messages(
             depends on it.
 
     Raises:
-        ValueError: a kept component is constant or not finite, or fewer are in use.
+        ValueError: a kept component is constant or not finite, or fewer are in use; or the
+            model is a `FlatHGN`.
     """
     model, params = trained.model, trained.params
+    if isinstance(model, FlatHGN):
+        raise ValueError("A FlatHGN has energies, not messages: use energies.record_energies.")
     data = normalise(dataset, trained.scales)
     graph, edge = sample_pairs(key, dataset, num_edges)
     some = take(data, graph[:_BATCH])

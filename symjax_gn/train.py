@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from symjax_gn import losses
 from symjax_gn.graphs import Dataset, Scales, measure_scales, normalise, take
-from symjax_gn.models import GraphNet, Prediction
+from symjax_gn.models import FlatHGN, GraphNet, Prediction
 from symjax_gn.systems import check_at_least, check_body, check_choice, check_edges
 
 OPTIMIZERS = ("muon", "adam")
+STRATEGIES = (*losses.STRATEGIES, "flathgn")
+"""Those of graph networks, and that of Hamiltonians."""
 _LOSS_FNS = {"relative": losses.relative_loss, "absolute": losses.absolute_loss}
-_DEFAULT_WEIGHT = {"l1": 1e-2, "kl": 1e-2}
+_DEFAULT_WEIGHT = {"l1": 1e-2, "kl": 1e-2, "flathgn": 1e-6}
 _PRUNED = ("l1", "kl", "pruning")
 
 
@@ -78,7 +80,7 @@ class History(NamedTuple):
 class Trained(NamedTuple):
     """A trained model, with what is needed to use it on data in the user's units."""
 
-    model: GraphNet
+    model: GraphNet | FlatHGN
     params: Any
     mask: Float[Array, " component"]
     scales: Scales
@@ -100,13 +102,19 @@ class TrainingError(RuntimeError):
         self.params = params
 
 
-def make_model(strategy: str, dim: int, message_dim: int = 100, **options: Any) -> GraphNet:
+def make_model(
+    strategy: str, dim: int, message_dim: int = 100, **options: Any
+) -> GraphNet | FlatHGN:
     """The `GraphNet` of a strategy: `dim` messages for "bottleneck", else `message_dim`.
+
+    "flathgn" has a `FlatHGN` in its place.
 
     Raises:
         ValueError: the strategy is unknown.
     """
-    check_choice("strategy", strategy, losses.STRATEGIES)
+    check_choice("strategy", strategy, STRATEGIES)
+    if strategy == "flathgn":
+        return FlatHGN(dim=dim, **options)
     return GraphNet(
         dim=dim,
         message_dim=dim if strategy == "bottleneck" else message_dim,
@@ -133,7 +141,10 @@ def make_optimizer(
 
 
 def init(
-    key: PRNGKeyArray, model: GraphNet, optimizer: optax.GradientTransformation, dataset: Dataset
+    key: PRNGKeyArray,
+    model: GraphNet | FlatHGN,
+    optimizer: optax.GradientTransformation,
+    dataset: Dataset,
 ) -> TrainState:
     """Fresh parameters and optimiser state for a normalised dataset."""
     one = jax.tree.map(lambda x: x[0], dataset.nodes)
@@ -144,7 +155,7 @@ def init(
 
 
 def predict(
-    model: GraphNet,
+    model: GraphNet | FlatHGN,
     params: Any,
     dataset: Dataset,
     mask: Float[Array, " component"] | None = None,
@@ -167,7 +178,7 @@ def step(
     state: TrainState,
     batch: Dataset,
     *,
-    model: GraphNet,
+    model: GraphNet | FlatHGN,
     optimizer: optax.GradientTransformation,
     strategy: str,
     loss: str,
@@ -186,6 +197,8 @@ def step(
             model, params, batch, state.mask, sample_key if model.variational else None
         )
         value = loss_fn(prediction.acceleration, batch.acceleration)
+        if prediction.velocity is not None:
+            value += loss_fn(prediction.velocity, batch.nodes.velocity)
         penalty = losses.message_penalty(strategy, prediction)
         return value + weight * penalty, TrainInfo(value, penalty)
 
@@ -281,7 +294,7 @@ def fit(
     validation: Dataset,
     *,
     strategy: str = "bottleneck",
-    model: GraphNet | None = None,
+    model: GraphNet | FlatHGN | None = None,
     loss: str = "relative",
     penalty_weight: float | None = None,
     prune: bool | None = None,
@@ -302,7 +315,7 @@ def fit(
         train: graphs to learn from, in the user's units.
         validation: graphs for the history and for pruning, in the same units; at most
             512 are used.
-        strategy: one of `losses.STRATEGIES`.
+        strategy: one of `STRATEGIES`.
         model: network; None takes `make_model(strategy, dim)`.
         loss: "relative", or "absolute" as in the paper; see `losses`.
         penalty_weight: factor of the message penalty; None takes the strategy's.
@@ -333,7 +346,7 @@ def fit(
         TrainingError: the loss became NaN or infinite; it has the step and the last
             good parameters.
     """
-    check_choice("strategy", strategy, losses.STRATEGIES)
+    check_choice("strategy", strategy, STRATEGIES)
     check_choice("loss", loss, losses.LOSSES)
     for name, value in (("steps", steps), ("batch_size", batch_size), ("intervals", intervals)):
         check_at_least(name, value, 1)
@@ -356,6 +369,9 @@ def fit(
     if isinstance(optimizer, str):
         optimizer = make_optimizer(optimizer, learning_rate, total)
     scales = measure_scales(train) if scales is None else scales
+    if isinstance(model, FlatHGN):
+        # One unit of energy: that of momentum times velocity and of force times length.
+        scales = scales._replace(velocity=math.sqrt(scales.acceleration * scales.length))
     largest = np.max(np.linalg.norm(train.acceleration, axis=-1), axis=-1)
     train = normalise(take(train, np.argsort(-largest, kind="stable")), scales)
     kept = np.linspace(0, len(validation.acceleration) - 1, 512).astype(int)
