@@ -24,7 +24,7 @@ from symjax_gn.simulate import SOLVERS, SimulationError, simulate
 from symjax_gn.systems import SYSTEMS, check_at_least, check_choice, get_system, load_system
 
 COUNTS = dict(simulations=3, outputs=2, every=1, steps=1, width=1, depth=1, searches=1)
-COUNTS |= dict(evaluations=1, iterations=1, batch_size=1)
+COUNTS |= dict(evaluations=1, iterations=1, batch_size=1, focus=1)
 NETWORKS = {
     "power-laws": dict(),
     "paper": dict(power_laws=False, inputs="absolute", activation=jax.nn.relu),

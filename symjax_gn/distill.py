@@ -194,7 +194,7 @@ def distill(
     if power is None:
         power = flattening_power(np.linalg.norm(targets, axis=1), r)
     low, high = np.quantile(r, [0.01, 0.99])
-    fronts = _search(
+    fronts = search_in_units(
         regressors,
         {name: table.features[name] for name in names},
         table.scales,
@@ -262,7 +262,7 @@ def distill_one_body(
     if np.median(across / (size + 0.1 * np.median(size))) < 0.1:
         columns = {"v": speed, **columns}
         scales = {**table.scales, "v": table.scales[speeds[0]]}
-        fronts = _search(regressors, columns, scales, along[:, None], **options)
+        fronts = search_in_units(regressors, columns, scales, along[:, None], **options)
         selected = (select(fronts[0]),)
         root = sympy.sqrt(sum(sympy.Symbol(name) ** 2 for name in speeds))
         law = (selected[0].expression / sympy.Symbol("v")).subs(sympy.Symbol("v"), root)
@@ -270,7 +270,7 @@ def distill_one_body(
         return OneBodyLaw("along velocity", share, components, selected, fronts)
     columns = {name: table.features[name] for name in speeds} | columns
     felt = [k for k in range(dim) if np.median(np.abs(force[:, k])) > least * np.median(size)]
-    fronts = _search(regressors, columns, table.scales, force[:, felt], **options)
+    fronts = search_in_units(regressors, columns, table.scales, force[:, felt], **options)
     selected = tuple(select(front) for front in fronts)
     found = dict(zip(felt, (law.expression for law in selected), strict=True))
     components = tuple(found.get(k, sympy.Integer(0)) for k in range(dim))
@@ -288,11 +288,11 @@ def distill_gauge(table: MessageTable, regressor: Regressor) -> sympy.Expr:
         return sympy.Integer(1)
     columns = {name: table.features[name] for name in ("m_i", "q_i")}
     rows = np.arange(len(size))[:1000]
-    (front,) = _search([regressor], columns, table.scales, size[:, None], rows=rows)
+    (front,) = search_in_units([regressor], columns, table.scales, size[:, None], rows=rows)
     return select(front).expression
 
 
-def _search(
+def search_in_units(
     regressors: Sequence[Regressor],
     features: Mapping[str, Float[np.ndarray, " edge"]],
     scales: Mapping[str, float],
@@ -303,7 +303,18 @@ def _search(
     relative_error: bool = True,
     processes: int | None = None,
 ) -> tuple[ParetoFront, ...]:
-    """One front per target: searched near one, on the given rows, and back in units."""
+    """One front per target: searched near one, on the given rows, and back in units.
+
+    Args:
+        regressors: see `search.search`.
+        features: columns by name; among them `r` if there is a power.
+        scales: typical size of each feature.
+        targets: `[edge, target]`, user's units.
+        rows: indices of the samples to regress on.
+        power: power of the distance that targets are multiplied with in the search.
+        relative_error: see `distill`.
+        processes: see `search.search`.
+    """
     units = {name: _power_of_ten(scales[name]) for name in features}
     stretch = (features["r"] / units["r"]) ** power if power else np.ones(len(targets))
     flat = targets * stretch[:, None]

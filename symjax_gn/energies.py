@@ -1,14 +1,21 @@
 """Energies of a trained Hamiltonian: recorded, and distilled into potentials."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sympy
 from jaxtyping import Array, Float, PRNGKeyArray
+from sympy.integrals.manualintegrate import manualintegrate
 
+from symjax_gn.distill import ForceLaw, distill, search_in_units
+from symjax_gn.expressions import to_numpy
+from symjax_gn.fronts import ParetoFront, select
 from symjax_gn.graphs import Dataset, normalise, take
 from symjax_gn.messages import (
+    AXES,
     MessageTable,
     feature_scale,
     pair_bodies,
@@ -17,6 +24,7 @@ from symjax_gn.messages import (
     true_forces,
 )
 from symjax_gn.models import FlatHGN
+from symjax_gn.regression import Regressor
 from symjax_gn.systems import Body, System
 from symjax_gn.train import Trained
 
@@ -30,8 +38,8 @@ class EnergyTable(NamedTuple):
     `messages` the energy of the pair `[edge, 1]`."""
     self_energy: Float[np.ndarray, " edge"]
     """[edge], k of the receiver."""
-    self_velocity: Float[np.ndarray, "edge dim"]
-    """[edge, dim], dk/dp of the receiver."""
+    self_velocity: Float[np.ndarray, "edge dim"] | None
+    """[edge, dim], dk/dp of the receiver; None if dH/dp was not trained."""
 
 
 def record_energies(
@@ -104,7 +112,115 @@ def record_energies(
         offset=np.zeros_like(force),
         force=None if system is None else true_forces(system, receiver, sender),
     )
-    return EnergyTable(table, own * unit * scales.length, velocity * scales.velocity)
+    slope = velocity * scales.velocity if model.kinetic else None
+    return EnergyTable(table, own * unit * scales.length, slope)
+
+
+class PotentialLaw(NamedTuple):
+    """What was distilled of the pair energies, user's units."""
+
+    force: ForceLaw
+    """The law of their derivative, from which the potential follows."""
+    potential: sympy.Expr | None
+    """V(r, ...) of a pair, whose derivative is the force towards the sender; None if the
+    force is not central or has no integral that SymPy knows."""
+    additive: sympy.Expr | None
+    """What recorded energies have on top of the potential, as a law of masses and charges:
+    no force depends on it. None where there is no potential."""
+    additive_error: float | None
+    """Typical size (standard deviation) of what both leave of the recorded energies, over
+    that of the energies."""
+
+
+class KineticLaw(NamedTuple):
+    """What was distilled of the self energies, user's units."""
+
+    velocity: sympy.Expr
+    """dk/dp of the momentum `p` and of the body's mass and charge."""
+    energy: sympy.Expr | None
+    """k(p, ...), its integral, or None if SymPy knows none."""
+    front: ParetoFront
+    """The front of the velocity."""
+
+
+def distill_potential(
+    table: EnergyTable, regressors: Sequence[Regressor], **options: Any
+) -> PotentialLaw:
+    """Find the potential of a pair, by way of its derivative.
+
+    Pair energies are known only up to functions of what does not change, masses and
+    charges; their derivative is known as it is.
+
+    Args:
+        table: what `record_energies` gave.
+        regressors: engines, see `search.search`.
+        **options: of `distill.distill`.
+
+    Raises:
+        ValueError, RegressionError: as `distill.distill`.
+    """
+    force = distill(table.forces, regressors, **options)
+    central = force.form == "central" and force.scalar is not None
+    potential = integrate(force.scalar) if central else None
+    if potential is None:
+        return PotentialLaw(force, None, None, None)
+    features = table.forces.features
+    # Where the law was looked for: the nearest pairs' energies would drown all others.
+    r = features["r"]
+    rows = np.flatnonzero((r >= np.quantile(r, 0.01)) & (r <= np.quantile(r, 0.99)))
+    columns = np.stack(list(features.values()), axis=-1)
+    energy = table.forces.messages[:, 0]
+    rest = energy - to_numpy(potential, list(features))(columns)
+    additive: sympy.Expr = sympy.Float(float(np.mean(rest[rows])))
+    if np.std(rest[rows]) > 0.01 * np.std(energy[rows]):
+        known = {name: features[name] for name in ("m_i", "m_j", "q_i", "q_j")}
+        if any(np.ptp(column) > 0 for column in known.values()):
+            found = search_in_units(
+                regressors[:2],
+                known,
+                table.forces.scales,
+                rest[:, None],
+                rows=rows[:1000],
+                relative_error=False,
+            )
+            additive = select(found[0]).expression
+    rest -= to_numpy(additive, list(features))(columns)
+    error = float(np.std(rest[rows]) / np.std(energy[rows]))
+    return PotentialLaw(force, potential, additive, error)
+
+
+def distill_kinetic(
+    table: EnergyTable, regressors: Sequence[Regressor], *, num_samples: int = 1000
+) -> KineticLaw | None:
+    """Find the kinetic energy of a body, by way of its derivative by the momentum.
+
+    Returns:
+        The law, or None if the model was not trained on velocities.
+    """
+    velocity = table.self_velocity
+    if velocity is None:
+        return None
+    features, scales = table.forces.features, table.forces.scales
+    axes = AXES[: velocity.shape[1]]
+    momentum = np.stack([features["m_i"] * features[f"v{axis}_i"] for axis in axes], axis=1)
+    size = np.linalg.norm(momentum, axis=1)
+    along = np.sum(velocity * momentum, axis=1) / np.where(size > 0, size, 1.0)
+    columns = {"p": size, "m_i": features["m_i"], "q_i": features["q_i"]}
+    units = dict(scales) | {"p": scales["m_i"] * scales["vx_i"]}
+    rows = np.arange(len(size))[:num_samples]
+    (front,) = search_in_units(regressors, columns, units, along[:, None], rows=rows)
+    law = select(front).expression
+    return KineticLaw(law, integrate(law, "p"), front)
+
+
+def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
+    """The integral of a law by a positive variable, without constant; None if not known."""
+    positive = sympy.Symbol(variable, positive=True)
+    plain = sympy.Symbol(variable)
+    found: Any = manualintegrate(sympy.expand(slope.xreplace({plain: positive})), positive)
+    if found.has(sympy.Integral, sympy.zoo, sympy.nan):
+        return None
+    return sympy.factor_terms(found.xreplace({positive: plain}))
 
 
 def _canonical(body: Body) -> Body:

@@ -348,10 +348,9 @@ def fit(
     """
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("loss", loss, losses.LOSSES)
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("intervals", intervals)):
+    counts = dict(steps=steps, batch_size=batch_size, intervals=intervals, focus=focus)
+    for name, value in counts.items():
         check_at_least(name, value, 1)
-    if not focus >= 1:
-        raise ValueError(f"focus must be at least 1, which draws all graphs alike; got {focus}.")
     for name, part in (("train", train), ("validation", validation)):
         _check_dataset(name, part)
     dim = train.acceleration.shape[-1]

@@ -80,6 +80,8 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
         (["--gauge", "none"], "Unknown gauge"),
         (["--form", "none"], "Unknown form"),
         (["--form", "central", "--gauge", "messages"], "Raw messages have no direction"),
+        (["--form", "linear", "--gauge", "messages"], "Raw messages have no direction"),
+        (["--focus", "0.5"], "--focus must be at least 1"),
         (["--loss", "squared"], "Unknown loss"),
         (["--network", "papers"], "Did you mean 'paper'"),
         (["--node", "newton", "--strategy", "l1"], "use the bottleneck"),

@@ -1,0 +1,112 @@
+"""Potentials and kinetic energies from planted energies."""
+
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.energies import EnergyTable, distill_kinetic, distill_potential, integrate
+from symjax_gn.expressions import to_numpy
+from symjax_gn.messages import MessageTable
+from symjax_gn.regression import OperonRegressor
+
+ENGINES = [OperonRegressor(evaluations=20_000, max_length=15, seed=k) for k in range(2)]
+COUNT = 1500
+R, MI, MJ, QI, QJ = sympy.symbols("r m_i m_j q_i q_j")
+TRUE = {
+    "spring": (R - 1) ** 2,
+    "r1": MI * MJ * sympy.log(R),
+    "charge": QI * QJ / R,
+}
+
+
+def planted(potential, additive=0.0, across=0.0):
+    """What a perfect Hamiltonian would record, with a share of the force across."""
+    rng = np.random.default_rng(0)
+    displacement = 2 * rng.normal(size=(COUNT, 2))
+    velocity = rng.normal(size=(COUNT, 2))
+    masses, charges = np.exp(rng.normal(size=(2, COUNT))), np.sign(rng.normal(size=(2, COUNT)))
+    features = {
+        "dx": displacement[:, 0], "dy": displacement[:, 1],
+        "r": np.linalg.norm(displacement, axis=1), "m_i": masses[0], "m_j": masses[1],
+        "q_i": charges[0], "q_j": charges[1], "vx_i": velocity[:, 0], "vy_i": velocity[:, 1],
+    }  # fmt: skip
+    columns = np.stack(list(features.values()), axis=-1)
+    slope, energy = (
+        to_numpy(law, list(features))(columns) for law in (sympy.diff(potential, R), potential)
+    )
+    direction = displacement / features["r"][:, None]
+    direction = direction + across * direction[:, ::-1] * features["r"][:, None]
+    energy = energy + to_numpy(sympy.sympify(additive), list(features))(columns)
+    table = MessageTable(
+        features=features, scales=dict.fromkeys(features, 1.0), messages=energy[:, None],
+        components=np.zeros(1, int), influence=slope[:, None] * direction,
+        one_body_force=np.zeros((COUNT, 2)), message_scale=np.ones(COUNT),
+        offset=np.zeros((COUNT, 2)), force=None,
+    )  # fmt: skip
+    kinetic = 0.5 * masses[0] * np.sum(velocity**2, axis=1)
+    return EnergyTable(table, kinetic, velocity)
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_a_potential_is_found_up_to_what_forces_do_not_say(name):
+    table = planted(TRUE[name], additive=MI + MJ)
+    found = distill_potential(table, ENGINES, processes=1)
+    assert found.force.form == "central"
+    assert found.potential is not None and found.additive is not None
+    features = table.forces.features
+    columns = np.stack(list(features.values()), axis=-1)
+    value = to_numpy(found.potential + found.additive, list(features))(columns)
+    # The planted energies have no noise; the score may stop at 1e-3 of the force.
+    np.testing.assert_allclose(
+        np.median(np.abs(value - table.forces.messages[:, 0])), 0.0, atol=5e-3
+    )
+    assert found.additive_error is not None and found.additive_error < 0.01
+    assert not found.additive.free_symbols & {R}
+
+
+def test_an_additive_constant():
+    found = distill_potential(planted(TRUE["spring"], additive=3.0), ENGINES)
+    # (r - 1)^2 is r^2 - 2 r and 1.
+    assert float(found.additive) == pytest.approx(4.0, abs=0.05)
+
+
+def test_forces_that_are_not_central_have_no_potential():
+    found = distill_potential(planted(TRUE["spring"], across=0.5), ENGINES, processes=1)
+    assert found.force.form == "components"
+    assert found.potential is found.additive is found.additive_error is None
+
+
+def test_kinetic_energy():
+    table = planted(TRUE["spring"])
+    law = distill_kinetic(table, ENGINES)
+    p = sympy.Symbol("p")
+    assert law is not None and law.energy is not None
+    at = {p: 3.0, MI: 2.0}
+    assert float(law.velocity.subs(at)) == pytest.approx(1.5, rel=1e-3)
+    assert float(law.energy.subs(at)) == pytest.approx(9.0 / 4.0, rel=1e-3)
+    assert distill_kinetic(table._replace(self_velocity=None), ENGINES) is None
+
+
+@pytest.mark.parametrize(
+    "potential",
+    [
+        2 * R**2 - 1.98 * R,
+        MI * MJ * sympy.log(R + 0.01),
+        (QI * QJ - MI * MJ) / R,
+        (R**2 - 1.98 * R - 0.02) * sympy.Heaviside(R - 1.99),
+        sympy.exp(-0.7 * R),
+    ],
+)
+def test_integrals_are_undone_by_derivatives(potential):
+    slope = sympy.diff(potential, R).subs(sympy.DiracDelta(R - 1.99), 0)
+    found = integrate(slope)
+    assert found is not None
+    at = {MI: 1.3, MJ: 0.6, QI: -1, QJ: 1}
+    for start, end in [(0.3, 1.1), (2.1, 2.9)]:
+        ours, theirs = (float((law.subs(at).subs(R, end) - law.subs(at).subs(R, start)).evalf())
+                        for law in (found, potential))  # fmt: skip
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+
+
+def test_no_integral_is_none():
+    assert integrate(sympy.exp(-(R**3)) * sympy.tanh(R)) is None
