@@ -160,8 +160,9 @@ def distill_potential(
         ValueError, RegressionError: as `distill.distill`.
     """
     force = distill(table.forces, regressors, **options)
-    central = force.form == "central" and force.scalar is not None
-    potential = integrate(force.scalar) if central else None
+    potential = None
+    if force.form == "central" and force.scalar is not None:
+        potential = integrate(force.scalar)
     if potential is None:
         return PotentialLaw(force, None, None, None)
     features = table.forces.features
