@@ -31,10 +31,10 @@ NETWORKS = {
 }
 
 
-def parse(argv):
-    """The command line."""
+def make_parser(description):
+    """A command line with the options that are not about the network's kind."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -65,9 +65,49 @@ def parse(argv):
         "--every", type=int, default=5, help="system's time steps between two outputs"
     )
     data.add_argument("--solver", default="adaptive", help=" or ".join(SOLVERS))
-    network = parser.add_argument_group("network")
+    training = parser.add_argument_group("training")
+    training.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
+    training.add_argument("--optimizer", default="muon", help=" or ".join(train.OPTIMIZERS))
+    training.add_argument("--learning-rate", type=float, default=1e-2, help="peak of the schedule")
+    training.add_argument("--batch-size", type=int, default=64, help="graphs per step")
+    training.add_argument(
+        "--focus",
+        type=float,
+        default=2.0,
+        help="how much oftener graphs with large accelerations are drawn; 1 draws all alike",
+    )
+    training.add_argument("--steps", type=int, default=4000, help="training steps")
+    training.add_argument("--width", type=int, default=64, help="width of the hidden layers")
+    training.add_argument("--depth", type=int, default=3, help="number of hidden layers")
+    search = parser.add_argument_group("symbolic regression")
+    search.add_argument("--regressor", default="operon", help=" or ".join(regression.REGRESSORS))
+    search.add_argument(
+        "--operators",
+        nargs="+",
+        default=list(regression.DEFAULT_OPERATORS),
+        help="operators a law may use",
+    )
+    search.add_argument("--searches", type=int, default=6, help="most searches per target")
+    search.add_argument("--evaluations", type=int, default=100_000, help="per search (operon)")
+    search.add_argument("--iterations", type=int, default=40, help="per search (pysr)")
+    search.add_argument(
+        "--flatten",
+        type=int,
+        default=None,
+        help="power of the distance that targets are multiplied with (default: found)",
+    )
+    search.add_argument("--errors", default="relative", help="relative or absolute")
+    search.add_argument("--form", default="auto", help=", ".join(distill.FORMS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--out", default="discovered", help="folder for the report")
+    return parser
+
+
+def parse(argv):
+    """The command line."""
+    parser = make_parser(__doc__.split("\n")[0])
+    network = parser.add_argument_group("graph network")
     network.add_argument("--strategy", default="bottleneck", help=", ".join(STRATEGIES))
-    network.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
     network.add_argument(
         "--network",
         default="power-laws",
@@ -83,40 +123,7 @@ def parse(argv):
         help="mask message components as training goes on, and let penalties fade (default: "
         "for pruning, l1 and kl)",
     )
-    network.add_argument("--optimizer", default="muon", help=" or ".join(train.OPTIMIZERS))
-    network.add_argument("--learning-rate", type=float, default=1e-2, help="peak of the schedule")
-    network.add_argument("--batch-size", type=int, default=64, help="graphs per step")
-    network.add_argument(
-        "--focus",
-        type=float,
-        default=2.0,
-        help="how much oftener graphs with large accelerations are drawn; 1 draws all alike",
-    )
-    network.add_argument("--steps", type=int, default=4000, help="training steps")
-    network.add_argument("--width", type=int, default=64, help="width of the hidden layers")
-    network.add_argument("--depth", type=int, default=3, help="number of hidden layers")
-    search = parser.add_argument_group("symbolic regression")
-    search.add_argument("--regressor", default="operon", help=" or ".join(regression.REGRESSORS))
-    search.add_argument(
-        "--operators",
-        nargs="+",
-        default=list(regression.DEFAULT_OPERATORS),
-        help="operators a law may use",
-    )
-    search.add_argument("--searches", type=int, default=6, help="most searches per target")
-    search.add_argument("--evaluations", type=int, default=100_000, help="per search (operon)")
-    search.add_argument("--iterations", type=int, default=40, help="per search (pysr)")
-    search.add_argument("--gauge", default="influence", help=" or ".join(distill.GAUGES))
-    search.add_argument(
-        "--flatten",
-        type=int,
-        default=None,
-        help="power of the distance that targets are multiplied with (default: found)",
-    )
-    search.add_argument("--errors", default="relative", help="relative or absolute")
-    search.add_argument("--form", default="auto", help=", ".join(distill.FORMS))
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    parser.add_argument("--out", default="discovered", help="folder for the report")
+    network.add_argument("--gauge", default="influence", help=" or ".join(distill.GAUGES))
     return parser.parse_args(argv)
 
 
