@@ -170,6 +170,41 @@ def print_tables(rows):
     )
 
 
+def print_summary(rows):
+    """The ten lines of the README: recovered of seeds, 2D then 3D, and the worst figures."""
+    strategies = [s for s in STRATEGIES if any(row["strategy"] == s for row in rows)]
+    print(f"\nLaws recovered of seeds run, 2D and 3D\n\n| law | {' | '.join(strategies)} |")
+    print("|---" * (len(strategies) + 1) + "|")
+    for system in dict.fromkeys(row["system"] for row in rows):
+        texts = []
+        for strategy in strategies:
+            cells = [_cell(rows, f"{system}-{dim}", strategy) for dim in (2, 3)]
+            counts = [f"{sum(bool(r['recovered']) for r in c)}/{len(c)}" for c in cells if c]
+            texts.append(", ".join(counts))
+        print(f"| {system} | {' | '.join(texts)} |")
+    for title, least, value in (
+        ("least R^2 of forces", True, _r2),
+        ("error over mean of a, largest", False, _share),
+    ):
+        texts = []
+        for strategy in strategies:
+            found = [(value(r), _case(r)) for r in rows if r["strategy"] == strategy]
+            found = [pair for pair in found if pair[0] is not None]
+            worst = (min if least else max)(found, default=(float("nan"), ""))
+            number = f"{worst[0]:.4f}" if least else f"{worst[0]:.1%}"
+            texts.append(f"{number} ({worst[1]})")
+        print(f"| {title} | {' | '.join(texts)} |")
+
+
+def _r2(row):
+    return (row.get("message_r2") or {}).get("influence")
+
+
+def _share(row):
+    error = row.get("test_error")
+    return error and error["value"] / error["mean_abs_target"]
+
+
 def main():
     """Run the cells that are missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -209,7 +244,9 @@ def main():
                     save(args.out, rows)
                     law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
                     print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
-    print_tables([row for row in rows if row["budget"] == args.budget])
+    rows = [row for row in rows if row["budget"] == args.budget]
+    print_tables(rows)
+    print_summary(rows)
 
 
 if __name__ == "__main__":

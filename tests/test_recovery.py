@@ -66,6 +66,9 @@ def test_cells_are_saved_and_not_repeated(recovery, fake, monkeypatch, tmp_path,
     assert fake.count("spring-2 bottleneck seed 0") == 1
     text = capsys.readouterr().out
     assert "| spring-2 | 2/2; 0.500, 0.900, 0.990 [1.000 yes] |" in text
+    assert "| spring | 2/2, 2/2 |" in text
+    assert "| string | 2/2 |" in text
+    assert "| least R^2 of forces | 0.9900 (spring-2) |" in text
     # 0.4 over 4 nodes, of 10; the law twice that; the paper 0.046.
     assert "| spring-2 | 0.1 = 1.00%, law 0.2 [0.046; 2.17] |" in text
 
