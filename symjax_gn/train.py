@@ -22,7 +22,7 @@ OPTIMIZERS = ("muon", "adam")
 STRATEGIES = (*losses.STRATEGIES, "flathgn")
 """Those of graph networks, and that of Hamiltonians."""
 _LOSS_FNS = {"relative": losses.relative_loss, "absolute": losses.absolute_loss}
-_DEFAULT_WEIGHT = {"l1": 1e-2, "kl": 1e-2, "flathgn": 1e-6}
+_DEFAULT_WEIGHT = {"l1": 1e-3, "kl": 1e-2, "flathgn": 1e-6}
 _PRUNED = ("l1", "kl", "pruning")
 
 
@@ -49,7 +49,7 @@ class Cut(NamedTuple):
     spread: Float[Array, " component"]
     """[component], significance of the components before the cut."""
     loss: Float[Array, ""]
-    """Validation loss before the cut."""
+    """Validation loss before the cut, over that of predicting nothing."""
     least: Float[Array, ""]
     """Number of components below which cuts are known to take too much."""
 
@@ -261,8 +261,9 @@ def _interval(
     prediction = predict(model, state.params, validation, state.mask)
     if prune:
         # On messages without noise, which under KL says more than the loss of training.
-        value = _LOSS_FNS[loss](prediction.acceleration, validation.acceleration)
-        state, cut = _prune(state, cut, value, significance(prediction), total)
+        target = validation.acceleration
+        value, most = (_LOSS_FNS[loss](x, target) for x in (prediction.acceleration, 0 * target))
+        state, cut = _prune(state, cut, value / most, significance(prediction), total)
     error = jnp.abs(prediction.acceleration - validation.acceleration)
     usable = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
     report = (
@@ -276,9 +277,12 @@ def _interval(
 
 
 def _prune(state, cut, loss, spread, total):
-    """Mask the least significant components, or undo the last cut if the loss doubled."""
+    """Mask the least significant components, or undo the last cut if the loss rose by 0.1.
+
+    A component of the force is worth more: one of three, about a third of what there is.
+    """
     kept = jnp.sum(state.mask)
-    hurt = (kept < jnp.sum(cut.mask)) & (loss > 2 * cut.loss)
+    hurt = (kept < jnp.sum(cut.mask)) & (loss > cut.loss + 0.1)
     now = Cut(state.params, state.mask, spread, loss, cut.least)
     cut = jax.tree.map(
         lambda old, new: jnp.where(hurt, old, new), cut._replace(least=kept + 1), now
@@ -320,8 +324,9 @@ def fit(
         loss: "relative", or "absolute" as in the paper; see `losses`.
         penalty_weight: factor of the message penalty; None takes the strategy's.
         prune: whether the least significant components are masked as training goes on.
-            Pruning is not told the dimension: it goes on until a cut doubles the
-            validation loss, takes that cut back and tries a smaller one. None prunes for
+            Pruning is not told the dimension: it goes on until a cut raises the
+            validation loss by a tenth of what predicting nothing would cost, takes that
+            cut back and tries a smaller one. None prunes for
             "pruning" and also for "l1" and "kl", whose penalties alone often leave one
             force spread over several sets of components; their penalties then fade as
             components go. False is the paper's way.

@@ -80,7 +80,7 @@ def test_a_cut_that_takes_too_much_is_undone():
     # Late in training the schedule asks for one component.
     first, cut = train._prune(state(1.0, [1.0, 1, 1, 1], 90), start, 0.1, spread, 100)
     np.testing.assert_array_equal(first.mask, [1, 0, 0, 0])
-    # The loss rose from 0.1 to 0.3: the parameters come back, and two components may stay.
+    # The loss rose by 0.2: the parameters come back, and two components may stay.
     second, cut = train._prune(state(2.0, [1.0, 0, 0, 0], 95), cut, 0.3, spread, 100)
     assert second.params["w"] == 1.0
     np.testing.assert_array_equal(second.mask, [1, 1, 0, 0])
