@@ -41,3 +41,12 @@ def save(path, rows):
     """Write the rows and the circumstances to a JSON file, if a path is given."""
     if path:
         write_text(Path(path), json.dumps(dict(meta=meta(), rows=rows), indent=1) + "\n")
+
+
+def load_rows(out, merge):
+    """Rows of the output file, if there is one yet, and of others; of equal names the first."""
+    rows = {}
+    for path in [*([out] if out and Path(out).exists() else []), *merge]:
+        for row in json.loads(Path(path).read_text())["rows"]:
+            rows.setdefault(row["name"], row)
+    return list(rows.values())

@@ -24,7 +24,7 @@ import time
 import warnings
 from pathlib import Path
 
-from _results import meta, open_out, save
+from _results import load_rows, meta, open_out, save
 
 from symjax_gn.losses import STRATEGIES
 from symjax_gn.simulate import SimulationWarning
@@ -224,14 +224,8 @@ def main():
     open_out(args.out)
     warnings.simplefilter("ignore", SimulationWarning)
     job = load_job()
-    rows = []
-    if args.out and Path(args.out).exists():
-        rows = json.loads(Path(args.out).read_text())["rows"]
-    for path in args.merge:
-        known = {row["name"] for row in rows}
-        more = json.loads(Path(path).read_text())["rows"]
-        rows += [row for row in more if row["name"] not in known]
-        save(args.out, rows)
+    rows = load_rows(args.out, args.merge)
+    save(args.out, rows)
     for seed in args.seeds:
         for system in args.systems:
             for dim in [d for d in args.dims if d in SYSTEMS[system].dims]:

@@ -10,11 +10,9 @@ column per variant.
 """
 
 import argparse
-import json
 import warnings
-from pathlib import Path
 
-from _results import open_out, save
+from _results import load_rows, open_out, save
 from recovery import cell_median, load_job, run
 
 from symjax_gn.simulate import SimulationWarning
@@ -79,12 +77,7 @@ def main():
     open_out(args.out)
     warnings.simplefilter("ignore", SimulationWarning)
     job = load_job()
-    rows = []
-    for path in [args.out, *args.merge]:
-        known = {row["name"] for row in rows}
-        if path and Path(path).exists():
-            more = json.loads(Path(path).read_text())["rows"]
-            rows += [row for row in more if row["name"] not in known]
+    rows = load_rows(args.out, args.merge)
     for seed in args.seeds:
         for variant in args.variants:
             for system in args.systems:

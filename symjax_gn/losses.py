@@ -51,29 +51,3 @@ def kl_divergence(prediction: Prediction) -> Float[Array, "*batch component"]:
     log_variance = prediction.log_variance
     assert log_variance is not None
     return 0.5 * (prediction.messages**2 + jnp.exp(log_variance) - log_variance)
-
-
-def fading(progress: float | Float[Array, ""], end: float = 0.65) -> Float[Array, ""]:
-    """1 at the start of training, 0 from the share `end` on, half a cosine between."""
-    phase = jnp.clip(progress / end, 0.0, 1.0)
-    return 0.5 * (1 + jnp.cos(jnp.pi * phase))
-
-
-def kept_components(
-    progress: float | Float[Array, ""], message_dim: int, end: float = 0.65
-) -> Float[Array, ""]:
-    """How many components pruning keeps at a share `progress` of the training.
-
-    Falls from `message_dim` to 1 as `fading` does.
-    """
-    return jnp.ceil(1 + (message_dim - 1) * fading(progress, end))
-
-
-def prune(
-    mask: Float[Array, " component"],
-    significance: Float[Array, " component"],
-    kept: Float[Array, ""],
-) -> Float[Array, " component"]:
-    """Mask all but the `kept` most significant components; the masked stay masked."""
-    order = jnp.argsort(jnp.argsort(-jnp.where(mask > 0, significance, -1.0)))
-    return mask * (order < kept)

@@ -280,20 +280,14 @@ class FlatHGN(nn.Module):
 
     def self_energy(self, body: Body) -> Float[Array, "*batch"]:
         """k(i) `[...]` of the given bodies; the field velocity is the momentum."""
-        features = [body.velocity, _properties(body, self.power_laws)]
-        if self.power_laws:
-            direction, log_size = _direction(body.velocity)
-            features += [direction, log_size]
+        features = _motion_features(body, self.power_laws)
         if self.inputs == "absolute" or self.external_field:
             features.append(body.position)
         return self.self_fn(jnp.concatenate(features, axis=-1))[..., 0]
 
     def rayleigh(self, body: Body) -> Float[Array, "*batch"]:
         """s(i) `[...]` of the given bodies, of their velocity."""
-        features = [body.velocity, _properties(body, self.power_laws)]
-        if self.power_laws:
-            direction, log_size = _direction(body.velocity)
-            features += [direction, log_size]
+        features = _motion_features(body, self.power_laws)
         return self.rayleigh_fn(jnp.concatenate(features, axis=-1))[..., 0]
 
     def energy(
@@ -344,6 +338,12 @@ def _properties(body: Body, power_laws: bool) -> Float[Array, "*batch property"]
     if power_laws:
         properties.append(jnp.log(body.mass))
     return jnp.stack(properties, axis=-1)
+
+
+def _motion_features(body: Body, power_laws: bool) -> list[AnyArray]:
+    """Inputs from one body's motion and properties."""
+    features = [body.velocity, _properties(body, power_laws)]
+    return [*features, *_direction(body.velocity)] if power_laws else features
 
 
 def _pair_features(displacement: AnyArray, receiver: Body, sender: Body) -> list[AnyArray]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from symjax_gn import losses
 from symjax_gn.graphs import Dataset, Scales, measure_scales, normalise, take
 from symjax_gn.models import FlatHGN, GraphNet, Prediction
+from symjax_gn.pruning import Cut, cut_or_undo, fading
 from symjax_gn.systems import check_at_least, check_body, check_choice, check_edges
 
 OPTIMIZERS = ("muon", "adam")
@@ -37,21 +38,6 @@ class TrainState(NamedTuple):
     """[component], 1 for message components in use and 0 for pruned ones."""
     step: Int[Array, ""]
     """Number of steps done."""
-
-
-class Cut(NamedTuple):
-    """What pruning can go back to if its last cut took too much."""
-
-    params: Any
-    """Parameters before the cut."""
-    mask: Float[Array, " component"]
-    """[component], the mask before the cut."""
-    spread: Float[Array, " component"]
-    """[component], significance of the components before the cut."""
-    loss: Float[Array, ""]
-    """Validation loss before the cut, over that of predicting nothing."""
-    least: Float[Array, ""]
-    """Number of components below which cuts are known to take too much."""
 
 
 class TrainInfo(NamedTuple):
@@ -263,7 +249,11 @@ def _interval(
         # On messages without noise, which under KL says more than the loss of training.
         target = validation.acceleration
         value, most = (_LOSS_FNS[loss](x, target) for x in (prediction.acceleration, 0 * target))
-        state, cut = _prune(state, cut, value / most, significance(prediction), total)
+        spread, progress = significance(prediction), state.step / total
+        params, mask, cut = cut_or_undo(
+            state.params, state.mask, cut, value / most, spread, progress
+        )
+        state = state._replace(params=params, mask=mask)
     error = jnp.abs(prediction.acceleration - validation.acceleration)
     usable = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
     report = (
@@ -274,22 +264,6 @@ def _interval(
         jnp.all(jnp.stack(usable)),
     )
     return state, cut, report
-
-
-def _prune(state, cut, loss, spread, total):
-    """Mask the least significant components, or undo the last cut if the loss rose by 0.1.
-
-    A component of the force is worth more: one of three, about a third of what there is.
-    """
-    kept = jnp.sum(state.mask)
-    hurt = (kept < jnp.sum(cut.mask)) & (loss > cut.loss + 0.1)
-    now = Cut(state.params, state.mask, spread, loss, cut.least)
-    cut = jax.tree.map(
-        lambda old, new: jnp.where(hurt, old, new), cut._replace(least=kept + 1), now
-    )
-    kept = losses.kept_components(state.step / total, state.mask.shape[0])
-    mask = losses.prune(cut.mask, cut.spread, jnp.maximum(kept, cut.least))
-    return state._replace(params=cut.params, mask=mask), cut
 
 
 def fit(
@@ -390,7 +364,7 @@ def fit(
             done = length * (interval + 1)
             new_state, cut, report = _interval(
                 jax.random.split(jax.random.fold_in(run_key, interval), length),
-                weight * losses.fading(interval / intervals) if prune else weight,
+                weight * fading(interval / intervals) if prune else weight,
                 _focus(focus, interval / max(1, intervals - 1)),
                 state,
                 cut,

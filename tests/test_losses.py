@@ -1,15 +1,10 @@
-import itertools
-
 import jax.numpy as jnp
 import numpy as np
 
 from symjax_gn.losses import (
     absolute_loss,
-    fading,
-    kept_components,
     kl_divergence,
     message_penalty,
-    prune,
     relative_loss,
 )
 from symjax_gn.models import Prediction
@@ -33,20 +28,3 @@ def test_penalties():
     # (mu^2 + sigma^2 - log sigma^2) / 2 with mu = 2, log sigma^2 = 1.
     other = Prediction(jnp.zeros((1, 1)), jnp.array([[2.0]]), jnp.array([[1.0]]))
     np.testing.assert_allclose(kl_divergence(other), [[(4 + np.e - 1) / 2]], rtol=1e-6)
-
-
-def test_pruning_schedule():
-    kept = [float(kept_components(jnp.array(p), 100)) for p in np.linspace(0, 1, 101)]
-    assert kept[0] == 100
-    assert kept[65:] == [1.0] * 36
-    assert all(a >= b for a, b in itertools.pairwise(kept))
-    assert abs(kept[32] - 51) <= 2
-    assert fading(0.0) == 1
-    assert fading(0.65) == fading(1.0) == 0
-
-
-def test_the_least_significant_go_first_and_stay_away():
-    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
-    significance = jnp.array([0.1, 3.0, 2.0, 9.0])
-    np.testing.assert_array_equal(prune(mask, significance, jnp.array(2.0)), [0, 1, 1, 0])
-    np.testing.assert_array_equal(prune(mask, significance, jnp.array(3.0)), [1, 1, 1, 0])

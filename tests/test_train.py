@@ -71,25 +71,6 @@ def test_focus_falls_to_one_in_the_second_half():
     assert found == [2.0, 2.0, 1.5, 1.0]
 
 
-def test_a_cut_that_takes_too_much_is_undone():
-    def state(value, mask, step):
-        return train.TrainState({"w": jnp.array(value)}, None, jnp.array(mask), jnp.array(step))
-
-    spread = jnp.array([3.0, 2.0, 1.0, 0.1])
-    start = train.Cut({"w": jnp.array(0.0)}, jnp.ones(4), spread, jnp.inf, jnp.array(1.0))
-    # Late in training the schedule asks for one component.
-    first, cut = train._prune(state(1.0, [1.0, 1, 1, 1], 90), start, 0.1, spread, 100)
-    np.testing.assert_array_equal(first.mask, [1, 0, 0, 0])
-    # The loss rose by 0.2: the parameters come back, and two components may stay.
-    second, cut = train._prune(state(2.0, [1.0, 0, 0, 0], 95), cut, 0.3, spread, 100)
-    assert second.params["w"] == 1.0
-    np.testing.assert_array_equal(second.mask, [1, 1, 0, 0])
-    # That cut did no harm, and no smaller one is tried again.
-    third, _ = train._prune(state(3.0, [1.0, 1, 0, 0], 98), cut, 0.1, spread, 100)
-    assert third.params["w"] == 3.0
-    np.testing.assert_array_equal(third.mask, [1, 1, 0, 0])
-
-
 def test_penalty_shrinks_messages(spring_parts):
     spread = [
         train.fit(

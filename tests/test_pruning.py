@@ -1,0 +1,51 @@
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from symjax_gn.pruning import Cut, cut_or_undo, fading, kept_components, prune
+
+
+def test_pruning_schedule():
+    kept = [float(kept_components(jnp.array(p), 100)) for p in np.linspace(0, 1, 101)]
+    assert kept[0] == 100
+    assert kept[65:] == [1.0] * 36
+    assert all(a >= b for a, b in itertools.pairwise(kept))
+    assert abs(kept[32] - 51) <= 2
+    assert fading(0.0) == 1
+    assert fading(0.65) == fading(1.0) == 0
+
+
+def test_the_least_significant_go_first_and_stay_away():
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+    significance = jnp.array([0.1, 3.0, 2.0, 9.0])
+    np.testing.assert_array_equal(prune(mask, significance, jnp.array(2.0)), [0, 1, 1, 0])
+    np.testing.assert_array_equal(prune(mask, significance, jnp.array(3.0)), [1, 1, 1, 0])
+
+
+def test_a_cut_that_takes_too_much_is_undone():
+    def step(value, mask, cut, loss, progress):
+        params = {"w": jnp.array(value)}
+        return cut_or_undo(params, jnp.array(mask), cut, loss, spread, progress)
+
+    spread = jnp.array([3.0, 2.0, 1.0, 0.1])
+    start = Cut({"w": jnp.array(0.0)}, jnp.ones(4), spread, jnp.inf, jnp.array(1.0))
+    # Late in training the schedule asks for one component.
+    _, mask, cut = step(1.0, [1.0, 1, 1, 1], start, 0.1, 0.9)
+    np.testing.assert_array_equal(mask, [1, 0, 0, 0])
+    # The loss rose by 0.2: the parameters come back, and two components may stay.
+    params, mask, cut = step(2.0, [1.0, 0, 0, 0], cut, 0.3, 0.95)
+    assert params["w"] == 1.0
+    np.testing.assert_array_equal(mask, [1, 1, 0, 0])
+    # That cut did no harm, and no smaller one is tried again.
+    params, mask, _ = step(3.0, [1.0, 1, 0, 0], cut, 0.1, 0.98)
+    assert params["w"] == 3.0
+    np.testing.assert_array_equal(mask, [1, 1, 0, 0])
+
+
+def test_a_rise_of_less_than_a_tenth_is_no_harm():
+    for loss, kept in ((0.19, 1), (0.21, 2)):
+        spread = jnp.array([3.0, 2.0, 1.0])
+        before = Cut({}, jnp.ones(3), spread, jnp.array(0.1), jnp.array(1.0))
+        _, mask, _ = cut_or_undo({}, jnp.array([1.0, 0, 0]), before, loss, spread, 0.9)
+        assert np.sum(mask) == kept
