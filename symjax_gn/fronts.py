@@ -168,7 +168,23 @@ def _without_sign_powers(expression, signs):
     return expression if plain == expression else sympy.factor_terms(plain)
 
 
+def _grows(node):
+    if node.is_Pow:
+        return not node.exp.is_number
+    return isinstance(node, (sympy.exp, sympy.sinh, sympy.cosh))
+
+
+def _is_tower(expression: sympy.Expr) -> bool:
+    """Whether there is an exponential within an exponential."""
+    outer = [node for node in sympy.preorder_traversal(expression) if _grows(node)]
+    inside = (inner for node in outer for x in node.args for inner in sympy.preorder_traversal(x))
+    return any(map(_grows, inside))
+
+
 def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
+    # With a variable left out, SymPy writes out a tower of numbers, which may take for ever.
+    if _is_tower(expression):
+        return []
     found = []
     for node in sympy.preorder_traversal(expression):
         if node.is_Add or node.is_Mul:

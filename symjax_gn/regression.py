@@ -140,7 +140,9 @@ def tree_to_sympy(tree: Any, variables: Mapping[int, sympy.Symbol]) -> sympy.Exp
         else:
             # Postfix order with the first argument last.
             arguments = [stack.pop() for _ in range(node.Arity)]
-            stack.append(functions[kind](*arguments))
+            value = functions[kind](*arguments)
+            # SymPy holds numbers that no float can; in an exponential they take for ever.
+            stack.append(sympy.nan if value.is_Float and abs(value) > 1e100 else value)
     return stack[-1]
 
 

@@ -13,6 +13,9 @@ from symjax_gn.fronts import Column, Columns
 
 _WINDOW = 50
 
+# Samples on each side of a place that are passed over: a smooth network blurs a step.
+_GUARD = 15
+
 
 class Switch(NamedTuple):
     """A step at a threshold of one feature."""
@@ -26,12 +29,12 @@ class Switch(NamedTuple):
 
 
 def find_switch(
-    features: Columns, residual: Column, size: float, *, least: float = 0.3, sure: float = 10.0
+    features: Columns, residual: Column, size: float, *, least: float = 0.3, sure: float = 18.0
 ) -> Switch | None:
     """The clearest step of the residuals of a law along any one feature, or None.
 
-    Lines are fitted to the 50 samples on each side of every place; a step is the gap
-    between the lines where they meet.
+    Lines are fitted to 50 samples on each side of every place, the 15 next to it left out;
+    a step is the gap between the lines there.
 
     Args:
         features: columns `[sample]` by name.
@@ -46,43 +49,45 @@ def find_switch(
         x, y = column[order], residual[order]
         if len(x) < 4 * _WINDOW or len(np.unique(x)) < len(x) / 2:
             continue
-        for k in range(_WINDOW, len(x) - _WINDOW, 5):
-            left, right = slice(k - _WINDOW, k), slice(k, k + _WINDOW)
-            gap, error = _gap(x[left], y[left], x[right], y[right], 0.5 * (x[k - 1] + x[k]))
+        for k in range(_WINDOW + _GUARD, len(x) - _WINDOW - _GUARD, 5):
+            ends, errors = _ends(x, y, k, x[k])
+            gap, error = ends[1] - ends[0], float(np.hypot(*errors))
             if abs(gap) > least * size and abs(gap) > sure * error:
-                found.append((abs(gap) / (error + 0.01 * size), name, x, y, k, gap))
+                found.append((abs(gap) / (error + 0.01 * size), name, x, y, k))
     if not found:
         return None
-    _, name, x, y, k, gap = max(found, key=lambda row: row[0])
-    return Switch(name, _threshold(x, y, k), float(gap))
+    _, name, x, y, k = max(found, key=lambda row: row[0])
+    threshold = _threshold(x, y, k)
+    ends, _ = _ends(x, y, k, threshold)
+    return Switch(name, threshold, float(ends[1] - ends[0]))
 
 
-def _gap(x1, y1, x2, y2, at):
-    """Gap between two fitted lines at a place, and its standard error."""
+def _sides(k):
+    return slice(k - _GUARD - _WINDOW, k - _GUARD), slice(k + _GUARD, k + _GUARD + _WINDOW)
+
+
+def _ends(x, y, k, at):
+    """The lines left and right of sample k, extrapolated, and their standard errors."""
     ends, errors = [], []
-    for x, y in ((x1, y1), (x2, y2)):
-        design = np.stack([np.ones_like(x), x - at], axis=1)
-        solution, *_ = np.linalg.lstsq(design, y, rcond=None)
-        ends.append(solution[0])
-        # The end of a fitted line has four times the variance of a mean.
-        errors.append(4 * np.var(y - design @ solution) / len(x))
-    return ends[1] - ends[0], np.sqrt(sum(errors))
+    for side in _sides(k):
+        centre = np.mean(x[side])
+        spread = np.sum((x[side] - centre) ** 2)
+        slope = np.sum((x[side] - centre) * y[side]) / spread
+        level = np.mean(y[side])
+        left_over = np.var(y[side] - level - slope * (x[side] - centre))
+        ends.append(level + slope * (at - centre))
+        errors.append(np.sqrt(left_over * (1 / _WINDOW + (np.max((at - centre) ** 2)) / spread)))
+    return ends, errors
 
 
 def _threshold(x, y, k):
-    """The place within a window of k that parts the samples best into two lines."""
-    window = slice(k - _WINDOW, k + _WINDOW)
-    x, y = x[window], y[window]
-
-    def misfit(part):
-        if part.stop - part.start < 5:
-            return np.inf
-        line = np.polynomial.Polynomial.fit(x[part], y[part], 1)
-        return np.sum(np.abs(y[part] - line(x[part])))
-
-    places = range(5, len(x) - 5)
-    best = min(places, key=lambda m: misfit(slice(0, m)) + misfit(slice(m, len(x))))
-    return float(0.5 * (x[best - 1] + x[best]))
+    """The place near sample k that parts what is nearer to the left line and to the right."""
+    near = slice(k - _GUARD, k + _GUARD)
+    lines, _ = _ends(x, y, k, x[near])
+    # What a sample adds to the misfit if it is left of the threshold, less if it is right.
+    cost = np.abs(y[near] - lines[0]) - np.abs(y[near] - lines[1])
+    m = near.start + int(np.argmin(np.concatenate([[0.0], np.cumsum(cost)])))
+    return float(0.5 * (x[m - 1] + x[m]))
 
 
 def step(switch: Switch) -> sympy.Expr:

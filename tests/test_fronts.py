@@ -52,6 +52,14 @@ def test_numbers_beyond_floats_are_left_out():
     assert refine(front, FEATURES, TARGET).laws
 
 
+def test_towers_of_exponentials_are_not_written_out():
+    """Without its variable, this one is a number with a thousand million digits."""
+    tower = R + sympy.exp(-3.0 * sympy.exp(1e10 * R))
+    front = make_front([M, tower], FEATURES, FEATURES["r"])
+    assert len(front.laws) == 2
+    assert refine(front, FEATURES, FEATURES["r"]).laws[-1].mae < 1e-6
+
+
 def test_nothing_usable_is_an_error():
     with pytest.raises(RegressionError, match="no expression that is finite"):
         make_front([sympy.log(-R)], FEATURES, TARGET)

@@ -86,6 +86,10 @@ def test_every_kind_of_node_is_converted():
         found = regression.tree_to_sympy(Tree(x, Node(name, arity=1)), variables)
         assert found == getattr(sympy, name.lower())(R)
 
+    nodes = [Node("Constant", 30.0), *(Node("Exp", arity=1) for _ in range(5))]
+    tower = regression.tree_to_sympy(Tree(x, *nodes, Node("Add", arity=2)), variables)
+    assert tower == sympy.nan
+
 
 def test_float32_in_c_order_is_safe():
     # pyoperon 0.6 reads such arrays wrongly; our border converts them.

@@ -25,6 +25,14 @@ def test_a_step_is_found_where_it_is():
     assert found.jump == pytest.approx(2.02, abs=0.1)
 
 
+def test_a_step_that_a_network_has_blurred():
+    """Over some 3% of the samples, as smooth networks do."""
+    blurred = (2 * R - 1.98) / (1 + np.exp(-(R - 2) / 0.02))
+    found = find_switch(FEATURES, blurred + NOISE, float(np.mean(np.abs(blurred))))
+    assert found is not None
+    assert found.threshold == pytest.approx(2.0, abs=0.02)
+
+
 @pytest.mark.parametrize("smooth", [2 * R - 1.98, 1 / R**2, np.sin(R), 0 * R])
 def test_smooth_laws_have_none(smooth):
     assert find_switch(FEATURES, smooth + NOISE, float(np.mean(np.abs(smooth)))) is None
