@@ -153,6 +153,88 @@ def make_network(args, dim, system):
     )
 
 
+def training_options(args):
+    """Arguments of `train.fit` that do not depend on the network's kind."""
+    return dict(
+        loss=args.loss,
+        penalty_weight=args.penalty,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        batch_size=args.batch_size,
+        focus=args.focus,
+        steps=args.steps,
+        progress=True,
+    )
+
+
+def stopwatch():
+    """A function to call at the end of each stage, and the seconds of stages and in total."""
+    clock = [time.perf_counter()]
+    seconds = {}
+
+    def lap(stage):
+        clock.append(time.perf_counter())
+        seconds[stage] = clock[-1] - clock[-2]
+        seconds["total"] = clock[-1] - clock[0]
+
+    return lap, seconds
+
+
+def check_options(args):
+    """What is wrong with the shared options is an error before anything runs."""
+    check_choice("loss", args.loss, LOSSES)
+    check_choice("optimizer", args.optimizer, train.OPTIMIZERS)
+    check_choice("kind of errors", args.errors, ("relative", "absolute"))
+    if args.test_n is not None:
+        check_at_least("--test-n", args.test_n, 2)
+        if args.data:
+            raise ValueError("--test-n needs a --system to simulate.")
+    for name, least in COUNTS.items():
+        check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
+
+
+def get_source(args):
+    """The system, or else the measured trajectories; and the spatial dimension."""
+    if args.data:
+        trajectory = graphs.load_trajectory(args.data)
+        return None, trajectory, trajectory.position.shape[-1]
+    load = load_system if ".py" in args.system else get_system
+    return load(args.system), None, args.dim
+
+
+def get_data(args, key, system, trajectory):
+    """Trajectories and their graphs."""
+    if system is not None:
+        return make_data(args, key, system, args.n, args.simulations)
+    if trajectory.derived:
+        print(f"not in the data, so differentiated or assumed: {', '.join(trajectory.derived)}")
+    return trajectory, graphs.make_dataset(trajectory)
+
+
+def measure_more_bodies(args, key, system, trained, force, one_body):
+    """Errors of the network and of the laws on graphs of another number of bodies."""
+    _, other = make_data(args, jax.random.fold_in(key, 1), system, args.test_n, 100)
+    network, size = train.held_out_error(trained, other)
+    law, _ = symbolic.law_error(force, one_body, other)
+    return dict(n=args.test_n, network=network, law=law, mean_abs_target=size)
+
+
+def print_laws(force, one_body):
+    """The laws along each axis."""
+    for axis, component in zip("xyz", force, strict=False):
+        print(f"force on i from j, {axis}: {rounded(component)}")
+    if any(component != 0 for component in one_body):
+        for axis, component in zip("xyz", one_body, strict=False):
+            print(f"force on i alone, {axis}: {rounded(component)}")
+
+
+def print_outcome(contents, folder):
+    """The verdict in a line."""
+    said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
+    seconds = contents["seconds"]["total"]
+    print(f"{said[contents['recovered']]}; {seconds:.0f} s; see {folder / 'report.md'}")
+
+
 def make_data(args, key, system, num_nodes, num_simulations):
     """Simulated trajectories and their graphs."""
     trajectory = simulate(
@@ -172,42 +254,21 @@ def make_data(args, key, system, num_nodes, num_simulations):
 def discover(args):
     """Run the whole path and write the report; returns the report."""
     check_choice("strategy", args.strategy, STRATEGIES)
-    check_choice("loss", args.loss, LOSSES)
     check_choice("network", args.network, NETWORKS)
     check_choice("node function", args.node, NODES)
     check_choice("pair function", args.pair, PAIRS)
-    check_choice("optimizer", args.optimizer, train.OPTIMIZERS)
-    check_choice("kind of errors", args.errors, ("relative", "absolute"))
     distill.check_form(args.gauge, args.form)
-    if args.test_n is not None:
-        check_at_least("--test-n", args.test_n, 2)
-        if args.data or args.gauge == "messages":
-            raise ValueError("--test-n needs a --system to simulate and --gauge influence.")
-    for name, least in COUNTS.items():
-        check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
+    check_options(args)
+    if args.test_n is not None and args.gauge == "messages":
+        raise ValueError("--test-n needs --gauge influence.")
     engines = regressors(args)
     folder = report.open_folder(args.out)
     keys = jax.random.split(jax.random.key(args.seed), 5)
-    clock = [time.perf_counter()]
-    seconds = {}
+    lap, seconds = stopwatch()
 
-    def lap(stage):
-        clock.append(time.perf_counter())
-        seconds[stage] = clock[-1] - clock[-2]
-
-    system = None
-    if args.data:
-        trajectory = graphs.load_trajectory(args.data)
-        dataset = graphs.make_dataset(trajectory)
-        model = make_network(args, trajectory.position.shape[-1], None)
-    else:
-        load = load_system if ".py" in args.system else get_system
-        system = load(args.system)
-        model = make_network(args, args.dim, system)
-        trajectory, dataset = make_data(args, keys[0], system, args.n, args.simulations)
-    if trajectory.derived:
-        print(f"not in the data, so differentiated or assumed: {', '.join(trajectory.derived)}")
-    num_nodes, dim = trajectory.position.shape[2:]
+    system, trajectory, dim = get_source(args)
+    model = make_network(args, dim, system)
+    trajectory, dataset = get_data(args, keys[0], system, trajectory)
     training, validation, test = graphs.split(keys[1], dataset)
     lap("simulate")
 
@@ -216,16 +277,9 @@ def discover(args):
         training,
         validation,
         strategy=args.strategy,
-        loss=args.loss,
-        penalty_weight=args.penalty,
-        prune=args.prune,
-        optimizer=args.optimizer,
-        learning_rate=args.learning_rate,
-        batch_size=args.batch_size,
-        focus=args.focus,
-        steps=args.steps,
         model=model,
-        progress=True,
+        prune=args.prune,
+        **training_options(args),
     )
     test_error = train.held_out_error(trained, test)
     lap("train")
@@ -263,10 +317,8 @@ def discover(args):
     if args.gauge == "influence":
         on_test = symbolic.law_error(law.components, alone.components, test)
     if args.test_n is not None and system is not None:
-        _, other = make_data(args, jax.random.fold_in(keys[0], 1), system, args.test_n, 100)
-        network, size = train.held_out_error(trained, other)
-        law_error, _ = symbolic.law_error(law.components, alone.components, other)
-        more = dict(n=args.test_n, network=network, law=law_error, mean_abs_target=size)
+        laws = (law.components, alone.components)
+        more = measure_more_bodies(args, keys[0], system, trained, *laws)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, dim)),
@@ -281,7 +333,6 @@ def discover(args):
         )
     titles = report.save_figures(folder, figures)
     lap("report")
-    seconds["total"] = clock[-1] - clock[0]
     contents = report.make_report(
         law=law,
         verdict=judged,
@@ -295,7 +346,7 @@ def discover(args):
         gauge_law=gauge_law,
         system=args.data or (system.name if system else None),
         dim=dim,
-        n=num_nodes,
+        n=trajectory.position.shape[2],
         strategy=args.strategy,
         regressor=args.regressor,
         seed=args.seed,
@@ -308,21 +359,15 @@ def discover(args):
         ),
     )
     report.write_report(folder, contents, titles)
-    for axis, component in zip("xyz", law.components, strict=False):
-        print(f"force on i from j, {axis}: {rounded(component)}")
-    if alone.form != "none":
-        for axis, component in zip("xyz", alone.components, strict=False):
-            print(f"force on i alone, {axis}: {rounded(component)}")
-    said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
-    print(f"{said[contents['recovered']]}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
+    print_laws(law.components, alone.components)
+    print_outcome(contents, folder)
     return contents
 
 
-def main(argv=None):
-    """Run; errors in what was given become one line and exit code 2."""
-    args = parse(argv)
+def guarded(job, args):
+    """Run a job; errors in what was given become one line and exit code 2."""
     try:
-        discover(args)
+        job(args)
     except (
         ValueError,
         OSError,
@@ -334,6 +379,11 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(argv=None):
+    """Run; returns the exit code."""
+    return guarded(discover, parse(argv))
 
 
 if __name__ == "__main__":

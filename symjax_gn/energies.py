@@ -25,7 +25,7 @@ from symjax_gn.messages import (
 )
 from symjax_gn.models import FlatHGN
 from symjax_gn.regression import Regressor
-from symjax_gn.systems import Body, System
+from symjax_gn.systems import Body, System, pair_force
 from symjax_gn.train import Trained
 
 
@@ -40,6 +40,8 @@ class EnergyTable(NamedTuple):
     """[edge], k of the receiver."""
     self_velocity: Float[np.ndarray, "edge dim"] | None
     """[edge, dim], dk/dp of the receiver; None if dH/dp was not trained."""
+    potential: Float[np.ndarray, " edge"] | None = None
+    """[edge], the true potential, 0 at the median distance; None where it is not known."""
 
 
 def record_energies(
@@ -57,8 +59,8 @@ def record_energies(
         trained: a trained `FlatHGN`.
         dataset: graphs in the user's units.
         num_edges: number of edges.
-        system: the true law where it is known, for the column `force`; nothing else
-            depends on it.
+        system: the true law where it is known, for the columns `force` and `potential`;
+            nothing else depends on it.
 
     Raises:
         ValueError: the model is not a `FlatHGN`.
@@ -113,7 +115,48 @@ def record_energies(
         force=None if system is None else true_forces(system, receiver, sender),
     )
     slope = velocity * scales.velocity if model.kinetic else None
-    return EnergyTable(table, own * unit * scales.length, slope)
+    truth = None
+    if system is not None:
+        truth = true_potential(system, receiver, sender, float(np.median(features["r"])))
+    return EnergyTable(table, own * unit * scales.length, slope, truth)
+
+
+def true_potential(
+    system: System,
+    receiver: Body,
+    sender: Body,
+    start: float,
+    softening: float | None = None,
+    num_points: int = 1000,
+) -> Float[np.ndarray, " edge"]:
+    """Work `[edge]` done against a system's force in parting each pair from r = `start`.
+
+    This is V(r) - V(start) where V is smooth; a jump of V, which no force shows, is left
+    out. Trapezoids on `num_points` distances.
+
+    Args:
+        system: the law.
+        receiver: fields `[edge, ...]`.
+        sender: fields `[edge, ...]`.
+        start: distance, length.
+        softening: as in `systems.pair_force`.
+        num_points: points of the integral.
+    """
+
+    def one(receiver, sender):
+        displacement = sender.position - receiver.position
+        r = jnp.sqrt(jnp.sum(displacement**2))
+        unit = displacement / r
+        distances = start + (r - start) * jnp.linspace(0.0, 1.0, num_points)
+
+        def attraction(distance):
+            moved = sender._replace(position=receiver.position + distance * unit)
+            return jnp.dot(pair_force(system, receiver, moved, softening), unit)
+
+        return jnp.trapezoid(jax.vmap(attraction)(distances), distances)
+
+    bodies = jax.tree.map(jnp.asarray, (receiver, sender))
+    return np.asarray(jax.lax.map(lambda pair: one(*pair), bodies, batch_size=256), np.float64)
 
 
 class PotentialLaw(NamedTuple):

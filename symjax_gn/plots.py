@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from symjax_gn.distill import ForceLaw, along_direction
+from symjax_gn.energies import EnergyTable, PotentialLaw
 from symjax_gn.expressions import to_numpy
 from symjax_gn.fronts import ParetoFront, select
 from symjax_gn.messages import AXES, MessageTable
@@ -101,5 +102,36 @@ def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
     axes.set_xlim(0, float(np.quantile(r, 0.99)))
     axes.set_xlabel("distance r")
     axes.set_ylabel("force towards the sender" if law.matrix is None else "force along M u")
+    axes.legend(fontsize=8, markerscale=2)
+    return figure
+
+
+def plot_potential(law: PotentialLaw, table: EnergyTable) -> Figure:
+    """A potential over the energies of pairs it was distilled from, and the true one if known.
+
+    What does not depend on the distance is taken off the energies; all are 0 at the median
+    distance.
+    """
+    if law.potential is None or law.additive is None:
+        raise ValueError("Only a potential that was found can be drawn.")
+    features = table.forces.features
+    r, names = features["r"], list(features)
+    columns = np.stack(list(features.values()), axis=-1)
+    middle = np.stack(list((features | {"r": np.full(len(r), np.median(r))}).values()), axis=-1)
+    function = to_numpy(law.potential, names)
+    value, start = function(columns), function(middle)
+    energy = table.forces.messages[:, 0] - to_numpy(law.additive, names)(columns) - start
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        r, energy, ".", color=_BLUE, markersize=5, alpha=0.35, label="energies of the network"
+    )
+    if table.potential is not None:
+        axes.plot(r, table.potential, "x", color="k", markersize=2.5, label="true potential")
+    axes.plot(r, value - start, ".", color=_RED, markersize=1.5, label="distilled potential")
+    axes.set_ylim(*np.quantile(energy, [0.01, 0.99]))
+    axes.set_xlim(0, float(np.quantile(r, 0.99)))
+    axes.set_xlabel("distance r")
+    axes.set_ylabel("V(r) - V(median r)")
     axes.legend(fontsize=8, markerscale=2)
     return figure

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import sympy
 from matplotlib.figure import Figure
 
 from symjax_gn.distill import ForceLaw, OneBodyLaw
+from symjax_gn.energies import KineticLaw, PotentialLaw
 from symjax_gn.expressions import rounded
 from symjax_gn.fronts import Law
 from symjax_gn.verdict import Verdict
@@ -177,6 +178,40 @@ def make_report(
     )
 
 
+def energy_record(
+    law: PotentialLaw,
+    kinetic: KineticLaw | None,
+    checks: Mapping[str, Any],
+    rollouts: Sequence[Mapping[str, Any]] | None,
+    no_rollouts: str | None = None,
+) -> dict[str, Any]:
+    """What a Hamiltonian adds to `report.json`.
+
+    Args:
+        law: what `energies.distill_potential` gave.
+        kinetic: what `energies.distill_kinetic` gave, or None.
+        checks: outcomes of `judge_potential` and `judge_kinetic`, by the names `potential`
+            and `kinetic`.
+        rollouts: what `rollout.compare_rollouts` gave, or None.
+        no_rollouts: why there are none.
+    """
+
+    def record(expression):
+        return None if expression is None else expression_record(expression)
+
+    return dict(
+        potential=record(law.potential),
+        additive=record(law.additive),
+        additive_error=law.additive_error,
+        kinetic=None
+        if kinetic is None
+        else dict(velocity=record(kinetic.velocity), energy=record(kinetic.energy)),
+        checks=dict(checks),
+        rollouts=None if rollouts is None else [dict(row) for row in rollouts],
+        no_rollouts=no_rollouts,
+    )
+
+
 def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """`report.md`: the same for people, with figures given as titles by file name."""
     outcome = {
@@ -206,6 +241,7 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "it, median) nor along a matrix times that line: one law per component.",
             "",
         ]
+    lines += _energy_lines(report)
     alone = report.get("one_body")
     if alone and alone["form"] == "none":
         lines += [
@@ -302,6 +338,50 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         "",
     ]
     return "\n".join(lines)
+
+
+def _energy_lines(report):
+    """What a Hamiltonian adds to `report.md`."""
+    found = report.get("energies")
+    if not found:
+        return []
+    lines = ["## Energies", ""]
+    if report.get("drag_without_dissipation"):
+        lines += [
+            "The system has drag, which no Hamiltonian holds; --dissipative adds what does.",
+            "",
+        ]
+    if found["potential"] is None:
+        lines += ["No potential: the law of force is not central or has no known integral.", ""]
+    else:
+        lines += ["The potential of a pair:", "", f"$$ {found['potential']['latex']} $$", ""]
+        lines += [
+            "Energies of the network have on top of it, without effect on any force: "
+            f"${found['additive']['latex']}$. Both leave {found['additive_error']:.2%} of them "
+            "(standard deviation).",
+            "",
+        ]
+    if found["kinetic"] and found["kinetic"]["energy"]:
+        energy = found["kinetic"]["energy"]["latex"]
+        lines += ["The kinetic energy of a body with momentum p:", "", f"$$ {energy} $$", ""]
+    for name, check in found["checks"].items():
+        lines += [
+            f"Check of the {name}: median error {check['median']:.3g}, 90% quantile "
+            f"{check['quantile_90']:.3g}, {'holds' if check['holds'] else 'does not hold'}.",
+            "",
+        ]
+    if found["rollouts"] is None:
+        return [*lines, f"No paths were followed: {found['no_rollouts']}.", ""]
+    lines += ["Largest change of energy along paths, over the initial kinetic energy, median:", ""]
+    lines += ["| solver | Hamiltonian | its own energy | the true energy | finished |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in found["rollouts"]:
+        true = "" if row["true_drift"] is None else f"{row['true_drift']:.3g}"
+        lines.append(
+            f"| {row['solver']} | {row['hamiltonian']} | {row['own_drift']:.3g} | {true} "
+            f"| {row['paths'] - row['failed']} of {row['paths']} |"
+        )
+    return [*lines, ""]
 
 
 def save_figures(folder: Path, figures: Mapping[str, tuple[str, Figure]]) -> dict[str, str]:

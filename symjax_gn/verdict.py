@@ -8,6 +8,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float, PRNGKeyArray
 
+from symjax_gn.energies import true_potential
 from symjax_gn.expressions import to_numpy
 from symjax_gn.graphs import Dataset, typical_size
 from symjax_gn.messages import (
@@ -147,6 +148,72 @@ def judge_one_body(
     return _check_errors(error, MAX_ERROR["seen"])
 
 
+def judge_potential(
+    key: PRNGKeyArray,
+    potential: sympy.Expr | None,
+    system: System,
+    test: Dataset,
+    *,
+    num_pairs: int = 4000,
+) -> dict[str, Any]:
+    """Compare the shape in r of a potential with the truth, on fresh pairs.
+
+    A Hamiltonian's momenta are m v, so that its energies have the user's unit and there is
+    no gauge to solve for but what does not depend on r: V(r) - V(r_0) is compared with the
+    work of the true force between r_0, the pairs' median distance, and r. Errors and limits
+    are those of forces; the true law counts with its softening and without.
+
+    Args:
+        key: PRNG key that chooses the pairs.
+        potential: V(r, m_i, m_j, q_i, q_j) of a pair; None fails.
+        system: the system whose pair force is the truth.
+        test: graphs that the law was not learned from, user's units.
+        num_pairs: number of pairs.
+    """
+    if potential is None:
+        return _check_errors(np.array([np.inf]), MAX_ERROR["seen"])
+    receiver, sender = pair_bodies(test, *sample_pairs(key, test, num_pairs))
+    features = {k: np.asarray(x, np.float64) for k, x in pair_features(receiver, sender).items()}
+    start = float(np.median(features["r"]))
+    function = to_numpy(potential, list(features))
+    ends = [
+        function(np.stack(list((features | {"r": r}).values()), axis=-1))
+        for r in (features["r"], np.full(len(features["r"]), start))
+    ]
+    checks = []
+    for softening in {system.softening, 0.0}:
+        truth = true_potential(system, receiver, sender, start, softening)
+        size = np.abs(truth) + 0.1 * typical_size(truth)
+        with np.errstate(all="ignore"):
+            error = np.abs(ends[0] - ends[1] - truth) / size
+        error = np.where(np.isfinite(error), error, np.inf)
+        checks.append(_check_errors(error, MAX_ERROR["seen"]))
+    return min(checks, key=lambda check: (not check["holds"], check["median"]))
+
+
+def judge_kinetic(
+    key: PRNGKeyArray, velocity: sympy.Expr, test: Dataset, *, num_bodies: int = 4000
+) -> dict[str, Any]:
+    """Compare dk/dp of a kinetic energy with p / m, on fresh bodies.
+
+    Errors and limits are those of forces.
+
+    Args:
+        key: PRNG key that chooses the bodies.
+        velocity: the law of dk/dp, of `p`, `m_i` and `q_i`.
+        test: graphs that the law was not learned from, user's units.
+        num_bodies: number of bodies.
+    """
+    body, _ = pair_bodies(test, *sample_pairs(key, test, num_bodies))
+    mass, charge = (np.asarray(x, np.float64) for x in (body.mass, body.charge))
+    speed = np.linalg.norm(np.asarray(body.velocity, np.float64), axis=1)
+    columns = np.stack([mass * speed, mass, charge], axis=-1)
+    with np.errstate(all="ignore"):
+        error = np.abs(to_numpy(velocity, ["p", "m_i", "q_i"])(columns) - speed)
+    error = np.where(np.isfinite(error), error, np.inf) / (speed + 0.1 * typical_size(speed))
+    return _check_errors(error, MAX_ERROR["seen"])
+
+
 def _values(components, receiver, sender):
     features = {k: np.asarray(x, np.float64) for k, x in pair_features(receiver, sender).items()}
     columns = np.stack(list(features.values()), axis=-1)
@@ -175,18 +242,25 @@ def _properties(pairs):
 
 
 def _fit(pairs, force, name, constant_offset):
+    """The gauge of most pairs: those that fit worst, a tenth, have no say in it."""
     finite = np.all(np.isfinite(pairs.law), axis=1) & np.all(np.isfinite(force), axis=1)
     law = np.where(finite[:, None], pairs.law, 0.0)
+    force = np.where(finite[:, None], force, 0.0)
     size = np.linalg.norm(law, axis=1)
-    weight = finite / (size + 0.1 * typical_size(size) + 1e-300)
-    return fit_gauge(
-        law,
-        np.where(finite[:, None], force, 0.0),
-        *_properties(pairs),
-        name=name,
-        constant_offset=constant_offset,
-        weight=weight,
-    )
+    scale = size + 0.1 * typical_size(size) + 1e-300
+    keep = finite
+
+    def fit(keep):
+        options = dict(name=name, constant_offset=constant_offset, weight=keep / scale)
+        return fit_gauge(law, force, *_properties(pairs), **options)
+
+    gauge = fit(keep)
+    for _ in range(3 if np.any(finite) else 0):
+        scaled, offset = gauge.predict(force, *_properties(pairs))
+        misfit = np.linalg.norm(law - scaled - offset, axis=1) / scale
+        keep = finite & (misfit <= np.quantile(misfit[finite], 0.9, method="higher"))
+        gauge = fit(keep)
+    return gauge
 
 
 def _errors(pairs, force, gauge):

@@ -32,3 +32,13 @@ def trained(spring_parts):
     return train.fit(
         jax.random.key(2), *spring_parts[:2], model=model, steps=400, batch_size=16, intervals=4
     )
+
+
+@pytest.fixture(scope="session")
+def hamiltonian(spring_parts):
+    """A Hamiltonian network, trained as little."""
+    model = train.make_model("flathgn", 2, width=16, depth=2, dissipative=True)
+    options = dict(steps=400, batch_size=16, intervals=4)
+    return train.fit(
+        jax.random.key(2), *spring_parts[:2], strategy="flathgn", model=model, **options
+    )

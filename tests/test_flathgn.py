@@ -125,15 +125,6 @@ def test_bad_options():
         FlatHGN(dim=2, inputs="relativ")
 
 
-@pytest.fixture(scope="module")
-def hamiltonian(spring_parts):
-    model = train.make_model("flathgn", 2, width=16, depth=2, dissipative=True)
-    options = dict(steps=400, batch_size=16, intervals=4)
-    return train.fit(
-        jax.random.key(2), *spring_parts[:2], strategy="flathgn", model=model, **options
-    )
-
-
 def test_training_lowers_the_error(hamiltonian, spring_parts):
     history = hamiltonian.history
     assert history.validation_error[-1] < 0.8 * history.validation_error[0]

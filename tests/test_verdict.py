@@ -17,7 +17,7 @@ from symjax_gn.regression import OperonRegressor
 from symjax_gn.simulate import simulate
 from symjax_gn.systems import SYSTEMS
 from symjax_gn.train import fit
-from symjax_gn.verdict import judge, judge_one_body
+from symjax_gn.verdict import judge, judge_kinetic, judge_one_body, judge_potential
 
 DX, DY, R, MI, MJ, QI, QJ = sympy.symbols("dx dy r m_i m_j q_i q_j")
 TRUE = {
@@ -200,3 +200,52 @@ def test_shuffled_accelerations_are_never_a_recovered_law():
         result = judge(keys[5], law.components, system, shuffled[0], parts[2], num_components=2)
         recovered.append(result.recovered)
     assert recovered == [False] * 20
+
+
+def test_a_threshold_that_is_slightly_off(data):
+    """Between the thresholds the law is all wrong, but hardly a pair is there."""
+    step = sympy.Heaviside(R - 2.0)
+    result = verdict(data, "discontinuous", vector(2 * (R - 0.99) * step))
+    assert result.recovered
+    np.testing.assert_allclose(result.gauge.matrix, np.eye(2), atol=1e-3)
+
+
+POTENTIALS = {
+    "spring": (R - 0.99) ** 2,
+    "r1": MI * MJ * sympy.log(R + 0.01),
+    "charge": QI * QJ / (R + 0.01),
+    "superposition": (QI * QJ - MI * MJ) / (R + 0.01),
+    # No force shows the jump of the true one at r = 2.
+    "discontinuous": (R**2 - 1.98 * R - 0.02) * sympy.Heaviside(R - 1.99),
+}
+
+
+def shape(data, name, potential):
+    system, *_, test = data[name]
+    return judge_potential(jax.random.key(1), potential, system, test, num_pairs=1000)
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_true_potentials_pass_up_to_what_forces_do_not_show(data, name):
+    check = shape(data, name, POTENTIALS[name] + sympy.Symbol("m_i") + 7)
+    assert check["holds"]
+    # Trapezoids on 1000 points: next to nothing but where a force is steep or jumps.
+    assert check["median"] < 2e-3
+
+
+def test_wrong_potentials_fail(data):
+    assert not shape(data, "spring", (R - 0.9) ** 2)["holds"]
+    assert not shape(data, "r1", MJ * sympy.log(R))["holds"]
+    assert not shape(data, "charge", -QI * QJ / R)["holds"]
+    assert not shape(data, "charge", 1.1 * QI * QJ / R)["holds"]
+    assert not shape(data, "discontinuous", R**2 - 2 * R)["holds"]
+    none = shape(data, "spring", None)
+    assert not none["holds"] and none["median"] == np.inf
+
+
+def test_kinetic_energies(data):
+    p = sympy.Symbol("p")
+    test = data["r1"][-1]
+    assert judge_kinetic(jax.random.key(0), p / MI, test)["holds"]
+    assert not judge_kinetic(jax.random.key(0), p / MI**1.1, test)["holds"]
+    assert not judge_kinetic(jax.random.key(0), sympy.log(p - 100), test)["holds"]

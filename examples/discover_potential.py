@@ -1,0 +1,234 @@
+"""From a simulated system, or measured trajectories, to its Hamiltonian.
+
+    python examples/discover_potential.py --system charge --dim 2 --seed 0 --out charge-2
+    python examples/discover_potential.py --system damped --dissipative --out damped-2
+
+As `discover_force.py`, with energies in place of forces: a flat Hamiltonian graph network is
+trained, the potential of a pair and the kinetic energy of a body are distilled from it, and
+the distilled Hamiltonian is followed in time beside the network's and the true one.
+"""
+
+import argparse
+import sys
+
+import jax
+import numpy as np
+from discover_force import (
+    check_options,
+    get_data,
+    get_source,
+    guarded,
+    make_parser,
+    measure_more_bodies,
+    print_laws,
+    print_outcome,
+    regressors,
+    stopwatch,
+    training_options,
+)
+
+from symjax_gn import (
+    distill,
+    energies,
+    graphs,
+    messages,
+    plots,
+    report,
+    rollout,
+    symbolic,
+    train,
+    verdict,
+)
+from symjax_gn.expressions import rounded
+from symjax_gn.systems import Body, check_at_least
+
+
+def parse(argv):
+    """The command line."""
+    parser = make_parser(__doc__.split("\n")[0])
+    network = parser.add_argument_group("Hamiltonian")
+    network.add_argument(
+        "--dissipative",
+        action="store_true",
+        help="add a Rayleigh function of velocities, for what no Hamiltonian holds",
+    )
+    network.add_argument(
+        "--kinetic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train on velocities too, as dH/dp",
+    )
+    network.add_argument(
+        "--penalty", type=float, default=None, help="weight of the penalty on energies"
+    )
+    network.add_argument(
+        "--rollouts", type=int, default=8, help="paths to follow with each Hamiltonian; 0 for none"
+    )
+    network.add_argument(
+        "--rollout-length", type=int, default=10, help="length of paths, in that of training"
+    )
+    return parser.parse_args(argv)
+
+
+def follow(args, system, trajectory, trained, law, kinetic, edges):
+    """Rows of `rollout.compare_rollouts`, or why there are none."""
+    if not args.rollouts:
+        return None, "none asked for"
+    if args.dissipative or (system is not None and system.drag):
+        return None, "a system with drag keeps no energy"
+    if trained.model.external_field:
+        return None, "the energy in an outer field is not distilled"
+    if kinetic is None or kinetic.energy is None:
+        return None, "there is no kinetic energy"
+    hamiltonians = {"network": rollout.trained_hamiltonian(trained, edges)}
+    if law.potential is not None:
+        hamiltonians["distilled"] = rollout.distilled_hamiltonian(
+            law.potential, kinetic.energy, edges
+        )
+    if system is not None:
+        hamiltonians["true"] = rollout.true_hamiltonian(system)
+    count = min(args.rollouts, len(trajectory.mass))
+    bodies = Body(
+        trajectory.position[-count:, 0],
+        trajectory.velocity[-count:, 0],
+        trajectory.mass[-count:],
+        trajectory.charge[-count:],
+    )
+    outputs = args.rollout_length * (len(trajectory.time) - 1) + 1
+    time = (trajectory.time[1] - trajectory.time[0]) * np.arange(outputs)
+    return rollout.compare_rollouts(
+        hamiltonians,
+        bodies,
+        time,
+        true="true" if system is not None else None,
+        substeps=args.every,
+    ), None
+
+
+def discover(args):
+    """Run the whole path and write the report; returns the report."""
+    check_options(args)
+    distill.check_form("influence", args.form)
+    check_at_least("--rollouts", args.rollouts, 0)
+    check_at_least("--rollout-length", args.rollout_length, 1)
+    engines = regressors(args)
+    folder = report.open_folder(args.out)
+    keys = jax.random.split(jax.random.key(args.seed), 5)
+    lap, seconds = stopwatch()
+
+    system, trajectory, dim = get_source(args)
+    model = train.make_model(
+        "flathgn",
+        dim,
+        width=args.width,
+        depth=args.depth,
+        dissipative=args.dissipative,
+        kinetic=args.kinetic,
+        external_field=system is not None and system.one_body_potential is not None,
+    )
+    trajectory, dataset = get_data(args, keys[0], system, trajectory)
+    training, validation, test = graphs.split(keys[1], dataset)
+    lap("simulate")
+
+    trained = train.fit(
+        keys[2],
+        training,
+        validation,
+        strategy="flathgn",
+        model=model,
+        **training_options(args),
+    )
+    test_error = train.held_out_error(trained, test)
+    lap("train")
+
+    table = energies.record_energies(keys[3], trained, training, system=system)
+    law = energies.distill_potential(
+        table,
+        engines,
+        form=args.form,
+        power=args.flatten,
+        relative_error=args.errors == "relative",
+    )
+    features = ["m_i", "q_i"]
+    if model.external_field:
+        features += [f"{axis}_i" for axis in "xyz"[:dim]]
+    alone = distill.distill_one_body(table.forces, engines, features=features)
+    kinetic = energies.distill_kinetic(table, engines)
+    lap("regress")
+
+    force = law.force
+    checks = {}
+    r2 = judged = alone_check = None
+    if system is not None:
+        r2 = messages.message_r2(table.forces._replace(messages=table.forces.influence))
+        judged = verdict.judge(keys[4], force.components, system, training, test)
+        checks["potential"] = verdict.judge_potential(keys[4], law.potential, system, test)
+        judged = judged._replace(
+            recovered=judged.recovered and checks["potential"]["holds"],
+            checks=judged.checks | {"potential": checks["potential"]},
+        )
+        alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
+    if kinetic is not None:
+        checks["kinetic"] = verdict.judge_kinetic(keys[4], kinetic.velocity, test)
+    more = None
+    if args.test_n is not None:
+        laws = (force.components, alone.components)
+        more = measure_more_bodies(args, keys[0], system, trained, *laws)
+    edges = (np.asarray(dataset.senders), np.asarray(dataset.receivers))
+    rows, why_not = follow(args, system, trajectory, trained, law, kinetic, edges)
+    lap("follow")
+
+    figures = {
+        "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
+        "training.png": ("Training", plots.plot_training(trained.history, 1)),
+        "forces.png": ("Forces of the network", plots.plot_messages(table.forces)),
+    }
+    if force.scalar is not None:
+        figures["law.png"] = ("The law of force", plots.plot_law(force, table.forces))
+    if law.potential is not None:
+        figures["potential.png"] = ("The potential of a pair", plots.plot_potential(law, table))
+    for k, front in enumerate(force.fronts):
+        figures[f"pareto_{k}.png"] = (
+            f"Pareto front {k}",
+            plots.plot_front(front, force.error_unit),
+        )
+    titles = report.save_figures(folder, figures)
+    lap("report")
+    contents = report.make_report(
+        law=force,
+        verdict=judged,
+        message_r2=r2,
+        test_error=test_error,
+        seconds=seconds,
+        one_body=alone,
+        one_body_check=alone_check,
+        law_error=symbolic.law_error(force.components, alone.components, test),
+        more_bodies=more,
+        energies=report.energy_record(law, kinetic, checks, rows, why_not),
+        system=args.data or (system.name if system else None),
+        dim=dim,
+        n=trajectory.position.shape[2],
+        strategy="flathgn",
+        regressor=args.regressor,
+        seed=args.seed,
+        derived=list(trajectory.derived),
+        failed_simulations=trajectory.failed,
+        drag_without_dissipation=bool(system and system.drag and not args.dissipative),
+    )
+    report.write_report(folder, contents, titles)
+    if law.potential is not None:
+        print(f"potential of a pair: {rounded(law.potential)}")
+    if kinetic is not None and kinetic.energy is not None:
+        print(f"kinetic energy of a body: {rounded(kinetic.energy)}")
+    print_laws(force.components, alone.components)
+    print_outcome(contents, folder)
+    return contents
+
+
+def main(argv=None):
+    """Run; returns the exit code."""
+    return guarded(discover, parse(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

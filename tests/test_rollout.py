@@ -1,0 +1,142 @@
+"""Hamiltonians in time: analytic motion, energy kept, units, failures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn import train
+from symjax_gn.graphs import normalise, take
+from symjax_gn.rollout import (
+    SOLVERS,
+    compare_rollouts,
+    distilled_hamiltonian,
+    energy_drift,
+    roll_out,
+    to_canonical,
+    trained_hamiltonian,
+    true_hamiltonian,
+)
+from symjax_gn.systems import Body, System, complete_edges
+
+R, P, MI = sympy.symbols("r p m_i")
+HARMONIC = System("harmonic", lambda r, receiver, sender: r**2)
+KINETIC = P**2 / (2 * MI)
+PAIR = complete_edges(2)
+
+
+def two_bodies():
+    """Unit masses at rest, 2 apart: each swings with frequency 2 about the middle."""
+    position = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
+    return Body(position, jnp.zeros((2, 2)), jnp.ones(2), jnp.ones(2))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("kind", ["true", "distilled"])
+def test_an_analytic_orbit(solver, kind):
+    true = true_hamiltonian(HARMONIC)
+    hamiltonian = true if kind == "true" else distilled_hamiltonian(R**2, KINETIC, PAIR)
+    time = jnp.linspace(0.0, 10.0, 201)
+    path, ok = jax.jit(
+        lambda body: roll_out(hamiltonian, body, time, solver=solver, substeps=4, tolerance=1e-6)
+    )(two_bodies())
+    assert ok
+    assert path.position.shape == (201, 2, 2) and path.mass.shape == (201, 2)
+    # The midpoint rule's phase is late by (w h)^2 / 12 of 20 radians: 1e-3.
+    np.testing.assert_allclose(path.position[:, 1, 0], np.cos(2 * time), atol=3e-3)
+    np.testing.assert_allclose(path.velocity[:, 1, 0], -2 * np.sin(2 * time), atol=6e-3)
+
+
+def test_the_symplectic_step_keeps_an_energy_that_does_not_part():
+    """(q^2 + 1) (p^2 + 1) / 2, of one coordinate, over some 300 periods."""
+
+    def hamiltonian(body):
+        q, p = body.position[0, 0], body.velocity[0, 0]
+        return 0.5 * (q**2 + 1) * (p**2 + 1)
+
+    body = Body(jnp.array([[-1.0]]), jnp.array([[0.5]]), jnp.ones(1), jnp.ones(1))
+    time = jnp.linspace(0.0, 1000.0, 10_001)
+    path, ok = jax.jit(lambda body: roll_out(hamiltonian, body, time))(body)
+    assert ok
+    drift = energy_drift(hamiltonian, path, jnp.ones(()))
+    # Of second order in steps of 0.1, and no larger late than early.
+    assert jnp.max(drift) < 0.02
+    assert jnp.max(drift[5000:]) < 1.1 * jnp.max(drift[:5000])
+
+
+def test_vmap_equals_loop():
+    hamiltonian = true_hamiltonian(HARMONIC)
+    keys = jax.random.split(jax.random.key(0), 3)
+    bodies = jax.vmap(lambda key: HARMONIC.sample(key, 3, 2))(keys)
+    time = jnp.linspace(0.0, 1.0, 11)
+    run = jax.jit(lambda body: roll_out(hamiltonian, body, time))
+    many, _ = jax.vmap(run)(bodies)
+    for k in range(3):
+        one, _ = run(jax.tree.map(lambda x, k=k: x[k], bodies))
+        # Batched loops run until the last member converges: float32 rounding.
+        np.testing.assert_allclose(many.position[k], one.position, atol=1e-4, rtol=1e-4)
+
+
+def test_a_trained_hamiltonian_has_the_users_units(hamiltonian, spring_parts):
+    model = train.make_model("flathgn", 2, width=16, depth=2)
+    trained = hamiltonian._replace(model=model)
+    data = take(spring_parts[0], np.arange(3))
+    edges = (np.asarray(data.senders), np.asarray(data.receivers))
+    prediction = train.predict(model, trained.params, normalise(data, trained.scales))
+    assert prediction.velocity is not None
+    energy = trained_hamiltonian(trained, edges)
+    for k in range(3):
+        body = jax.tree.map(lambda x, k=k: jnp.asarray(x[k], jnp.float32), data.nodes)
+        slope = jax.grad(energy)(to_canonical(body))
+        scales = trained.scales
+        # float32 sums; masses span some orders of magnitude.
+        options = dict(rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            -slope.position / body.mass[:, None] / scales.acceleration,
+            prediction.acceleration[k],
+            **options,
+        )
+        np.testing.assert_allclose(
+            slope.velocity / scales.velocity, prediction.velocity[k], **options
+        )
+
+
+def test_a_trained_hamiltonian_needs_one(trained, hamiltonian):
+    with pytest.raises(ValueError, match="kinetic=True"):
+        trained_hamiltonian(trained, PAIR)
+    model = train.make_model("flathgn", 2, kinetic=False)
+    with pytest.raises(ValueError, match="kinetic=True"):
+        trained_hamiltonian(hamiltonian._replace(model=model), PAIR)
+
+
+def test_a_potential_of_something_else():
+    with pytest.raises(ValueError, match="dx"):
+        distilled_hamiltonian(R + sympy.Symbol("dx"), KINETIC, PAIR)
+
+
+def test_comparison_of_paths():
+    bodies = jax.tree.map(lambda x: np.stack([x, 1.1 * x]), two_bodies())
+    bodies = bodies._replace(velocity=bodies.velocity + 0.1, mass=np.ones((2, 2)))
+    hamiltonians = {
+        "true": true_hamiltonian(HARMONIC),
+        "half": distilled_hamiltonian(R**2 / 2, KINETIC, PAIR),
+        "broken": distilled_hamiltonian(sympy.log(R - 10), KINETIC, PAIR),
+    }
+    time = np.linspace(0, 3, 61)
+    rows = compare_rollouts(hamiltonians, bodies, time, true="true", substeps=2)
+    assert [(row["solver"], row["hamiltonian"]) for row in rows] == [
+        (solver, name) for solver in SOLVERS for name in hamiltonians
+    ]
+    for row in rows:
+        assert row["paths"] == 2
+        if row["hamiltonian"] == "broken":
+            assert row["failed"] == 2 and row["own_drift"] == np.inf
+            continue
+        assert row["failed"] == 0
+        # Kinetic energy is small at the start, 0.02 against potential energies of 4.
+        assert row["own_drift"] < 1.0
+        right = row["hamiltonian"] == "true"
+        assert (row["true_drift"] < 1.0) == right
+    alone = compare_rollouts({"true": hamiltonians["true"]}, bodies, time)
+    assert all(row["true_drift"] is None for row in alone)
