@@ -6,7 +6,9 @@
     python benchmarks/recovery.py --seeds --merge two.json three.json --out both.json
 
 Each cell (system, dimension, strategy, seed) is one call of the main job,
-`examples/discover_force.py`, in this process; its report is the cell's row. Saves after
+`examples/discover_force.py`, in this process, or for the strategy "flathgn" of
+`examples/discover_potential.py`, with a Rayleigh function (`--dissipative`) where the system
+has drag; its report is the cell's row. Saves after
 each cell; a cell that is already in the output file is not repeated. Then prints the
 paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the
 published figures. Options of the main job after `--options` make rows of their own.
@@ -26,9 +28,9 @@ from pathlib import Path
 
 from _results import load_rows, meta, open_out, save
 
-from symjax_gn.losses import STRATEGIES
 from symjax_gn.simulate import SimulationWarning
 from symjax_gn.systems import SYSTEMS, check_choice
+from symjax_gn.train import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 ROWS = ("spring", "r1", "r2", "charge", "damped", "discontinuous", "superposition")
@@ -47,35 +49,45 @@ PUBLISHED = {
     "spring-3": ("0.036 no", "0.995 yes", "1.000 yes", "0.214 yes"),
 }
 PUBLISHED_LOSS = {
-    "charge-2": (48.688, 50.012, 51.906, 59.927),
-    "charge-3": (1.174, 0.986, 0.940, 4.201),
-    "damped-2": (0.299, 0.328, 0.300, 1.466),
-    "damped-3": (0.415, 0.449, 0.400, 3.297),
-    "discontinuous-2": (0.064, 0.074, 0.044, 1.804),
-    "discontinuous-3": (0.199, 0.177, 0.126, 4.191),
-    "r1-2": (0.077, 0.069, 0.079, 3.463),
-    "r1-3": (0.051, 0.050, 0.055, 3.523),
-    "r2-2": (1.613, 1.640, 1.184, 9.252),
-    "r2-3": (3.976, 3.591, 3.366, 9.788),
-    "spring-2": (0.047, 0.046, 0.045, 1.659),
-    "spring-3": (0.111, 0.110, 0.090, 3.797),
+    "charge-2": (48.688, 50.012, 51.906, 59.927, 54.962),
+    "charge-3": (1.174, 0.986, 0.940, 4.201, 3.538),
+    "damped-2": (0.299, 0.328, 0.300, 1.466, 0.346),
+    "damped-3": (0.415, 0.449, 0.400, 3.297, 0.474),
+    "discontinuous-2": (0.064, 0.074, 0.044, 1.804, 0.075),
+    "discontinuous-3": (0.199, 0.177, 0.126, 4.191, 0.139),
+    "r1-2": (0.077, 0.069, 0.079, 3.463, 0.050),
+    "r1-3": (0.051, 0.050, 0.055, 3.523, 0.017),
+    "r2-2": (1.613, 1.640, 1.184, 9.252, 1.284),
+    "r2-3": (3.976, 3.591, 3.366, 9.788, 2.476),
+    "spring-2": (0.047, 0.046, 0.045, 1.659, 0.016),
+    "spring-3": (0.111, 0.110, 0.090, 3.797, 0.010),
 }
-COLUMNS = ("standard", "bottleneck", "l1", "kl")
+COLUMNS = ("standard", "bottleneck", "l1", "kl", "flathgn")
 
 
-def load_job():
-    """The main job as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "discover_force", ROOT / "examples" / "discover_force.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["discover_force"] = module
-    spec.loader.exec_module(module)
-    return module
+def load_job(name="discover_force"):
+    """A script of `examples` as a module."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-def run(job, system, dim, strategy, seed, budget, options):
+def make_arguments(system, dim, strategy, seed, budget, options):
+    """The job of a cell and its command line, but for the output folder."""
+    arguments = ["--system", system, "--dim", str(dim), "--seed", str(seed), *BUDGETS[budget]]
+    job = load_job()
+    if strategy == "flathgn":
+        job = load_job("discover_potential")
+        arguments += ["--dissipative"] if SYSTEMS[system].drag else []
+    else:
+        arguments += ["--strategy", strategy]
+    return job, [*arguments, *options]
+
+
+def run(system, dim, strategy, seed, budget, options):
     """One row: the report of one cell, or the error that ended it."""
     name = cell_name(system, dim, strategy, seed, options)
     row = dict(name=name, value=None, unit="s", budget=budget, commit=meta()["commit"])
@@ -83,11 +95,10 @@ def run(job, system, dim, strategy, seed, budget, options):
     row |= dict(options=options)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--system", system, "--dim", str(dim), "--strategy", strategy]
-        arguments += ["--seed", str(seed), *BUDGETS[budget], *options, "--out", folder]
+        job, arguments = make_arguments(system, dim, strategy, seed, budget, options)
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            code = job.main(arguments)
+            code = job.main([*arguments, "--out", folder])
         if code:
             row |= dict(error=said.getvalue().strip().splitlines()[-1])
         else:
@@ -133,7 +144,8 @@ def _print_table(rows, title, text):
 
 
 def _published(table, case, strategy):
-    return table[case][COLUMNS.index(strategy)] if case in table and strategy in COLUMNS else None
+    known = dict(zip(COLUMNS, table.get(case, ()), strict=False))
+    return known.get(strategy)
 
 
 def _law_text(case, strategy, cell):
@@ -223,7 +235,6 @@ def main():
         check_choice("strategy", strategy, STRATEGIES)
     open_out(args.out)
     warnings.simplefilter("ignore", SimulationWarning)
-    job = load_job()
     rows = load_rows(args.out, args.merge)
     save(args.out, rows)
     for seed in args.seeds:
@@ -233,7 +244,7 @@ def main():
                     name = cell_name(system, dim, strategy, seed, args.options)
                     if any(r["name"] == name and r["budget"] == args.budget for r in rows):
                         continue
-                    row = run(job, system, dim, strategy, seed, args.budget, args.options)
+                    row = run(system, dim, strategy, seed, args.budget, args.options)
                     rows.append(row)
                     save(args.out, rows)
                     law = row["laws"][0]["sympy"] if "laws" in row else row["error"]

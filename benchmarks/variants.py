@@ -13,7 +13,7 @@ import argparse
 import warnings
 
 from _results import load_rows, open_out, save
-from recovery import cell_median, load_job, run
+from recovery import cell_median, run
 
 from symjax_gn.simulate import SimulationWarning
 from symjax_gn.systems import SYSTEMS, check_choice
@@ -76,7 +76,6 @@ def main():
         check_choice("variant", variant, VARIANTS)
     open_out(args.out)
     warnings.simplefilter("ignore", SimulationWarning)
-    job = load_job()
     rows = load_rows(args.out, args.merge)
     for seed in args.seeds:
         for variant in args.variants:
@@ -86,7 +85,7 @@ def main():
                     if any(row["name"] == name for row in rows):
                         continue
                     options = VARIANTS[variant].split()
-                    row = run(job, system, dim, "bottleneck", seed, "cpu", options)
+                    row = run(system, dim, "bottleneck", seed, "cpu", options)
                     rows.append(row | dict(name=name, variant=variant))
                     save(args.out, rows)
                     law = row["laws"][0]["sympy"] if "laws" in row else row["error"]

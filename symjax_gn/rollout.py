@@ -173,7 +173,7 @@ def roll_out(
             fixed = optimistix.fixed_point(
                 improve,
                 optimistix.FixedPointIteration(rtol=3e-7, atol=3e-7),
-                improve(state, None),
+                state,
                 max_steps=32,
                 throw=False,
             )

@@ -356,7 +356,7 @@ def fit(
     validation = normalise(take(validation, np.unique(kept)), scales)
 
     init_key, run_key = jax.random.split(key)
-    state = init(init_key, model, optimizer, train)
+    state = jax.jit(lambda key: init(key, model, optimizer, train))(init_key)
     cut = Cut(state.params, state.mask, state.mask, jnp.array(jnp.inf), jnp.array(1.0))
     rows = []
     with tqdm(total=total, desc="train", unit="step", disable=not progress) as bar:

@@ -154,7 +154,7 @@ def judge_potential(
     system: System,
     test: Dataset,
     *,
-    num_pairs: int = 4000,
+    num_pairs: int = 1000,
 ) -> dict[str, Any]:
     """Compare the shape in r of a potential with the truth, on fresh pairs.
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.energies import EnergyTable, distill_kinetic, distill_potential, integrate
+from symjax_gn import plots
+from symjax_gn.distill import ForceLaw
+from symjax_gn.energies import (
+    EnergyTable,
+    PotentialLaw,
+    distill_kinetic,
+    distill_potential,
+    integrate,
+)
 from symjax_gn.expressions import to_numpy
+from symjax_gn.fronts import ParetoFront
 from symjax_gn.messages import MessageTable
 from symjax_gn.regression import OperonRegressor
 
@@ -106,6 +115,20 @@ def test_integrals_are_undone_by_derivatives(potential):
         ours, theirs = (float((law.subs(at).subs(R, end) - law.subs(at).subs(R, start)).evalf())
                         for law in (found, potential))  # fmt: skip
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+
+
+def test_the_figure_of_a_potential():
+    table = planted(TRUE["spring"], additive=3.0)
+    front = ParetoFront((), 0.0)
+    force = ForceLaw("central", 0.0, None, (R,), R, (), (front,), 0, "|target|")
+    law = PotentialLaw(force, R**2 - 2 * R, sympy.Integer(4), 0.0)
+    axes = plots.plot_potential(law, table).axes[0]
+    energies, distilled = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_allclose(energies, distilled, atol=1e-9)
+    truth = table._replace(potential=energies)
+    assert len(plots.plot_potential(law, truth).axes[0].lines) == 3
+    with pytest.raises(ValueError, match="Only a potential that was found"):
+        plots.plot_potential(law._replace(potential=None), table)
 
 
 def test_no_integral_is_none():

@@ -23,13 +23,21 @@ QUICK = [
 ]
 
 
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("discover", ROOT / "examples/discover_force.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["discover"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("discover_force")
+
+
+@pytest.fixture(scope="module")
+def potential(script):
+    return load("discover_potential")
 
 
 def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_path, capsys):
@@ -103,6 +111,40 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_energies_end_with_a_report(potential, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--searches", "1", "--rollouts", "1", "--rollout-length", "1", "--form", "central"]
+    assert potential.main([*options, "--out", str(out), *QUICK]) == 0
+    read = json.loads((out / "report.json").read_text())
+    assert read["strategy"] == "flathgn"
+    assert set(read["seconds"]) == {"simulate", "train", "regress", "follow", "report", "total"}
+    found = read["energies"]
+    assert set(found["checks"]) == {"potential", "kinetic"}
+    assert read["checks"]["potential"] == found["checks"]["potential"]
+    assert not read["recovered"]
+    assert {row["hamiltonian"] for row in found["rollouts"]} >= {"network", "true"}
+    assert found["kinetic"]["velocity"]["sympy"]
+    text = (out / "report.md").read_text()
+    assert "## Energies" in text
+    assert "| symplectic | true |" in text
+    assert "kinetic energy of a body: " in capsys.readouterr().out
+    assert (out / "law.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rollouts", "-1"], "--rollouts must be at least 0"),
+        (["--rollout-length", "0"], "--rollout-length must be at least 1"),
+        (["--form", "none"], "Unknown form"),
+        (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
+    ],
+)
+def test_bad_options_of_energies(potential, tmp_path, capsys, options, message):
+    assert potential.main([*options, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written(script, tmp_path, capsys):

@@ -9,7 +9,7 @@ from symjax_gn import energies, train
 from symjax_gn.graphs import normalise, take
 from symjax_gn.messages import record_messages
 from symjax_gn.models import FlatHGN
-from symjax_gn.systems import complete_edges, sample_normal
+from symjax_gn.systems import SYSTEMS, complete_edges, sample_normal
 
 SENDERS, RECEIVERS = complete_edges(4)
 
@@ -159,7 +159,9 @@ def test_recorded_forces_and_energies_add_up(hamiltonian, spring_parts):
         senders=np.array([1, 0]),
         receivers=np.array([0, 1]),
     )
-    recorded = energies.record_energies(jax.random.key(3), hamiltonian, pair, num_edges=300)
+    recorded = energies.record_energies(
+        jax.random.key(3), hamiltonian, pair, num_edges=300, system=SYSTEMS["spring"]
+    )
     table, scales = recorded.forces, hamiltonian.scales
     prediction = train.predict(hamiltonian.model, hamiltonian.params, normalise(pair, scales), None)
     total = np.asarray(prediction.acceleration) * scales.acceleration
@@ -174,7 +176,11 @@ def test_recorded_forces_and_energies_add_up(hamiltonian, spring_parts):
     assert table.messages.shape == (300, 1)
     assert recorded.self_energy.shape == (300,)
     assert recorded.self_velocity.shape == (300, 2)
-    assert table.force is None
+    assert table.force is not None and recorded.potential is not None
+    r = table.features["r"]
+    rise = (r - 0.99) ** 2 - (np.median(r) - 0.99) ** 2
+    # float32 trapezoids.
+    np.testing.assert_allclose(recorded.potential, rise, atol=1e-3 * np.max(rise))
 
 
 def test_energies_need_a_hamiltonian(trained, hamiltonian, spring_parts):

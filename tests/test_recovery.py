@@ -38,7 +38,7 @@ def fake(recovery, monkeypatch):
     """Cells that cost nothing; the list of those that ran."""
     ran = []
 
-    def cell(job, system, dim, strategy, seed, budget, options):
+    def cell(system, dim, strategy, seed, budget, options):
         name = recovery.cell_name(system, dim, strategy, seed, options)
         ran.append(name)
         if len(ran) == 3:
@@ -111,6 +111,18 @@ def test_every_variant_is_an_option_of_the_main_job(recovery, monkeypatch):
             assert getattr(args, name) in choices
 
 
+def test_flathgn_is_the_other_job(recovery):
+    for system, options in (("spring", []), ("damped", ["--dissipative"])):
+        job, arguments = recovery.make_arguments(system, 2, "flathgn", 3, "cpu", ["--steps", "9"])
+        assert job.__name__ == "discover_potential"
+        start = ["--system", system, "--dim", "2", "--seed", "3"]
+        assert arguments == [*start, *options, "--steps", "9"]
+        assert job.parse(arguments).dissipative == bool(options)
+    assert recovery._error_text("spring-2", "flathgn", [dict(
+        n=4, test_error=dict(value=0.04, mean_abs_target=4.0), law_error=0.04,
+    )]).endswith("[0.016; 0.62]")  # fmt: skip
+
+
 def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):
     out = tmp_path / "out.json"
     cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0, "--out", out]
@@ -127,7 +139,7 @@ def test_cells_of_the_table(recovery, monkeypatch, tmp_path):
     for system, dim, strategy in [
         ("charge", 2, "l1"),
         ("r2", 3, "pruning"),
-        ("damped", 2, "kl"),
+        ("damped", 3, "l1"),
         ("discontinuous", 2, "bottleneck"),
     ]:
         cell = ["--systems", system, "--dims", dim, "--strategies", strategy, "--seeds", 0]

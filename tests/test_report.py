@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from symjax_gn import report
 from symjax_gn.distill import ForceLaw
+from symjax_gn.energies import KineticLaw, PotentialLaw
 from symjax_gn.fronts import Law, ParetoFront
 
 R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
@@ -77,6 +78,32 @@ def test_the_number_of_components_is_said():
         )
         assert "in use: 2 of 100, " in text
         assert words in text
+
+
+def test_energies_are_said():
+    force = ForceLaw("central", 0.0, None, (R,), R, (), (), 0, "|target|")
+    p, mass = sympy.symbols("p m_i")
+    check = dict(median=0.01, quantile_90=0.02, holds=True)
+    rows = [
+        dict(solver="symplectic", hamiltonian="network", own_drift=0.1, true_drift=None,
+             failed=1, paths=8)
+    ]  # fmt: skip
+    front = ParetoFront((), 0.0)
+    for potential, rollouts, words in (
+        (R**2, rows, ["$$ r^{2} $$", "| symplectic | network | 0.1 |  | 7 of 8 |", "3.00%"]),
+        (None, None, ["No potential:", "No paths were followed: because."]),
+    ):
+        found = report.energy_record(
+            PotentialLaw(force, potential, sympy.Integer(4), 0.03),
+            KineticLaw(p / mass, p**2 / (2 * mass), front),
+            dict(potential=check),
+            rollouts,
+            "because",
+        )
+        text = report.report_markdown(contents(energies=found, drag_without_dissipation=True), {})
+        assert "which no Hamiltonian holds; --dissipative adds what does" in text
+        for word in [*words, "momentum p:", "Check of the potential: median error 0.01"]:
+            assert word in text
 
 
 def test_latex_uses_the_symbols_of_physics():
