@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 from symjax_gn.graphs import Dataset, Scales, normalise, take
 from symjax_gn.models import FlatHGN
 from symjax_gn.systems import AnyArray, Body, System, pair_force
-from symjax_gn.train import Trained, predict, significance
+from symjax_gn.train import Trained
 
 AXES = ("x", "y", "z")
 GAUGES = ("1", "1/m_i", "fitted")
@@ -266,11 +266,31 @@ def count_components(trained: Trained, data: Dataset) -> int:
 
 
 def component_significance(trained: Trained, data: Dataset) -> Float[np.ndarray, " component"]:
-    """`train.significance` of the components on a normalised dataset."""
-    prediction = jax.jit(predict, static_argnums=0)(
-        trained.model, trained.params, data, trained.mask
-    )
-    return np.asarray(significance(prediction))
+    """What each component has to say to the accelerations, in whatever gauge it says it.
+
+    The spread of a component alone tells little, for the node function may weigh it with
+    any factor. So this is |da_i / dm_k| |m_ij,k - mean m_k|, over 1 + |a_i|, mean over the
+    edges of a normalised dataset; 0 for masked components.
+    """
+    model, params = trained.model, trained.params
+    receivers = jnp.asarray(data.receivers)
+
+    def one(nodes):
+        prediction = model.apply(params, nodes, data.senders, receivers, trained.mask)
+        messages, num_nodes = prediction.messages, len(nodes.mass)
+        aggregate = jax.ops.segment_sum(messages, receivers, num_nodes)
+
+        def slope(body, total):
+            update = lambda total: model.apply(params, body, total, method="update")  # noqa: E731
+            return jax.jacobian(update)(total)
+
+        gain = jnp.linalg.norm(jax.vmap(slope)(nodes, aggregate), axis=1)
+        gain /= 1 + jnp.linalg.norm(prediction.acceleration, axis=1, keepdims=True)
+        return messages, gain[receivers]
+
+    messages, gain = jax.jit(jax.vmap(one))(data.nodes)
+    spread = jnp.abs(messages - jnp.mean(messages, axis=(0, 1)))
+    return np.asarray(jnp.mean(gain * spread, axis=(0, 1)))
 
 
 def check_messages(

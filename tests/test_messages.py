@@ -117,7 +117,7 @@ class Planted:
 
     def apply(self, params, *args, method=None):
         if method is None:
-            return Prediction(None, jnp.ones((12, 2)), None)
+            return Prediction(jnp.ones((4, 2)), jnp.ones((12, 2)), None)
         if method == "message":
             receiver, sender = args
             force = receiver.mass[:, None] * (sender.position - receiver.position)
@@ -152,6 +152,34 @@ def test_components_are_counted_without_the_dimension(trained, spring_parts, mon
         monkeypatch.setattr(messages, "component_significance", lambda t, d, v=values: v)
         other = trained._replace(strategy="l1", mask=np.ones(4))
         assert messages.count_components(other, data) == count
+
+
+class Scaled:
+    """The first two components are forces in units 100 apart, the third says nothing."""
+
+    units = jnp.array([1.0, 100.0])
+
+    def apply(self, params, nodes, *args, method=None):
+        if method == "update":
+            (aggregate,) = args
+            return aggregate[:2] / self.units / nodes.mass
+        senders, receivers, mask = args
+        displacement = nodes.position[senders] - nodes.position[receivers]
+        messages = jnp.concatenate([displacement * self.units, 1e3 * displacement[:, :1]], axis=1)
+        return Prediction(jnp.zeros_like(nodes.position), messages * mask, None)
+
+
+def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_parts):
+    data = normalise(spring_parts[0], trained.scales)
+    planted = trained._replace(model=Scaled(), mask=jnp.ones(3), strategy="l1")
+    found = messages.component_significance(planted, data)
+    # Both axes are alike, but for what a small sample makes of them.
+    assert found[1] == pytest.approx(found[0], rel=0.3)
+    assert found[2] == 0.0
+    assert messages.count_components(planted, data) == 2
+    assert sorted(messages.rank_components(planted, data)[:2]) == [0, 1]
+    masked = planted._replace(mask=jnp.array([1.0, 0.0, 1.0]))
+    assert messages.component_significance(masked, data)[1] == 0.0
 
 
 def test_messages_without_anything_to_say():
