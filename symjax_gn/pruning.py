@@ -62,6 +62,9 @@ def cut_or_undo(
 ) -> tuple[Any, Float[Array, " component"], Cut]:
     """Mask the least significant components, or undo the last cut if the loss rose by 0.1.
 
+    Of a cut of several that is undone, half is tried next, for a restless loss may rise by
+    itself; a cut of one that is undone is the last.
+
     Args:
         params: parameters as they are.
         mask: [component], the mask as it is.
@@ -73,11 +76,11 @@ def cut_or_undo(
     Returns:
         Parameters and mask to go on with, and what to go back to.
     """
-    kept = jnp.sum(mask)
-    hurt = (kept < jnp.sum(cut.mask)) & (loss > cut.loss + _MOST)
-    now = Cut(params, mask, spread, loss, cut.least)
-    cut = jax.tree.map(
-        lambda old, new: jnp.where(hurt, old, new), cut._replace(least=kept + 1), now
-    )
-    kept = jnp.maximum(kept_components(progress, mask.shape[0]), cut.least)
+    kept, before = jnp.sum(mask), jnp.sum(cut.mask)
+    hurt = (kept < before) & (loss > cut.loss + _MOST)
+    least = jnp.where(hurt & (before - kept == 1), before, cut.least)
+    half = jnp.where(hurt, jnp.ceil((kept + before) / 2), 1.0)
+    now = Cut(params, mask, spread, loss, least)
+    cut = jax.tree.map(lambda old, new: jnp.where(hurt, old, new), cut._replace(least=least), now)
+    kept = jnp.maximum(kept_components(progress, mask.shape[0]), jnp.maximum(least, half))
     return cut.params, prune(cut.mask, cut.spread, kept), cut

@@ -23,7 +23,7 @@ OPTIMIZERS = ("muon", "adam")
 STRATEGIES = (*losses.STRATEGIES, "flathgn")
 """Those of graph networks, and that of Hamiltonians."""
 _LOSS_FNS = {"relative": losses.relative_loss, "absolute": losses.absolute_loss}
-_DEFAULT_WEIGHT = {"l1": 1e-3, "kl": 1e-2, "flathgn": 1e-6}
+_DEFAULT_WEIGHT = {"l1": 1e-3, "kl": 1e-3, "flathgn": 1e-6}
 _PRUNED = ("l1", "kl", "pruning")
 
 
@@ -206,10 +206,14 @@ def _focus(focus, progress):
 
 
 def significance(prediction: Prediction) -> Float[Array, " component"]:
-    """How much each component says: its standard deviation, or for KL its divergence."""
-    if prediction.log_variance is not None:
-        return jnp.mean(losses.kl_divergence(prediction), axis=(0, 1)) - 0.5
-    return jnp.std(prediction.messages, axis=(0, 1))
+    """How much each component says: its standard deviation, for KL over that of its noise.
+
+    The divergence itself would rank a mean that is far from zero, though it says nothing, high.
+    """
+    spread = jnp.std(prediction.messages, axis=(0, 1))
+    if prediction.log_variance is None:
+        return spread
+    return spread / jnp.sqrt(jnp.mean(jnp.exp(prediction.log_variance), axis=(0, 1)))
 
 
 @functools.partial(

@@ -33,14 +33,23 @@ def test_a_cut_that_takes_too_much_is_undone():
     # Late in training the schedule asks for one component.
     _, mask, cut = step(1.0, [1.0, 1, 1, 1], start, 0.1, 0.9)
     np.testing.assert_array_equal(mask, [1, 0, 0, 0])
-    # The loss rose by 0.2: the parameters come back, and two components may stay.
-    params, mask, cut = step(2.0, [1.0, 0, 0, 0], cut, 0.3, 0.95)
+    # The loss rose by 0.2: the parameters come back, and half of the cut is tried: 4 to 3.
+    params, mask, cut = step(2.0, [1.0, 0, 0, 0], cut, 0.3, 0.92)
     assert params["w"] == 1.0
-    np.testing.assert_array_equal(mask, [1, 1, 0, 0])
-    # That cut did no harm, and no smaller one is tried again.
-    params, mask, _ = step(3.0, [1.0, 1, 0, 0], cut, 0.1, 0.98)
+    np.testing.assert_array_equal(mask, [1, 1, 1, 0])
+    # That did no harm, so it is one again; that harms again, so it is two.
+    _, mask, cut = step(3.0, [1.0, 1, 1, 0], cut, 0.1, 0.94)
+    np.testing.assert_array_equal(mask, [1, 0, 0, 0])
+    params, mask, cut = step(4.0, [1.0, 0, 0, 0], cut, 0.3, 0.96)
     assert params["w"] == 3.0
     np.testing.assert_array_equal(mask, [1, 1, 0, 0])
+    # Two do no harm; one does, for the last time.
+    _, mask, cut = step(5.0, [1.0, 1, 0, 0], cut, 0.1, 0.97)
+    np.testing.assert_array_equal(mask, [1, 0, 0, 0])
+    for value in (6.0, 7.0, 8.0):
+        params, mask, cut = step(value, mask, cut, 0.3 if value == 6.0 else 0.1, 0.99)
+        assert params["w"] == (5.0 if value == 6.0 else value)
+        np.testing.assert_array_equal(mask, [1, 1, 0, 0])
 
 
 def test_a_rise_of_less_than_a_tenth_is_no_harm():
