@@ -137,7 +137,7 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--depth", type=int, default=3)
+    parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--dim", type=int, default=2)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--steps", type=int, default=50, help="steps of one timing")

@@ -100,7 +100,7 @@ class GraphNet(nn.Module):
     dim: int
     message_dim: int
     width: int = 64
-    depth: int = 3
+    depth: int = 4
     activation: Callable[[Array], Array] = nn.silu
     inputs: str = "relative"
     power_laws: bool = True
@@ -242,7 +242,7 @@ class FlatHGN(nn.Module):
 
     dim: int
     width: int = 64
-    depth: int = 3
+    depth: int = 4
     activation: Callable[[Array], Array] = nn.silu
     inputs: str = "relative"
     power_laws: bool = True

@@ -111,7 +111,7 @@ def make_model(
 
 @functools.cache
 def make_optimizer(
-    name: str = "muon", learning_rate: float = 1e-2, steps: int = 4000, weight_decay: float = 0.0
+    name: str = "muon", learning_rate: float = 1e-2, steps: int = 8000, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
     """Muon or Adam under a one-cycle schedule that peaks at `learning_rate`.
 
@@ -282,7 +282,7 @@ def fit(
     prune: bool | None = None,
     optimizer: str | optax.GradientTransformation = "muon",
     learning_rate: float = 1e-2,
-    steps: int = 4000,
+    steps: int = 8000,
     batch_size: int = 64,
     focus: float = 2.0,
     intervals: int = 20,
