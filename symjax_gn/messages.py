@@ -276,7 +276,7 @@ def component_significance(trained: Trained, data: Dataset) -> Float[np.ndarray,
     receivers = jnp.asarray(data.receivers)
 
     def one(nodes):
-        prediction = model.apply(params, nodes, data.senders, receivers, trained.mask)
+        prediction: Any = model.apply(params, nodes, data.senders, receivers, trained.mask)
         messages, num_nodes = prediction.messages, len(nodes.mass)
         aggregate = jax.ops.segment_sum(messages, receivers, num_nodes)
 
