@@ -26,7 +26,7 @@ from symjax_gn.messages import (
 from symjax_gn.models import FlatHGN
 from symjax_gn.regression import Regressor
 from symjax_gn.systems import Body, System, pair_force
-from symjax_gn.train import Trained
+from symjax_gn.train import Trained, predict
 
 
 class EnergyTable(NamedTuple):
@@ -39,7 +39,8 @@ class EnergyTable(NamedTuple):
     self_energy: Float[np.ndarray, " edge"]
     """[edge], k of the receiver."""
     self_velocity: Float[np.ndarray, "edge dim"] | None
-    """[edge, dim], dk/dp of the receiver; None if dH/dp was not trained."""
+    """[edge, dim], dH/dp of the receiver in its graph; None if dH/dp was not trained. Not
+    dk/dp, for what depends on one momentum alone may be in the pair energies as well."""
     potential: Float[np.ndarray, " edge"] | None = None
     """[edge], the true potential, 0 at the median distance; None where it is not known."""
 
@@ -73,8 +74,8 @@ def record_energies(
 
     def one(pair):
         receiver, sender = pair
-        (energy, slope), kinetic = _derivatives(model, params, receiver, sender)
-        alone = -kinetic.position
+        (energy, slope), own = _derivatives(model, params, receiver, sender)
+        alone = -own.position
         if model.dissipative:
             rayleigh = jax.grad(
                 lambda velocity: model.apply(
@@ -82,13 +83,7 @@ def record_energies(
                 )
             )
             alone -= rayleigh(receiver.velocity)
-        return (
-            energy,
-            -slope.position,
-            alone,
-            _self_energy(model, params, receiver),
-            kinetic.velocity,
-        )
+        return energy, -slope.position, alone, _self_energy(model, params, receiver)
 
     picked = take(data, graph)
     ends = (jnp.asarray(index)[edge] for index in (data.receivers, data.senders))
@@ -97,7 +92,7 @@ def record_energies(
         for end in ends
     )
     recorded = jax.jit(jax.vmap(one))(pairs)
-    energy, force, alone, own, velocity = (np.asarray(x, np.float64) for x in recorded)
+    energy, force, alone, own = (np.asarray(x, np.float64) for x in recorded)
     receiver, sender = pair_bodies(dataset, graph, edge)
     features = {
         name: np.asarray(x, np.float64) for name, x in pair_features(receiver, sender).items()
@@ -114,7 +109,11 @@ def record_energies(
         offset=np.zeros_like(force),
         force=None if system is None else true_forces(system, receiver, sender),
     )
-    slope = velocity * scales.velocity if model.kinetic else None
+    slope = None
+    if model.kinetic:
+        whole = jax.jit(predict, static_argnums=0)(model, params, picked).velocity
+        receivers = np.asarray(data.receivers)[np.asarray(edge)]
+        slope = np.asarray(whole, np.float64)[np.arange(num_edges), receivers] * scales.velocity
     truth = None
     if system is not None:
         truth = true_potential(system, receiver, sender, float(np.median(features["r"])))
@@ -179,7 +178,7 @@ class KineticLaw(NamedTuple):
     """What was distilled of the self energies, user's units."""
 
     velocity: sympy.Expr
-    """dk/dp of the momentum `p` and of the body's mass and charge."""
+    """dH/dp of the momentum `p` and of the body's mass and charge."""
     energy: sympy.Expr | None
     """k(p, ...), its integral, or None if SymPy knows none."""
     front: ParetoFront

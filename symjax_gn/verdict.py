@@ -194,13 +194,13 @@ def judge_potential(
 def judge_kinetic(
     key: PRNGKeyArray, velocity: sympy.Expr, test: Dataset, *, num_bodies: int = 4000
 ) -> dict[str, Any]:
-    """Compare dk/dp of a kinetic energy with p / m, on fresh bodies.
+    """Compare dH/dp, a law of p, with p / m, on fresh bodies.
 
     Errors and limits are those of forces.
 
     Args:
         key: PRNG key that chooses the bodies.
-        velocity: the law of dk/dp, of `p`, `m_i` and `q_i`.
+        velocity: the law of dH/dp, of `p`, `m_i` and `q_i`.
         test: graphs that the law was not learned from, user's units.
         num_bodies: number of bodies.
     """

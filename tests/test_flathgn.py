@@ -175,7 +175,9 @@ def test_recorded_forces_and_energies_add_up(hamiltonian, spring_parts):
         np.testing.assert_allclose(found[row], total.reshape(-1, 2)[node], rtol=1e-3, atol=1e-4)
     assert table.messages.shape == (300, 1)
     assert recorded.self_energy.shape == (300,)
-    assert recorded.self_velocity.shape == (300, 2)
+    assert recorded.self_velocity is not None and prediction.velocity is not None
+    velocity = np.asarray(prediction.velocity).reshape(-1, 2)[node] * scales.velocity
+    np.testing.assert_allclose(recorded.self_velocity[row], velocity, rtol=1e-3, atol=1e-4)
     assert table.force is not None and recorded.potential is not None
     r = table.features["r"]
     rise = (r - 0.99) ** 2 - (np.median(r) - 0.99) ** 2
