@@ -25,6 +25,7 @@ from symjax_gn.messages import (
 )
 from symjax_gn.models import FlatHGN
 from symjax_gn.regression import Regressor
+from symjax_gn.rollout import to_canonical
 from symjax_gn.systems import Body, System, pair_force
 from symjax_gn.train import Trained, predict
 
@@ -41,6 +42,9 @@ class EnergyTable(NamedTuple):
     self_velocity: Float[np.ndarray, "edge dim"] | None
     """[edge, dim], dH/dp of the receiver in its graph; None if dH/dp was not trained. Not
     dk/dp, for what depends on one momentum alone may be in the pair energies as well."""
+    change: Float[np.ndarray, " edge"]
+    """[edge], energy of the pair less that of the same pair at the median distance: all of it
+    that forces show."""
     potential: Float[np.ndarray, " edge"] | None = None
     """[edge], the true potential, 0 at the median distance; None where it is not known."""
 
@@ -71,11 +75,17 @@ def record_energies(
         raise ValueError('Energies need a FlatHGN: train with strategy="flathgn".')
     data = normalise(dataset, scales)
     graph, edge = sample_pairs(key, dataset, num_edges)
+    receiver, sender = pair_bodies(dataset, graph, edge)
+    features = {
+        name: np.asarray(x, np.float64) for name, x in pair_features(receiver, sender).items()
+    }
+    middle = float(np.median(features["r"]))
 
     def one(pair):
         receiver, sender = pair
-        (energy, slope), own = _derivatives(model, params, receiver, sender)
-        alone = -own.position
+        energy, slope = jax.value_and_grad(_pair_energy, 2)(model, params, receiver, sender)
+        own, own_slope = jax.value_and_grad(_self_energy, 2)(model, params, receiver)
+        alone = -own_slope.position
         if model.dissipative:
             rayleigh = jax.grad(
                 lambda velocity: model.apply(
@@ -83,7 +93,11 @@ def record_energies(
                 )
             )
             alone -= rayleigh(receiver.velocity)
-        return energy, -slope.position, alone, _self_energy(model, params, receiver)
+        displacement = sender.position - receiver.position
+        stretch = middle / scales.length / jnp.sqrt(jnp.sum(displacement**2))
+        moved = sender._replace(position=receiver.position + stretch * displacement)
+        change = energy - _pair_energy(model, params, receiver, moved)
+        return energy, -slope.position, alone, own, change
 
     picked = take(data, graph)
     ends = (jnp.asarray(index)[edge] for index in (data.receivers, data.senders))
@@ -92,11 +106,7 @@ def record_energies(
         for end in ends
     )
     recorded = jax.jit(jax.vmap(one))(pairs)
-    energy, force, alone, own = (np.asarray(x, np.float64) for x in recorded)
-    receiver, sender = pair_bodies(dataset, graph, edge)
-    features = {
-        name: np.asarray(x, np.float64) for name, x in pair_features(receiver, sender).items()
-    }
+    energy, force, alone, own, change = (np.asarray(x, np.float64) for x in recorded)
     unit = scales.mass * scales.acceleration
     table = MessageTable(
         features=features,
@@ -116,8 +126,9 @@ def record_energies(
         slope = np.asarray(whole, np.float64)[np.arange(num_edges), receivers] * scales.velocity
     truth = None
     if system is not None:
-        truth = true_potential(system, receiver, sender, float(np.median(features["r"])))
-    return EnergyTable(table, own * unit * scales.length, slope, truth)
+        truth = true_potential(system, receiver, sender, middle)
+    unit *= scales.length
+    return EnergyTable(table, own * unit, slope, change * unit, truth)
 
 
 def true_potential(
@@ -167,8 +178,8 @@ class PotentialLaw(NamedTuple):
     """V(r, ...) of a pair, whose derivative is the force towards the sender; None if the
     force is not central or has no integral that SymPy knows."""
     additive: sympy.Expr | None
-    """What recorded energies have on top of the potential, as a law of masses and charges:
-    no force depends on it. None where there is no potential."""
+    """What recorded energies have on top of the potential, as a law of masses, charges and
+    momenta `p_i` and `p_j`: no force depends on it. None where there is no potential."""
     additive_error: float | None
     """Typical size (standard deviation) of what both leave of the recorded energies, over
     that of the energies."""
@@ -207,28 +218,35 @@ def distill_potential(
         potential = integrate(force.scalar)
     if potential is None:
         return PotentialLaw(force, None, None, None)
-    features = table.forces.features
+    columns = dict(table.forces.features)
+    units = dict(table.forces.scales)
+    for end in ("i", "j"):
+        columns[f"p_{end}"] = _momentum(columns, end)[1]
+        units[f"p_{end}"] = units["m_i"] * units["vx_i"]
     # Where the law was looked for: the nearest pairs' energies would drown all others.
-    r = features["r"]
+    r = columns["r"]
     rows = np.flatnonzero((r >= np.quantile(r, 0.01)) & (r <= np.quantile(r, 0.99)))
-    columns = np.stack(list(features.values()), axis=-1)
+
+    def values(law, **changed):
+        return to_numpy(law, list(columns))(np.stack(list((columns | changed).values()), axis=-1))
+
     energy = table.forces.messages[:, 0]
-    rest = energy - to_numpy(potential, list(features))(columns)
+    middle = np.full(len(r), np.median(r))
+    rest = energy - table.change - values(potential, r=middle)
     additive: sympy.Expr = sympy.Float(float(np.mean(rest[rows])))
     if np.std(rest[rows]) > 0.01 * np.std(energy[rows]):
-        known = {name: features[name] for name in ("m_i", "m_j", "q_i", "q_j")}
-        if any(np.ptp(column) > 0 for column in known.values()):
-            found = search_in_units(
-                regressors[:2],
-                known,
-                table.forces.scales,
-                rest[:, None],
-                rows=rows[:1000],
-                relative_error=False,
-            )
-            additive = select(found[0]).expression
-    rest -= to_numpy(additive, list(features))(columns)
-    error = float(np.std(rest[rows]) / np.std(energy[rows]))
+        names = [name for name in ("m_i", "m_j", "q_i", "q_j") if np.ptp(columns[name]) > 0]
+        found = search_in_units(
+            regressors[:2],
+            {name: columns[name] for name in (*names, "p_i", "p_j")},
+            units,
+            rest[:, None],
+            rows=rows[:1000],
+            relative_error=False,
+        )
+        additive = select(found[0]).expression
+    left = energy - values(potential) - values(additive)
+    error = float(np.std(left[rows]) / np.std(energy[rows]))
     return PotentialLaw(force, potential, additive, error)
 
 
@@ -244,9 +262,7 @@ def distill_kinetic(
     if velocity is None:
         return None
     features, scales = table.forces.features, table.forces.scales
-    axes = AXES[: velocity.shape[1]]
-    momentum = np.stack([features["m_i"] * features[f"v{axis}_i"] for axis in axes], axis=1)
-    size = np.linalg.norm(momentum, axis=1)
+    momentum, size = _momentum(features, "i")
     along = np.sum(velocity * momentum, axis=1) / np.where(size > 0, size, 1.0)
     columns = {"p": size, "m_i": features["m_i"], "q_i": features["q_i"]}
     units = dict(scales) | {"p": scales["m_i"] * scales["vx_i"]}
@@ -266,24 +282,19 @@ def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
     return sympy.factor_terms(found.xreplace({positive: plain}))
 
 
-def _canonical(body: Body) -> Body:
-    """The body with its momentum in place of its velocity."""
-    return body._replace(velocity=body.mass[..., None] * body.velocity)
+def _momentum(features, end):
+    """Momenta `[edge, dim]` of one end of each edge, and their sizes."""
+    axes = [axis for axis in AXES if f"v{axis}_{end}" in features]
+    momentum = np.stack([features[f"m_{end}"] * features[f"v{a}_{end}"] for a in axes], axis=1)
+    return momentum, np.linalg.norm(momentum, axis=1)
+
+
+def _pair_energy(model, params, receiver, sender) -> Array:
+    """Both edges of a pair."""
+    receiver, sender = to_canonical(receiver), to_canonical(sender)
+    there = model.apply(params, receiver, sender, method="pair_energy")
+    return there + model.apply(params, sender, receiver, method="pair_energy")
 
 
 def _self_energy(model, params, body) -> Array:
-    return model.apply(params, _canonical(body), method="self_energy")
-
-
-def _derivatives(model, params, receiver, sender) -> Any:
-    """The pair's energy with its slope for the receiver, and the slope of the self energy."""
-    receiver, sender = _canonical(receiver), _canonical(sender)
-
-    def pair(body):
-        there = model.apply(params, body, sender, method="pair_energy")
-        return there + model.apply(params, sender, body, method="pair_energy")
-
-    def alone(body):
-        return model.apply(params, body, method="self_energy")
-
-    return jax.value_and_grad(pair)(receiver), jax.grad(alone)(receiver)
+    return model.apply(params, to_canonical(body), method="self_energy")

@@ -109,10 +109,9 @@ def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
 def plot_potential(law: PotentialLaw, table: EnergyTable) -> Figure:
     """A potential over the energies of pairs it was distilled from, and the true one if known.
 
-    What does not depend on the distance is taken off the energies; all are 0 at the median
-    distance.
+    All are 0 at the median distance, and with that free of what no force shows.
     """
-    if law.potential is None or law.additive is None:
+    if law.potential is None:
         raise ValueError("Only a potential that was found can be drawn.")
     features = table.forces.features
     r, names = features["r"], list(features)
@@ -120,16 +119,15 @@ def plot_potential(law: PotentialLaw, table: EnergyTable) -> Figure:
     middle = np.stack(list((features | {"r": np.full(len(r), np.median(r))}).values()), axis=-1)
     function = to_numpy(law.potential, names)
     value, start = function(columns), function(middle)
-    energy = table.forces.messages[:, 0] - to_numpy(law.additive, names)(columns) - start
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot(
-        r, energy, ".", color=_BLUE, markersize=5, alpha=0.35, label="energies of the network"
+        r, table.change, ".", color=_BLUE, markersize=5, alpha=0.35, label="energies of the network"
     )
     if table.potential is not None:
         axes.plot(r, table.potential, "x", color="k", markersize=2.5, label="true potential")
     axes.plot(r, value - start, ".", color=_RED, markersize=1.5, label="distilled potential")
-    axes.set_ylim(*np.quantile(energy, [0.01, 0.99]))
+    axes.set_ylim(*np.quantile(table.change, [0.01, 0.99]))
     axes.set_xlim(0, float(np.quantile(r, 0.99)))
     axes.set_xlabel("distance r")
     axes.set_ylabel("V(r) - V(median r)")

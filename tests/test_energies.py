@@ -37,7 +37,9 @@ def planted(potential, additive=0.0, across=0.0):
     features = {
         "dx": displacement[:, 0], "dy": displacement[:, 1],
         "r": np.linalg.norm(displacement, axis=1), "m_i": masses[0], "m_j": masses[1],
-        "q_i": charges[0], "q_j": charges[1], "vx_i": velocity[:, 0], "vy_i": velocity[:, 1],
+        "q_i": charges[0], "q_j": charges[1],
+        **{f"v{axis}_{end}": v[:, k] for end, v in (("i", velocity), ("j", velocity[::-1]))
+           for k, axis in enumerate("xy")},
     }  # fmt: skip
     columns = np.stack(list(features.values()), axis=-1)
     slope, energy = (
@@ -45,7 +47,14 @@ def planted(potential, additive=0.0, across=0.0):
     )
     direction = displacement / features["r"][:, None]
     direction = direction + across * direction[:, ::-1] * features["r"][:, None]
-    energy = energy + to_numpy(sympy.sympify(additive), list(features))(columns)
+    middle = features | {"r": np.full(COUNT, np.median(features["r"]))}
+    change = energy - to_numpy(potential, list(features))(np.stack(list(middle.values()), axis=-1))
+    momenta = {
+        f"p_{end}": features[f"m_{end}"] * np.hypot(features[f"vx_{end}"], features[f"vy_{end}"])
+        for end in ("i", "j")
+    }
+    columns = np.stack(list((features | momenta).values()), axis=-1)
+    energy = energy + to_numpy(sympy.sympify(additive), [*features, *momenta])(columns)
     table = MessageTable(
         features=features, scales=dict.fromkeys(features, 1.0), messages=energy[:, None],
         components=np.zeros(1, int), influence=slope[:, None] * direction,
@@ -53,7 +62,7 @@ def planted(potential, additive=0.0, across=0.0):
         offset=np.zeros((COUNT, 2)), force=None,
     )  # fmt: skip
     kinetic = 0.5 * masses[0] * np.sum(velocity**2, axis=1)
-    return EnergyTable(table, kinetic, velocity)
+    return EnergyTable(table, kinetic, velocity, change)
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -71,6 +80,12 @@ def test_a_potential_is_found_up_to_what_forces_do_not_say(name):
     )
     assert found.additive_error is not None and found.additive_error < 0.01
     assert not found.additive.free_symbols & {R}
+
+
+def test_an_additive_function_may_hold_momenta():
+    additive = sympy.Rational(1, 2) * (sympy.Symbol("p_i") + sympy.Symbol("p_j"))
+    found = distill_potential(planted(TRUE["spring"], additive=additive), ENGINES, processes=1)
+    assert found.additive_error is not None and found.additive_error < 0.01
 
 
 def test_an_additive_constant():

@@ -183,6 +183,14 @@ def test_recorded_forces_and_energies_add_up(hamiltonian, spring_parts):
     rise = (r - 0.99) ** 2 - (np.median(r) - 0.99) ** 2
     # float32 trapezoids.
     np.testing.assert_allclose(recorded.potential, rise, atol=1e-3 * np.max(rise))
+    # Next to the median distance an energy changes by the force times the way.
+    near = np.abs(r / np.median(r) - 1) < 0.05
+    units = np.stack([table.features["dx"], table.features["dy"]], axis=1) / r[:, None]
+    work = np.sum(table.influence * units, axis=1) * (r - np.median(r))
+    assert np.sum(near) > 3
+    np.testing.assert_allclose(
+        recorded.change[near], work[near], atol=0.1 * np.max(np.abs(work[near]))
+    )
 
 
 def test_energies_need_a_hamiltonian(trained, hamiltonian, spring_parts):
