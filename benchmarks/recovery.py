@@ -11,7 +11,8 @@ Each cell (system, dimension, strategy, seed) is one call of the main job,
 has drag; its report is the cell's row. Saves after
 each cell; a cell that is already in the output file is not repeated. Then prints the
 paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the
-published figures. Options of the main job after `--options` make rows of their own.
+published figures, and how well Hamiltonians keep their energies. Options of the main job
+after `--options` make rows of their own.
 """
 
 import argparse
@@ -182,6 +183,31 @@ def print_tables(rows):
     )
 
 
+def print_rollouts(rows):
+    """How well Hamiltonians keep energies over ten times the training length."""
+    kept = []
+    for row in rows:
+        for found in (row.get("energies") or {}).get("rollouts") or ():
+            kept.append(found | dict(case=_case(row)))
+    if not kept:
+        return
+    print(
+        "\nLargest change of a Hamiltonian's own energy, and of the true energy on its paths, over "
+        "the initial kinetic energy; median over seeds of medians over paths (paths that failed)\n"
+    )
+    names = ("true", "distilled", "network")
+    print(f"| case | solver | {' | '.join(names)} |\n|---|---|---|---|---|")
+    for case, solver in sorted({(found["case"], found["solver"]) for found in kept}):
+        texts = []
+        for name in names:
+            key = (case, solver, name)
+            cell = [f for f in kept if (f["case"], f["solver"], f["hamiltonian"]) == key]
+            text = f"{cell_median(cell, 'own_drift'):.1e}, {cell_median(cell, 'true_drift'):.1e}"
+            failed, paths = (sum(f[count] for f in cell) for count in ("failed", "paths"))
+            texts.append(f"{text} ({failed}/{paths})" if failed else text)
+        print(f"| {case} | {solver} | {' | '.join(texts)} |")
+
+
 def print_summary(rows):
     """The ten lines of the README: recovered of seeds, 2D then 3D, and the worst figures."""
     strategies = [s for s in STRATEGIES if any(row["strategy"] == s for row in rows)]
@@ -251,6 +277,7 @@ def main():
                     print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
     rows = [row for row in rows if row["budget"] == args.budget]
     print_tables(rows)
+    print_rollouts(rows)
     print_summary(rows)
 
 

@@ -7,6 +7,9 @@ from symjax_gn import graphs, train
 from symjax_gn.simulate import simulate
 from symjax_gn.systems import SYSTEMS
 
+# Compiling is most of what tests cost, and what they compile they run a few times.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture(scope="session")
 def spring_trajectory():

@@ -123,6 +123,20 @@ def test_flathgn_is_the_other_job(recovery):
     )]).endswith("[0.016; 0.62]")  # fmt: skip
 
 
+def test_the_table_of_rollouts(recovery, capsys):
+    recovery.print_rollouts([dict(system="r1", dim=2, energies=None)])
+    assert capsys.readouterr().out == ""
+
+    def row(drift, failed):
+        found = dict(solver="adaptive", own_drift=drift, true_drift=2 * drift, failed=failed)
+        kept = [found | dict(hamiltonian=name, paths=8) for name in ("network", "true")]
+        return dict(system="r1", dim=2, energies=dict(rollouts=kept))
+
+    recovery.print_rollouts([row(0.1, 0), row(0.3, 1), row(0.2, 2)])
+    cell = "2.0e-01, 4.0e-01 (3/24)"
+    assert f"| r1-2 | adaptive | {cell} | nan, nan | {cell} |" in capsys.readouterr().out
+
+
 def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):
     out = tmp_path / "out.json"
     cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0, "--out", out]
