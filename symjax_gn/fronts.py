@@ -122,8 +122,9 @@ def refine(
     """Look for simpler or better laws next to those of a front.
 
     Each law's constants are refitted (soft L1), and so are its variants with one
-    term or factor left out, or constants replaced by near integers; what is on the
-    front of all of these is kept, and the same is done with the newcomers.
+    term or factor left out, a function replaced by its first order, or constants by near
+    integers; what is on the front of all of these is kept, and the same is done with the
+    newcomers.
 
     Args:
         front: the front to start from.
@@ -181,6 +182,15 @@ def _is_tower(expression: sympy.Expr) -> bool:
     return any(map(_grows, inside))
 
 
+_SMOOTH = (sympy.exp, sympy.sin, sympy.tan, sympy.sinh, sympy.tanh)
+
+
+def _first_order(node):
+    """A function of a small argument, to first order."""
+    x = sympy.Dummy()
+    return node.func(0) + sympy.diff(node.func(x), x).subs(x, 0) * node.args[0]
+
+
 def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
     # With a variable left out, SymPy writes out a tower of numbers, which may take for ever.
     if _is_tower(expression):
@@ -191,6 +201,10 @@ def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
             for k in range(len(node.args)):
                 rest = node.func(*(node.args[:k] + node.args[k + 1 :]))
                 found.append(expression.xreplace({node: rest}))
+        if isinstance(node, _SMOOTH) and node.free_symbols:
+            # A search that lacks a product may make one of exp(c x) - 1 with a small c.
+            line = expression.xreplace({node: _first_order(node)})
+            found.append(sympy.factor_terms(sympy.expand(line)))
     whole = {
         value: sympy.Integer(round(value))
         for value in constants(expression)

@@ -38,6 +38,17 @@ def test_refinement_drops_what_does_not_matter():
     assert any(law.complexity <= 7 and law.mae < 2e-3 for law in front.laws)
 
 
+def test_products_that_are_written_as_exponentials_are_found_out():
+    q, p = sympy.symbols("q_i q_j")
+    features = FEATURES | {name: np.sign(RNG.normal(size=400)) for name in ("q_i", "q_j")}
+    target = (features["m_i"] - features["q_i"] * features["q_j"]) / features["r"] ** 2
+    found = (235.5068 * q + (M - 235.5088 * q) * sympy.exp(0.00423 * p)) / R**2
+    laws = refine(make_front([found, 1 / R**2], features, target), features, target).laws
+    assert laws[-1].expression == (M - p * q) / R**2
+    sine = refine(make_front([300 * sympy.sin(0.003 * R)], FEATURES, TARGET), FEATURES, TARGET)
+    assert not any(law.expression.has(sympy.sin) for law in sine.laws)
+
+
 def test_huge_constants_are_not_taken_for_integers():
     # An integer beyond 64 bits is a Python object that NumPy has no exp for.
     huge = sympy.exp(-sympy.Float(9.6e23)) + R * sympy.exp(-9.6e23 * M)
