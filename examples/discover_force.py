@@ -228,6 +228,12 @@ def print_laws(force, one_body):
             print(f"force on i alone, {axis}: {rounded(component)}")
 
 
+def print_refit(refitted):
+    """The law with its constants fitted to accelerations, where there is one scalar law."""
+    if refitted is not None and refitted.scalar is not None:
+        print(f"refitted, towards j: {rounded(refitted.towards)}")
+
+
 def print_outcome(contents, folder):
     """The verdict in a line."""
     said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
@@ -301,7 +307,13 @@ def discover(args):
     gauge_law = distill.distill_gauge(table, small)
     lap("regress")
 
-    r2 = judged = alone_check = None
+    on_test = refitted = None
+    if args.gauge == "influence":
+        on_test = symbolic.law_error(law.components, alone.components, test)
+        refitted = symbolic.refit(law, alone, training)
+    lap("refit")
+
+    r2 = judged = alone_check = more = None
     if system is not None:
         r2 = messages.message_r2(table)
         judged = verdict.judge(
@@ -313,12 +325,9 @@ def discover(args):
             num_components=len(table.components),
         )
         alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
-    on_test = more = None
-    if args.gauge == "influence":
-        on_test = symbolic.law_error(law.components, alone.components, test)
-    if args.test_n is not None and system is not None:
-        laws = (law.components, alone.components)
-        more = measure_more_bodies(args, keys[0], system, trained, *laws)
+        if args.test_n is not None:
+            laws = (refitted.force, refitted.one_body)
+            more = measure_more_bodies(args, keys[0], system, trained, *laws)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, dim)),
@@ -341,7 +350,8 @@ def discover(args):
         seconds=seconds,
         one_body=alone,
         one_body_check=alone_check,
-        law_error=on_test,
+        law_on_test=on_test,
+        refit=refitted and report.refit_record(refitted, test),
         more_bodies=more,
         gauge_law=gauge_law,
         system=args.data or (system.name if system else None),
@@ -360,6 +370,7 @@ def discover(args):
     )
     report.write_report(folder, contents, titles)
     print_laws(law.components, alone.components)
+    print_refit(refitted)
     print_outcome(contents, folder)
     return contents
 

@@ -22,6 +22,7 @@ from discover_force import (
     measure_more_bodies,
     print_laws,
     print_outcome,
+    print_refit,
     regressors,
     stopwatch,
     training_options,
@@ -70,7 +71,7 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def follow(args, system, trajectory, trained, law, kinetic, edges):
+def follow(args, system, trajectory, trained, refitted, kinetic, edges):
     """Rows of `rollout.compare_rollouts`, or why there are none."""
     if not args.rollouts:
         return None, "none asked for"
@@ -81,10 +82,9 @@ def follow(args, system, trajectory, trained, law, kinetic, edges):
     if kinetic is None or kinetic.energy is None:
         return None, "there is no kinetic energy"
     hamiltonians = {"network": rollout.trained_hamiltonian(trained, edges)}
-    if law.potential is not None:
-        hamiltonians["distilled"] = rollout.distilled_hamiltonian(
-            law.potential, kinetic.energy, edges
-        )
+    potential = energies.refitted_potential(refitted)
+    if potential is not None:
+        hamiltonians["distilled"] = rollout.distilled_hamiltonian(potential, kinetic.energy, edges)
     if system is not None:
         hamiltonians["true"] = rollout.true_hamiltonian(system)
     count = min(args.rollouts, len(trajectory.mass))
@@ -170,12 +170,14 @@ def discover(args):
         alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
     if kinetic is not None:
         checks["kinetic"] = verdict.judge_kinetic(keys[4], kinetic.velocity, test)
+    refitted = symbolic.refit(force, alone, training)
+    lap("refit")
     more = None
     if args.test_n is not None:
-        laws = (force.components, alone.components)
+        laws = (refitted.force, refitted.one_body)
         more = measure_more_bodies(args, keys[0], system, trained, *laws)
     edges = (np.asarray(dataset.senders), np.asarray(dataset.receivers))
-    rows, why_not = follow(args, system, trajectory, trained, law, kinetic, edges)
+    rows, why_not = follow(args, system, trajectory, trained, refitted, kinetic, edges)
     lap("follow")
 
     figures = {
@@ -202,7 +204,8 @@ def discover(args):
         seconds=seconds,
         one_body=alone,
         one_body_check=alone_check,
-        law_error=symbolic.law_error(force.components, alone.components, test),
+        law_on_test=symbolic.law_error(force.components, alone.components, test),
+        refit=report.refit_record(refitted, test),
         more_bodies=more,
         energies=report.energy_record(law, kinetic, checks, rows, why_not),
         system=args.data or (system.name if system else None),
@@ -221,6 +224,7 @@ def discover(args):
     if kinetic is not None and kinetic.energy is not None:
         print(f"kinetic energy of a body: {rounded(kinetic.energy)}")
     print_laws(force.components, alone.components)
+    print_refit(refitted)
     print_outcome(contents, folder)
     return contents
 

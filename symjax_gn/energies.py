@@ -26,6 +26,7 @@ from symjax_gn.messages import (
 from symjax_gn.models import FlatHGN
 from symjax_gn.regression import Regressor
 from symjax_gn.rollout import to_canonical
+from symjax_gn.symbolic import Refit
 from symjax_gn.systems import Body, System, pair_force
 from symjax_gn.train import Trained, predict
 
@@ -270,6 +271,14 @@ def distill_kinetic(
     (front,) = search_in_units(regressors, columns, units, along[:, None], rows=rows)
     law = select(front).expression
     return KineticLaw(law, integrate(law, "p"), front)
+
+
+def refitted_potential(refitted: Refit) -> Any:
+    """The potential of a refitted central law, softened as it is; None if not known."""
+    if refitted.scalar is None:
+        return None
+    found = integrate(refitted.scalar)
+    return None if found is None else found.xreplace({sympy.Symbol("r"): refitted.distance})
 
 
 def integrate(slope: sympy.Expr, variable: str = "r") -> Any:

@@ -18,6 +18,8 @@ from symjax_gn.distill import ForceLaw, OneBodyLaw
 from symjax_gn.energies import KineticLaw, PotentialLaw
 from symjax_gn.expressions import rounded
 from symjax_gn.fronts import Law
+from symjax_gn.graphs import Dataset
+from symjax_gn.symbolic import Refit, law_error
 from symjax_gn.verdict import Verdict
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
@@ -103,9 +105,10 @@ def make_report(
     seconds: Mapping[str, float],
     one_body: OneBodyLaw | None = None,
     one_body_check: Mapping[str, Any] | None = None,
-    law_error: tuple[float, float] | None = None,
+    law_on_test: tuple[float, float] | None = None,
     more_bodies: Mapping[str, Any] | None = None,
     gauge_law: sympy.Expr | None = None,
+    refit: Mapping[str, Any] | None = None,
     **run: Any,
 ) -> dict[str, Any]:
     """The contents of `report.json`.
@@ -118,10 +121,11 @@ def make_report(
         seconds: duration of each stage.
         one_body: what `distill_one_body` gave, or None.
         one_body_check: what `judge_one_body` said of it, or None.
-        law_error: what `symbolic.law_error` gave on the test graphs, or None.
+        law_on_test: what `symbolic.law_error` gave on the test graphs, or None.
         more_bodies: for graphs of another number of bodies, that number `n` and the
             errors `network` and `law` with `mean_abs_target`, or None.
         gauge_law: what `distill_gauge` gave, or None.
+        refit: what `refit_record` gave, or None.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
     targets = ["force towards the sender" if law.matrix is None else "force along M u"]
@@ -171,7 +175,8 @@ def make_report(
             "in the data's unit of acceleration",
             mean_abs_target=test_error[1],
         ),
-        law_error=None if law_error is None else law_error[0],
+        law_error=None if law_on_test is None else law_on_test[0],
+        refit=None if refit is None else dict(refit),
         more_bodies=None if more_bodies is None else dict(more_bodies),
         seconds=dict(seconds),
         versions=versions(),
@@ -210,6 +215,40 @@ def energy_record(
         rollouts=None if rollouts is None else [dict(row) for row in rollouts],
         no_rollouts=no_rollouts,
     )
+
+
+def refit_record(refitted: Refit, test: Dataset) -> dict[str, Any]:
+    """What a refit adds to `report.json`: the laws, and their error on test graphs.
+
+    Args:
+        refitted: what `symbolic.refit` gave.
+        test: graphs that played no part, user's units.
+    """
+    towards = refitted.towards
+    return dict(
+        towards=None if towards is None else expression_record(towards),
+        distance=str(refitted.distance),
+        components=[str(component) for component in refitted.force],
+        one_body=[str(component) for component in refitted.one_body],
+        error=refitted.error,
+        error_before=refitted.error_before,
+        law_error=law_error(refitted.force, refitted.one_body, test)[0],
+    )
+
+
+def _refit_lines(found):
+    if not found:
+        return []
+    lines = [
+        f"With constants fitted to accelerations: {found['law_error']:.4g}; the mean relative "
+        f"error of bodies in training goes from {found['error_before']:.3g} to "
+        f"{found['error']:.3g}.",
+        "",
+    ]
+    if found["towards"] is not None:
+        law = found["towards"]["latex"]
+        lines += ["The force towards the sender is then", "", f"$$ {law} $$", ""]
+    return lines
 
 
 def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
@@ -292,6 +331,7 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         ]
     if report.get("law_error") is not None:
         lines += [f"The distilled laws in its place: {report['law_error']:.4g}.", ""]
+    lines += _refit_lines(report.get("refit"))
     more = report.get("more_bodies")
     if more:
         lines += [

@@ -47,7 +47,7 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_pa
     read = json.loads((out / "report.json").read_text())
     fields = "system dim n strategy regressor seed recovered checks laws message_r2 test_error"
     assert set(fields.split()) | {"seconds", "versions"} <= set(read)
-    assert set(read["seconds"]) == {"simulate", "train", "regress", "report", "total"}
+    assert set(read["seconds"]) == {*("simulate", "train", "regress", "refit", "report", "total")}
     assert set(read["laws"][0]) >= {"latex", "sympy", "complexity", "mae", "score"}
     assert set(read["message_r2"]) >= {"force", "force_trimmed", "gauge", "gauge_name"}
     assert set(read["test_error"]) == {"value", "unit", "mean_abs_target"}
@@ -55,6 +55,8 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_pa
     assert set(read["more_bodies"]) == {"n", "network", "law", "mean_abs_target"}
     assert read["more_bodies"]["n"] == 5
     assert read["law_error"] > 0
+    assert read["refit"]["error"] <= read["refit"]["error_before"]
+    assert read["refit"]["law_error"] > 0
     said = capsys.readouterr().out
     assert ("not recovered" in said) == (not read["recovered"])
     for figure in ("trajectories", "training", "messages", "pareto_0"):
@@ -119,7 +121,9 @@ def test_energies_end_with_a_report(potential, tmp_path, capsys):
     assert potential.main([*options, "--out", str(out), *QUICK]) == 0
     read = json.loads((out / "report.json").read_text())
     assert read["strategy"] == "flathgn"
-    assert set(read["seconds"]) == {"simulate", "train", "regress", "follow", "report", "total"}
+    assert set(read["seconds"]) == {
+        *("simulate", "train", "regress", "refit", "follow", "report", "total")
+    }
     found = read["energies"]
     assert set(found["checks"]) == {"potential", "kinetic"}
     assert read["checks"]["potential"] == found["checks"]["potential"]

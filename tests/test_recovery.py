@@ -48,6 +48,7 @@ def fake(recovery, monkeypatch):
             strategy=strategy, seed=seed, options=options, recovered=True, n=4,
             laws=[dict(sympy="r")], message_r2=dict(force=0.5, gauge=0.9, influence=0.99),
             test_error=dict(value=0.4, mean_abs_target=40.0), law_error=0.8,
+            refit=dict(law_error=0.08),
         )  # fmt: skip
 
     monkeypatch.setattr(recovery, "run", cell)
@@ -70,7 +71,7 @@ def test_cells_are_saved_and_not_repeated(recovery, fake, monkeypatch, tmp_path,
     assert "| string | 2/2 |" in text
     assert "| least R^2 of forces | 0.9900 (spring-2) |" in text
     # 0.4 over 4 nodes, of 10; the law twice that; the paper 0.046.
-    assert "| spring-2 | 0.1 = 1.00%, law 0.2 [0.046; 2.17] |" in text
+    assert "| spring-2 | 0.1 = 1.00%, law 0.2, refitted 0.02 [0.046; 2.17] |" in text
 
 
 def test_rows_of_other_files_and_of_options(recovery, fake, monkeypatch, tmp_path, capsys):

@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.graphs import make_dataset
+from symjax_gn.distill import ForceLaw, OneBodyLaw
+from symjax_gn.energies import refitted_potential
+from symjax_gn.graphs import make_dataset, take
 from symjax_gn.simulate import simulate
-from symjax_gn.symbolic import law_accelerations, law_error
+from symjax_gn.symbolic import law_accelerations, law_error, refit
 from symjax_gn.systems import SYSTEMS
 
 NAMES = "dx dy r m_i m_j vx_i vy_i"
@@ -35,3 +37,73 @@ def test_a_law_that_is_not_finite_has_infinite_error():
     run = simulate(jax.random.key(0), SYSTEMS["spring"], num_simulations=3, num_outputs=3)
     law = [sympy.log(-R), sympy.log(-R)]
     assert law_error(law, [sympy.Integer(0)] * 2, make_dataset(run))[0] == np.inf
+
+
+NOTHING = (sympy.Integer(0),) * 2
+
+
+def picked(force, one_body=NOTHING, scalar=None):
+    """Laws as a regression leaves them."""
+    if scalar is not None:
+        force = [scalar * x / R for x in (DX, DY)]
+    form = "components" if scalar is None else "central"
+    law = ForceLaw(form, 0.0, None, tuple(force), scalar, (), (), 0, "")
+    return law, OneBodyLaw("none", 0.0, tuple(one_body), (), ())
+
+
+@pytest.fixture(scope="module")
+def damped():
+    run = simulate(jax.random.key(0), SYSTEMS["damped"], num_simulations=20, num_outputs=20)
+    return make_dataset(run)
+
+
+def test_a_refit_finds_the_constants_of_all_laws(damped):
+    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
+    scalar = sympy.Float(1.9) * R - sympy.Float(1.7)
+    for laws in (picked((), drag, scalar), picked(picked((), drag, scalar)[0].components, drag)):
+        found = refit(*laws, damped)
+        assert found.error < 1e-4 < found.error_before
+        assert found.distance == R
+        at = {DX: 3.0, DY: 0.0, R: 3.0, VX: 0.0, VY: 2.0}
+        # The simulator's accelerations are float32.
+        assert float(found.force[0].subs(at)) == pytest.approx(2 * 2.01, rel=1e-4)
+        assert float(found.one_body[1].subs(at)) == pytest.approx(-2.0, rel=1e-4)
+        assert (found.scalar is None) == (found.towards is None) == (laws[0].scalar is None)
+
+
+def test_a_refit_finds_the_softening_that_close_encounters_show():
+    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=20)
+    dataset = make_dataset(run)
+    found = refit(*picked((), scalar=MI * MJ / R), dataset)
+    # The system adds 0.01 to the distance; its accelerations are float32.
+    assert float(found.distance.subs(R, 0)) == pytest.approx(0.01, rel=1e-3)
+    assert found.distance.is_Add
+    assert found.scalar == MI * MJ / R
+    before, _ = law_error([MI * MJ * x / R**2 for x in (DX, DY)], NOTHING, dataset)
+    assert law_error(found.force, found.one_body, dataset)[0] < 1e-4 * before
+    potential = refitted_potential(found)
+    for r in (0.02, 2.0):
+        at = {R: r, MI: 1.5, MJ: 0.7}
+        slope = float(sympy.diff(potential, R).subs(at))
+        assert slope == pytest.approx(float(found.towards.subs(at)), rel=1e-6)
+    # Plummer's softening is told from this one.
+    c = 0.05
+    force = np.zeros_like(dataset.acceleration)
+    plummer = [MI * MJ * x / (R**2 + c**2) for x in (DX, DY)]
+    force = law_accelerations(plummer, NOTHING, dataset)
+    found = refit(*picked((), scalar=MI * MJ / R), dataset._replace(acceleration=force))
+    assert float(found.distance.subs(R, 0)) == pytest.approx(c, rel=1e-3)
+    assert not found.distance.is_Add
+    assert sympy.simplify(found.force[0] / plummer[0]).subs({R: 2.0}) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_refit_leaves_alone_what_it_cannot_better(damped):
+    exact = picked((), [-VX, -VY], 2 * (R - sympy.Rational(99, 100)))
+    found = refit(*exact, damped)
+    assert found.distance == R
+    assert found.force == exact[0].components
+    assert found.error == found.error_before < 1e-4
+    assert sympy.expand(refitted_potential(found)) == R**2 - sympy.Rational(99, 50) * R
+    wrong = picked((), [-VX, -VY], sympy.Float(2.0) * R + sympy.log(-R))
+    assert refit(*wrong, damped).error == np.inf
+    assert refitted_potential(refit(*picked([DX, DY]), take(damped, np.arange(5)))) is None
