@@ -163,7 +163,8 @@ def _error_text(case, strategy, cell):
     size = cell_median(cell, "test_error", "mean_abs_target") / bodies
     law = cell_median(cell, "law_error") / bodies
     fitted = cell_median(cell, "refit", "law_error") / bodies
-    text = f"{error:.3g} = {error / size:.2%}, law {law:.3g}, refitted {fitted:.1g}"
+    text = f"{error:.3g} = {error / size:.2%}, law {law:.3g}"
+    text += f", refitted {fitted:.1g}" if fitted == fitted else ""
     theirs = _published(PUBLISHED_LOSS, case, strategy)
     return text if theirs is None else f"{text} [{theirs}; {error / theirs:.2f}]"
 
