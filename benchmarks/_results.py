@@ -38,9 +38,10 @@ def open_out(path):
 
 
 def save(path, rows):
-    """Write the rows and the circumstances to a JSON file, if a path is given."""
+    """Write the circumstances and the rows, one to a line, to a JSON file if a path is given."""
     if path:
-        write_text(Path(path), json.dumps(dict(meta=meta(), rows=rows), indent=1) + "\n")
+        lines = ",\n".join(map(json.dumps, rows))
+        write_text(Path(path), f'{{"meta": {json.dumps(meta())}, "rows": [\n{lines}\n]}}\n')
 
 
 def load_rows(out, merge):
