@@ -20,6 +20,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -63,6 +64,7 @@ PUBLISHED_LOSS = {
     "spring-2": (0.047, 0.046, 0.045, 1.659, 0.016),
     "spring-3": (0.111, 0.110, 0.090, 3.797, 0.010),
 }
+DRIFTS = ("own_drift", "true_drift")
 COLUMNS = ("standard", "bottleneck", "l1", "kl", "flathgn")
 
 
@@ -191,7 +193,9 @@ def print_rollouts(rows):
     kept = []
     for row in rows:
         for found in (row.get("energies") or {}).get("rollouts") or ():
-            kept.append(found | dict(case=_case(row)))
+            # JSON has no infinity: null stands for it.
+            drifts = {k: math.inf if found[k] is None else found[k] for k in DRIFTS}
+            kept.append(found | drifts | dict(case=_case(row)))
     if not kept:
         return
     print(

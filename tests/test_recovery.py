@@ -133,6 +133,11 @@ def test_the_table_of_rollouts(recovery, capsys):
         kept = [found | dict(hamiltonian=name, paths=8) for name in ("network", "true")]
         return dict(system="r1", dim=2, energies=dict(rollouts=kept))
 
+    lost = row(0.1, 8)
+    for found in lost["energies"]["rollouts"]:
+        found |= dict(own_drift=None, true_drift=None)
+    recovery.print_rollouts([lost, lost, row(0.1, 0)])
+    assert "| inf, inf (16/24) |" in capsys.readouterr().out
     recovery.print_rollouts([row(0.1, 0), row(0.3, 1), row(0.2, 2)])
     cell = "2.0e-01, 4.0e-01 (3/24)"
     assert f"| r1-2 | adaptive | {cell} | nan, nan | {cell} |" in capsys.readouterr().out
