@@ -204,7 +204,7 @@ def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
         if isinstance(node, _SMOOTH) and node.free_symbols:
             # A search that lacks a product may make one of exp(c x) - 1 with a small c.
             line = expression.xreplace({node: _first_order(node)})
-            found.append(sympy.factor_terms(sympy.expand(line)))
+            found.append(sympy.factor_terms(sympy.expand_mul(line)))
     whole = {
         value: sympy.Integer(round(value))
         for value in constants(expression)

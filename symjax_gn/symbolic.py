@@ -165,7 +165,7 @@ def _fit_constants(force, one_body, bodies, target, weight) -> Any:
 
 
 class _Functions:
-    """Laws as one NumPy function of feature columns and the values of some constants."""
+    """Laws as one function of feature columns and some constants, in float64 (JAX has float32)."""
 
     def __init__(self, laws: Sequence[sympy.Expr], old: Sequence[sympy.Float]):
         slots = sympy.symbols(f"_c:{len(old)}")

@@ -9,6 +9,7 @@ from symjax_gn import report
 from symjax_gn.distill import ForceLaw
 from symjax_gn.energies import KineticLaw, PotentialLaw
 from symjax_gn.fronts import Law, ParetoFront
+from symjax_gn.markdown import report_markdown
 
 R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
 
@@ -55,7 +56,7 @@ def test_files(tmp_path):
 
 @pytest.mark.parametrize(("recovered", "words"), [(True, "**Recovered**"), (False, "**Not rec")])
 def test_the_outcome_is_said(recovered, words):
-    assert words in report.report_markdown(contents(recovered), {})
+    assert words in report_markdown(contents(recovered), {})
 
 
 @pytest.mark.parametrize(
@@ -68,14 +69,12 @@ def test_the_outcome_is_said(recovered, words):
     ],
 )
 def test_the_form_is_said(form, words):
-    assert words in report.report_markdown(contents(form=form), {})
+    assert words in report_markdown(contents(form=form), {})
 
 
 def test_the_number_of_components_is_said():
     for told, words in ((True, "as told"), (False, "without being told the dimension")):
-        text = report.report_markdown(
-            contents(message_components=dict(used=2, of=100, told=told)), {}
-        )
+        text = report_markdown(contents(message_components=dict(used=2, of=100, told=told)), {})
         assert "in use: 2 of 100, " in text
         assert words in text
 
@@ -100,7 +99,7 @@ def test_energies_are_said():
             rollouts,
             "because",
         )
-        text = report.report_markdown(contents(energies=found, drag_without_dissipation=True), {})
+        text = report_markdown(contents(energies=found, drag_without_dissipation=True), {})
         assert "which no Hamiltonian holds; --dissipative adds what does" in text
         for word in [*words, "momentum p:", "Check of the potential: median error 0.01"]:
             assert word in text
