@@ -1,6 +1,7 @@
 """What every benchmark writes: `{"meta": ..., "rows": [...]}`, in one stroke."""
 
 import datetime
+import functools
 import json
 import os
 import platform
@@ -11,20 +12,25 @@ from pathlib import Path
 from symjax_gn.report import open_folder, versions, write_text
 
 
-def meta():
-    """The command, commit, device, versions and date of a run."""
-    import jax
-
-    commit = subprocess.run(
+@functools.cache
+def commit():
+    """The commit when first asked: what comes later is not what was imported."""
+    return subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent,
     ).stdout.strip()
+
+
+def meta():
+    """The command, commit, device, versions and date of a run."""
+    import jax
+
     device = jax.devices()[0]
     return dict(
         command=" ".join(["python", *map(os.path.relpath, sys.argv[:1]), *sys.argv[1:]]),
-        commit=commit,
+        commit=commit(),
         device=f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
         versions=versions(),
         date=datetime.date.today().isoformat(),
@@ -33,6 +39,7 @@ def meta():
 
 def open_out(path):
     """Make the folder of an output file, or fail before anything runs."""
+    commit()
     if path:
         open_folder(Path(path).parent)
 
@@ -45,9 +52,14 @@ def save(path, rows):
 
 
 def load_rows(out, merge):
-    """Rows of the output file, if there is one yet, and of others; of equal names the first."""
+    """Rows of the output file, if there is one yet, and of others; of equal ones the first.
+
+    Rows are equal if their names and budgets are. Those that ended with an error are left
+    out, to be tried again.
+    """
     rows = {}
     for path in [*([out] if out and Path(out).exists() else []), *merge]:
         for row in json.loads(Path(path).read_text())["rows"]:
-            rows.setdefault(row["name"], row)
+            if "error" not in row:
+                rows.setdefault((row["name"], row.get("budget")), row)
     return list(rows.values())

@@ -186,7 +186,7 @@ def main():
             print(f"| {name} | {1e3 * value:.2f} | {value / unit:.2f} |", flush=True)
             row = dict(name=f"{name}, {batch} graphs, {args.dim}D", value=value, unit="s")
             rows.append(row | dict(rival=unit, ratio=value / unit))
-    save(args.out, rows)
+        save(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@
 Each cell (system, dimension, strategy, seed) is one call of the main job,
 `examples/discover_force.py`, in this process, or for the strategy "flathgn" of
 `examples/discover_potential.py`, with a Rayleigh function (`--dissipative`) where the system
-has drag; its report is the cell's row. Saves after
-each cell; a cell that is already in the output file is not repeated. Then prints the
-paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the
-published figures, and how well Hamiltonians keep their energies. Options of the main job
-after `--options` make rows of their own.
+has drag; its report is the cell's row. Saves after each cell; a cell that is already in the
+output file is not repeated, unless it ended with an error. Then prints the paper's tables 1
+(R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the published figures,
+and how well Hamiltonians keep their energies. Options of the main job after `--options` make
+rows of their own.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import time
 import warnings
 from pathlib import Path
 
-from _results import load_rows, meta, open_out, save
+from _results import commit, load_rows, open_out, save
 
 from symjax_gn.simulate import SimulationWarning
 from symjax_gn.systems import SYSTEMS, check_choice
@@ -93,7 +93,7 @@ def make_arguments(system, dim, strategy, seed, budget, options):
 def run(system, dim, strategy, seed, budget, options):
     """One row: the report of one cell, or the error that ended it."""
     name = cell_name(system, dim, strategy, seed, options)
-    row = dict(name=name, value=None, unit="s", budget=budget, commit=meta()["commit"])
+    row = dict(name=name, value=None, unit="s", budget=budget, commit=commit())
     row |= dict(system=system, dim=dim, strategy=strategy, seed=seed, recovered=False)
     row |= dict(options=options)
     start = time.perf_counter()
@@ -101,7 +101,12 @@ def run(system, dim, strategy, seed, budget, options):
         job, arguments = make_arguments(system, dim, strategy, seed, budget, options)
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            code = job.main([*arguments, "--out", folder])
+            try:
+                code = job.main([*arguments, "--out", folder])
+            except Exception as error:
+                # One cell must not end the others; the row says what happened.
+                code = 1
+                print(f"{type(error).__name__}: {error}")
         if code:
             row |= dict(error=said.getvalue().strip().splitlines()[-1])
         else:
@@ -217,15 +222,19 @@ def print_rollouts(rows):
 
 def print_summary(rows):
     """The ten lines of the README: recovered of seeds, 2D then 3D, and the worst figures."""
+    rows = [row for row in rows if not row.get("options")]
     strategies = [s for s in STRATEGIES if any(row["strategy"] == s for row in rows)]
     print(f"\nLaws recovered of seeds run, 2D and 3D\n\n| law | {' | '.join(strategies)} |")
     print("|---" * (len(strategies) + 1) + "|")
     for system in dict.fromkeys(row["system"] for row in rows):
         texts = []
         for strategy in strategies:
-            cells = [_cell(rows, f"{system}-{dim}", strategy) for dim in (2, 3)]
-            counts = [f"{sum(bool(r['recovered']) for r in c)}/{len(c)}" for c in cells if c]
-            texts.append(", ".join(counts))
+            dims = sorted({row["dim"] for row in rows if row["system"] == system})
+            cells = [_cell(rows, f"{system}-{dim}", strategy) for dim in dims]
+            counts = [
+                f"{sum(bool(r['recovered']) for r in c)}/{len(c)}" if c else "–" for c in cells
+            ]
+            texts.append(", ".join(counts) if any(cells) else "")
         print(f"| {system} | {' | '.join(texts)} |")
     for title, least, value in (
         ("least R^2 of forces", True, _r2),
@@ -269,19 +278,29 @@ def main():
     open_out(args.out)
     warnings.simplefilter("ignore", SimulationWarning)
     rows = load_rows(args.out, args.merge)
-    save(args.out, rows)
-    for seed in args.seeds:
-        for system in args.systems:
-            for dim in [d for d in args.dims if d in SYSTEMS[system].dims]:
-                for strategy in args.strategies:
-                    name = cell_name(system, dim, strategy, seed, args.options)
-                    if any(r["name"] == name and r["budget"] == args.budget for r in rows):
-                        continue
-                    row = run(system, dim, strategy, seed, args.budget, args.options)
-                    rows.append(row)
-                    save(args.out, rows)
-                    law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
-                    print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
+    cells = [
+        (system, dim, strategy, seed)
+        for seed in args.seeds
+        for system in args.systems
+        for dim in args.dims
+        if dim in SYSTEMS[system].dims
+        for strategy in args.strategies
+    ]
+    for cell in cells:
+        # A wrong option ends the whole before anything runs.
+        job, arguments = make_arguments(*cell, args.budget, args.options)
+        job.parse(arguments)
+    if args.merge:
+        save(args.out, rows)
+    for cell in cells:
+        name = cell_name(*cell, args.options)
+        if any(r["name"] == name and r["budget"] == args.budget for r in rows):
+            continue
+        row = run(*cell, args.budget, args.options)
+        rows.append(row)
+        save(args.out, rows)
+        law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
+        print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
     rows = [row for row in rows if row["budget"] == args.budget]
     print_tables(rows)
     print_rollouts(rows)

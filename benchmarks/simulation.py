@@ -102,8 +102,8 @@ def main():
                 dict(name=f"{name} {solver}", value=median, unit="share", largest=largest)
                 | dict(failed=failed)
             )
+            save(args.out, rows)
             print(f"| {name} | {solver} | {median:.1e} | {largest:.1e} | {failed} |", flush=True)
-    save(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main():
         check_choice("variant", variant, VARIANTS)
     open_out(args.out)
     warnings.simplefilter("ignore", SimulationWarning)
-    rows = load_rows(args.out, args.merge)
+    rows = [row for row in load_rows(args.out, args.merge) if "variant" in row]
     for seed in args.seeds:
         for variant in args.variants:
             for system in args.systems:

@@ -65,6 +65,13 @@ def make_parser(description):
         "--every", type=int, default=5, help="system's time steps between two outputs"
     )
     data.add_argument("--solver", default="adaptive", help=" or ".join(SOLVERS))
+    data.add_argument(
+        "--external-field",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether a body may feel a field that depends on its position (default: as the "
+        "system has one; for --data, no)",
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
     training.add_argument("--optimizer", default="muon", help=" or ".join(train.OPTIMIZERS))
@@ -139,6 +146,13 @@ def regressors(args):
     return [regression.make_regressor(args.regressor, seed=seed, **options) for seed in seeds]
 
 
+def may_feel_field(args, system):
+    """Whether bodies may feel a field that depends on their position."""
+    if args.external_field is not None:
+        return args.external_field
+    return system is not None and system.one_body_potential is not None
+
+
 def make_network(args, dim, system):
     """The graph network that the options ask for."""
     return train.make_model(
@@ -148,7 +162,7 @@ def make_network(args, dim, system):
         depth=args.depth,
         node=args.node,
         pair=args.pair,
-        external_field=system is not None and system.one_body_potential is not None,
+        external_field=may_feel_field(args, system),
         **NETWORKS[args.network],
     )
 
@@ -185,10 +199,12 @@ def check_options(args):
     check_choice("loss", args.loss, LOSSES)
     check_choice("optimizer", args.optimizer, train.OPTIMIZERS)
     check_choice("kind of errors", args.errors, ("relative", "absolute"))
+    check_at_least("--seed", args.seed, 0)
     if args.test_n is not None:
         check_at_least("--test-n", args.test_n, 2)
-        if args.data:
-            raise ValueError("--test-n needs a --system to simulate.")
+    for name in ("n", "test_n"):
+        if args.data and getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} needs a --system to simulate.")
     for name, least in COUNTS.items():
         check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
 
@@ -211,18 +227,33 @@ def get_data(args, key, system, trajectory):
     return trajectory, graphs.make_dataset(trajectory)
 
 
-def measure_more_bodies(args, key, system, trained, force, one_body):
-    """Errors of the network and of the laws on graphs of another number of bodies."""
-    _, other = make_data(args, jax.random.fold_in(key, 1), system, args.test_n, 100)
+def get_more_bodies(args, key, system):
+    """Graphs of another number of bodies, if they were asked for."""
+    if args.test_n is None:
+        return None
+    return make_data(args, jax.random.fold_in(key, 1), system, args.test_n, 100)[1]
+
+
+def measure_more_bodies(other, trained, refitted):
+    """Errors of the network and of the refitted laws on graphs of another number of bodies."""
+    if other is None:
+        return None
     network, size = train.held_out_error(trained, other)
-    law, _ = symbolic.law_error(force, one_body, other)
-    return dict(n=args.test_n, network=network, law=law, mean_abs_target=size)
+    law, _ = symbolic.law_error(refitted.force, refitted.one_body, other)
+    count = other.nodes.mass.shape[1]
+    return dict(n=count, network=network, law=law, mean_abs_target=size)
 
 
-def print_laws(force, one_body):
-    """The laws along each axis."""
-    for axis, component in zip("xyz", force, strict=False):
-        print(f"force on i from j, {axis}: {rounded(component)}")
+def arguments(args):
+    """The options of a run, for the report."""
+    return {name: value for name, value in vars(args).items() if name != "out"}
+
+
+def print_laws(force, one_body, gauge="influence"):
+    """The laws along each axis, or those of raw messages."""
+    for k, component in enumerate(force):
+        what = f"force on i from j, {'xyz'[k]}" if gauge == "influence" else f"message {k}"
+        print(f"{what}: {rounded(component)}")
     if any(component != 0 for component in one_body):
         for axis, component in zip("xyz", one_body, strict=False):
             print(f"force on i alone, {axis}: {rounded(component)}")
@@ -264,6 +295,10 @@ def discover(args):
     check_choice("node function", args.node, NODES)
     check_choice("pair function", args.pair, PAIRS)
     distill.check_form(args.gauge, args.form)
+    if args.strategy == "pruning" and args.prune is False:
+        raise ValueError('Without pruning the strategy is "standard".')
+    if args.penalty is not None and args.strategy not in ("l1", "kl"):
+        raise ValueError(f'--penalty is of "l1" and "kl", not of "{args.strategy}".')
     check_options(args)
     if args.test_n is not None and args.gauge == "messages":
         raise ValueError("--test-n needs --gauge influence.")
@@ -276,6 +311,7 @@ def discover(args):
     model = make_network(args, dim, system)
     trajectory, dataset = get_data(args, keys[0], system, trajectory)
     training, validation, test = graphs.split(keys[1], dataset)
+    other = get_more_bodies(args, keys[0], system)
     lap("simulate")
 
     trained = train.fit(
@@ -290,6 +326,7 @@ def discover(args):
     test_error = train.held_out_error(trained, test)
     lap("train")
 
+    print("looking for laws")
     table = messages.record_messages(keys[3], trained, training, system=system)
     law = distill.distill(
         table,
@@ -313,7 +350,7 @@ def discover(args):
         refitted = symbolic.refit(law, alone, training)
     lap("refit")
 
-    r2 = judged = alone_check = more = None
+    r2 = judged = alone_check = None
     if system is not None:
         r2 = messages.message_r2(table)
         judged = verdict.judge(
@@ -325,9 +362,6 @@ def discover(args):
             num_components=len(table.components),
         )
         alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
-        if args.test_n is not None:
-            laws = (refitted.force, refitted.one_body)
-            more = measure_more_bodies(args, keys[0], system, trained, *laws)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, dim)),
@@ -352,7 +386,7 @@ def discover(args):
         one_body_check=alone_check,
         law_on_test=on_test,
         refit=refitted and report.refit_record(refitted, test),
-        more_bodies=more,
+        more_bodies=measure_more_bodies(other, trained, refitted),
         gauge_law=gauge_law,
         system=args.data or (system.name if system else None),
         dim=dim,
@@ -360,6 +394,7 @@ def discover(args):
         strategy=args.strategy,
         regressor=args.regressor,
         seed=args.seed,
+        arguments=arguments(args),
         derived=list(trajectory.derived),
         failed_simulations=trajectory.failed,
         message_components=dict(
@@ -369,7 +404,7 @@ def discover(args):
         ),
     )
     report.write_report(folder, contents, titles)
-    print_laws(law.components, alone.components)
+    print_laws(law.components, alone.components, args.gauge)
     print_refit(refitted)
     print_outcome(contents, folder)
     return contents

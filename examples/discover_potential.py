@@ -14,11 +14,14 @@ import sys
 import jax
 import numpy as np
 from discover_force import (
+    arguments,
     check_options,
     get_data,
+    get_more_bodies,
     get_source,
     guarded,
     make_parser,
+    may_feel_field,
     measure_more_bodies,
     print_laws,
     print_outcome,
@@ -63,10 +66,16 @@ def parse(argv):
         "--penalty", type=float, default=None, help="weight of the penalty on energies"
     )
     network.add_argument(
-        "--rollouts", type=int, default=8, help="paths to follow with each Hamiltonian; 0 for none"
+        "--rollouts", type=int, default=32, help="paths to follow with each Hamiltonian; 0 for none"
     )
     network.add_argument(
         "--rollout-length", type=int, default=10, help="length of paths, in that of training"
+    )
+    network.add_argument(
+        "--rollout-substeps",
+        type=int,
+        default=2,
+        help="steps of the midpoint rule in each of the system's time steps",
     )
     return parser.parse_args(argv)
 
@@ -81,6 +90,8 @@ def follow(args, system, trajectory, trained, refitted, kinetic, edges):
         return None, "the energy in an outer field is not distilled"
     if kinetic is None or kinetic.energy is None:
         return None, "there is no kinetic energy"
+    if len(trajectory.time) < 2:
+        return None, "the data hold one moment of each simulation"
     hamiltonians = {"network": rollout.trained_hamiltonian(trained, edges)}
     potential = energies.refitted_potential(refitted)
     if potential is not None:
@@ -101,7 +112,7 @@ def follow(args, system, trajectory, trained, refitted, kinetic, edges):
         bodies,
         time,
         true="true" if system is not None else None,
-        substeps=args.every,
+        substeps=args.rollout_substeps * args.every,
     ), None
 
 
@@ -111,6 +122,7 @@ def discover(args):
     distill.check_form("influence", args.form)
     check_at_least("--rollouts", args.rollouts, 0)
     check_at_least("--rollout-length", args.rollout_length, 1)
+    check_at_least("--rollout-substeps", args.rollout_substeps, 1)
     engines = regressors(args)
     folder = report.open_folder(args.out)
     keys = jax.random.split(jax.random.key(args.seed), 5)
@@ -124,10 +136,11 @@ def discover(args):
         depth=args.depth,
         dissipative=args.dissipative,
         kinetic=args.kinetic,
-        external_field=system is not None and system.one_body_potential is not None,
+        external_field=may_feel_field(args, system),
     )
     trajectory, dataset = get_data(args, keys[0], system, trajectory)
     training, validation, test = graphs.split(keys[1], dataset)
+    other = get_more_bodies(args, keys[0], system)
     lap("simulate")
 
     trained = train.fit(
@@ -141,6 +154,7 @@ def discover(args):
     test_error = train.held_out_error(trained, test)
     lap("train")
 
+    print("looking for laws")
     table = energies.record_energies(keys[3], trained, training, system=system)
     law = energies.distill_potential(
         table,
@@ -172,10 +186,6 @@ def discover(args):
         checks["kinetic"] = verdict.judge_kinetic(keys[4], kinetic.velocity, test)
     refitted = symbolic.refit(force, alone, training)
     lap("refit")
-    more = None
-    if args.test_n is not None:
-        laws = (refitted.force, refitted.one_body)
-        more = measure_more_bodies(args, keys[0], system, trained, *laws)
     edges = (np.asarray(dataset.senders), np.asarray(dataset.receivers))
     rows, why_not = follow(args, system, trajectory, trained, refitted, kinetic, edges)
     lap("follow")
@@ -206,7 +216,7 @@ def discover(args):
         one_body_check=alone_check,
         law_on_test=symbolic.law_error(force.components, alone.components, test),
         refit=report.refit_record(refitted, test),
-        more_bodies=more,
+        more_bodies=measure_more_bodies(other, trained, refitted),
         energies=report.energy_record(law, kinetic, checks, rows, why_not),
         system=args.data or (system.name if system else None),
         dim=dim,
@@ -214,6 +224,7 @@ def discover(args):
         strategy="flathgn",
         regressor=args.regressor,
         seed=args.seed,
+        arguments=arguments(args),
         derived=list(trajectory.derived),
         failed_simulations=trajectory.failed,
         drag_without_dissipation=bool(system and system.drag and not args.dissipative),

@@ -83,6 +83,8 @@ def direction_matrix(table: MessageTable) -> Float[np.ndarray, "dim dim"]:
     force = table.influence / (size + 0.1 * typical_size(size))[:, None]
     unit = _directions(table, None)
     dim = unit.shape[1]
+    if dim == 1:
+        return np.eye(1)
     rows = []
     for k in range(dim):
         for m in range(k):
@@ -265,7 +267,9 @@ def distill_one_body(
         fronts = search_in_units(regressors, columns, scales, along[:, None], **options)
         selected = (select(fronts[0]),)
         root = sympy.sqrt(sum(sympy.Symbol(name) ** 2 for name in speeds))
-        law = (selected[0].expression / sympy.Symbol("v")).subs(sympy.Symbol("v"), root)
+        # Term by term, for v / v is 1 also for a body at rest.
+        law = sympy.expand_mul(selected[0].expression / sympy.Symbol("v"))
+        law = law.subs(sympy.Symbol("v"), root)
         components = tuple(law * sympy.Symbol(name) for name in speeds)
         return OneBodyLaw("along velocity", share, components, selected, fronts)
     columns = {name: table.features[name] for name in speeds} | columns
@@ -281,13 +285,15 @@ def distill_gauge(table: MessageTable, regressor: Regressor) -> sympy.Expr:
     """The size of a receiver's messages per unit of force, as a law of its mass and charge.
 
     This is g(v_i) of m_ij = g(v_i) A f_ij + b(v_i), up to a constant factor: 1 where
-    messages are forces, 1 / m_i where they are accelerations, else what training left.
+    messages are forces, 1 / m_i where they are accelerations, else what training left. It is
+    1 too where all masses and charges are alike.
     """
     size = table.message_scale
-    if np.std(np.log(size)) < 0.02:
-        return sympy.Integer(1)
-    columns = {name: table.features[name] for name in ("m_i", "q_i")}
     rows = np.arange(len(size))[:1000]
+    columns = {name: table.features[name] for name in ("m_i", "q_i")}
+    columns = {name: column for name, column in columns.items() if np.ptp(column[rows]) > 0}
+    if not columns or np.std(np.log(size)) < 0.02:
+        return sympy.Integer(1)
     (front,) = search_in_units([regressor], columns, table.scales, size[:, None], rows=rows)
     return select(front).expression
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sympy.integrals.manualintegrate import manualintegrate
 
 from symjax_gn.distill import ForceLaw, distill, search_in_units
-from symjax_gn.expressions import to_numpy
+from symjax_gn.expressions import evaluate, unknown_functions
 from symjax_gn.fronts import ParetoFront, select
 from symjax_gn.graphs import Dataset, normalise, take
 from symjax_gn.messages import (
@@ -77,9 +77,7 @@ def record_energies(
     data = normalise(dataset, scales)
     graph, edge = sample_pairs(key, dataset, num_edges)
     receiver, sender = pair_bodies(dataset, graph, edge)
-    features = {
-        name: np.asarray(x, np.float64) for name, x in pair_features(receiver, sender).items()
-    }
+    features = pair_features(receiver, sender)
     middle = float(np.median(features["r"]))
 
     def one(pair):
@@ -229,17 +227,18 @@ def distill_potential(
     rows = np.flatnonzero((r >= np.quantile(r, 0.01)) & (r <= np.quantile(r, 0.99)))
 
     def values(law, **changed):
-        return to_numpy(law, list(columns))(np.stack(list((columns | changed).values()), axis=-1))
+        return evaluate(law, columns | changed)
 
     energy = table.forces.messages[:, 0]
     middle = np.full(len(r), np.median(r))
     rest = energy - table.change - values(potential, r=middle)
     additive: sympy.Expr = sympy.Float(float(np.mean(rest[rows])))
-    if np.std(rest[rows]) > 0.01 * np.std(energy[rows]):
-        names = [name for name in ("m_i", "m_j", "q_i", "q_j") if np.ptp(columns[name]) > 0]
+    names = ("m_i", "m_j", "q_i", "q_j", "p_i", "p_j")
+    names = [name for name in names if np.ptp(columns[name][rows]) > 0]
+    if names and np.std(rest[rows]) > 0.01 * np.std(energy[rows]):
         found = search_in_units(
             regressors[:2],
-            {name: columns[name] for name in (*names, "p_i", "p_j")},
+            {name: columns[name] for name in names},
             units,
             rest[:, None],
             rows=rows[:1000],
@@ -282,13 +281,28 @@ def refitted_potential(refitted: Refit) -> Any:
 
 
 def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
-    """The integral of a law by a positive variable, without constant; None if not known."""
-    positive = sympy.Symbol(variable, positive=True)
-    plain = sympy.Symbol(variable)
-    found: Any = manualintegrate(sympy.expand(slope.xreplace({plain: positive})), positive)
-    if found.has(sympy.Integral, sympy.zoo, sympy.nan):
+    """The integral of a law by a positive variable, without constant; None if not known.
+
+    Nor is it known if it needs functions that `expressions.to_jax` has not.
+    """
+    names = {symbol: str(symbol) for symbol in slope.free_symbols | {sympy.Symbol(variable)}}
+    signed = {
+        symbol: sympy.Symbol(name, positive=True)
+        for symbol, name in names.items()
+        if name == variable or name.startswith("m_")
+    }
+    by = signed[sympy.Symbol(variable)]
+    found: Any = manualintegrate(sympy.expand(slope.xreplace(signed)), by)
+    if found.has(sympy.expint):
+        # Integrals of exp(-r) / r^n all become that of exp(-r) / r, of which they may have none.
+        found = sympy.expand_func(found).replace(
+            lambda node: isinstance(node, sympy.expint) and node.args[0] == 1,
+            lambda node: -sympy.Ei(-node.args[1]),
+        )
+        found = sympy.expand(found)
+    if found.has(sympy.Integral, sympy.zoo, sympy.nan) or unknown_functions(found):
         return None
-    return sympy.factor_terms(found.xreplace({positive: plain}))
+    return sympy.factor_terms(found.xreplace({new: old for old, new in signed.items()}))
 
 
 def _momentum(features, end):

@@ -1,12 +1,14 @@
 """SymPy expressions and JAX functions: conversion both ways, complexity, equivalence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import sympy
+from jax.scipy import special
 from jaxtyping import Array, Float
+from scipy.optimize import least_squares
 
 from symjax_gn.systems import AnyArray
 
@@ -27,8 +29,10 @@ _FUNCTIONS = {
     sympy.floor: jnp.floor,
     sympy.ceiling: jnp.ceil,
     sympy.Heaviside: jnp.heaviside,
+    # What the integrals of exp(-r) / r and exp(-r^2) are written with.
+    sympy.Ei: special.expi,
+    sympy.erf: special.erf,
 }
-
 
 _INEQUALITIES = (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
 
@@ -129,24 +133,21 @@ def to_jax(
     Raises:
         ValueError: the expression has other variables or a function that is not known.
     """
-    unknown = sorted(str(s) for s in expression.free_symbols if str(s) not in names)
-    if unknown:
-        raise ValueError(f"The expression has the variables {unknown}, not among {list(names)}.")
+    _check_variables(expression, names)
     values = constants(expression)
     index = {value: k for k, value in enumerate(values)}
-    for node in sympy.preorder_traversal(expression):
-        known = node.is_Atom or node.is_Add or node.is_Mul or node.is_Pow
-        if not known and node.func not in _FUNCTIONS:
-            raise ValueError(f"{node.func.__name__} in {expression} has no JAX counterpart.")
+    unknown = unknown_functions(expression)
+    if unknown:
+        raise ValueError(f"{unknown[0]} in {expression} has no JAX counterpart.")
 
-    def evaluate(node, parameters, features):
+    def value_of(node, parameters, features):
         if isinstance(node, sympy.Float):
             return parameters[index[node]]
         if node.is_Symbol:
             return features[..., names.index(str(node))]
         if node.is_Atom:
             return float(node)
-        arguments = [evaluate(argument, parameters, features) for argument in node.args]
+        arguments = [value_of(argument, parameters, features) for argument in node.args]
         if node.is_Add:
             return sum(arguments[1:], arguments[0])
         if node.is_Mul:
@@ -164,10 +165,26 @@ def to_jax(
         return _FUNCTIONS[node.func](*arguments)
 
     def function(parameters, features):
-        value = evaluate(expression, parameters, features)
+        value = value_of(expression, parameters, features)
         return jnp.broadcast_to(value, features.shape[:-1])
 
     return function, jnp.asarray([float(value) for value in values])
+
+
+def unknown_functions(expression: sympy.Expr) -> list[str]:
+    """Names of the functions in an expression that `to_jax` does not know."""
+    return [
+        node.func.__name__
+        for node in sympy.preorder_traversal(expression)
+        if not (node.is_Atom or node.is_Add or node.is_Mul or node.is_Pow)
+        and node.func not in _FUNCTIONS
+    ]
+
+
+def _check_variables(expression, names):
+    unknown = sorted(str(s) for s in expression.free_symbols if str(s) not in names)
+    if unknown:
+        raise ValueError(f"The expression has the variables {unknown}, not among {list(names)}.")
 
 
 def from_jax(expression: sympy.Expr, parameters: Float[AnyArray, " constant"]) -> Any:
@@ -184,10 +201,16 @@ def from_jax(expression: sympy.Expr, parameters: Float[AnyArray, " constant"]) -
 
 
 def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.ndarray]:
-    """A NumPy function `fn(features)` of columns `[..., variable]`, float64; NaN if complex."""
-    function = sympy.lambdify([sympy.Symbol(name) for name in names], expression, "numpy")
+    """A NumPy function `fn(features)` of columns `[..., variable]`, float64; NaN if complex.
 
-    def evaluate(features):
+    Raises:
+        ValueError: the expression has other variables.
+    """
+    _check_variables(expression, names)
+    symbols = [sympy.Symbol(name) for name in names]
+    function = sympy.lambdify(symbols, expression, ["numpy", "scipy"])
+
+    def call(features):
         features = np.asarray(features, np.float64)
         with np.errstate(all="ignore"):
             value = np.asarray(function(*np.moveaxis(features, -1, 0)))
@@ -195,7 +218,61 @@ def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.n
             value = np.where(np.imag(value) == 0, np.real(value), np.nan)
         return np.broadcast_to(value.astype(np.float64), features.shape[:-1])
 
-    return evaluate
+    return call
+
+
+def evaluate(expression: sympy.Expr, columns: Mapping[str, Float[AnyArray, "*batch"]]) -> Any:
+    """Values `[...]` of an expression on columns `[...]` by name, float64; NaN if complex.
+
+    Raises:
+        ValueError: the expression has other variables.
+    """
+    return to_numpy(expression, list(columns))(np.stack(list(columns.values()), axis=-1))
+
+
+def with_slots(
+    expressions: Sequence[sympy.Expr],
+) -> tuple[list[sympy.Expr], list[str], list[sympy.Float]]:
+    """Expressions with a variable in place of each constant; the variables, the constants."""
+    old = list(dict.fromkeys(value for one in expressions for value in constants(one)))
+    slots = sympy.symbols(f"_c:{len(old)}")
+    new = dict(zip(old, slots, strict=True))
+    free: list[Any] = [one.xreplace(new) for one in expressions]
+    return free, [str(slot) for slot in slots], old
+
+
+def fit_constants(
+    residual: Callable[[np.ndarray], np.ndarray],
+    start: Float[np.ndarray, " constant"],
+    size: Float[np.ndarray, " constant"],
+    *,
+    f_scale: float = 1.0,
+    most: float = 1e10,
+    steps: int = 15,
+) -> Float[np.ndarray, " constant"]:
+    """Constants for which the residuals are least (soft L1), or the first ones if that fails.
+
+    Args:
+        residual: errors `[...]` of given constants; those that are not finite, or larger
+            than `most`, count as `most`.
+        start: constants to start from.
+        size: typical sizes of the constants: steps are shares of these, for the constants
+            of a law in SI units may be far smaller than any fixed step.
+        f_scale: errors that are larger count less than by their squares.
+        most: see above.
+        steps: most evaluations, but for those of derivatives.
+    """
+
+    def errors(shares):
+        found = residual(size * shares).ravel()
+        return np.clip(np.nan_to_num(found, nan=most), -most, most)
+
+    options: Any = dict(loss="soft_l1", f_scale=f_scale, max_nfev=steps)
+    try:
+        with np.errstate(all="ignore"):
+            return size * least_squares(errors, start / size, **options).x
+    except (ValueError, np.linalg.LinAlgError):
+        return start
 
 
 def equivalent(

@@ -12,9 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import sympy
 from jaxtyping import Float
-from scipy.optimize import least_squares
 
-from symjax_gn.expressions import complexity, constants, from_jax, to_numpy
+from symjax_gn.expressions import (
+    complexity,
+    constants,
+    evaluate,
+    fit_constants,
+    from_jax,
+    to_numpy,
+    with_slots,
+)
 
 Column = Float[np.ndarray, " sample"]
 Columns = Mapping[str, Column]
@@ -80,7 +87,7 @@ def _rate(expression, features, target, weight):
     # SymPy evaluates towers of exponentials to numbers that no float can hold.
     if any(abs(value) > 1e100 for value in expression.atoms(sympy.Float)):
         return None
-    value = to_numpy(expression, list(features))(np.stack(list(features.values()), axis=-1))
+    value = evaluate(expression, features)
     if not np.all(np.isfinite(value)):
         return None
     error = float(np.average(np.abs(value - target) * (1.0 if weight is None else weight)))
@@ -122,9 +129,9 @@ def refine(
     """Look for simpler or better laws next to those of a front.
 
     Each law's constants are refitted (soft L1), and so are its variants with one
-    term or factor left out, a function replaced by its first order, or constants by near
-    integers; what is on the front of all of these is kept, and the same is done with the
-    newcomers.
+    term or factor left out, products written out or factors taken out, a function replaced
+    by its first order, or constants by near integers; what is on the front of all of these
+    is kept, and the same is done with the newcomers.
 
     Args:
         front: the front to start from.
@@ -149,7 +156,7 @@ def refine(
             break
         for law in fresh:
             seen.add(law.expression)
-            for variant in [law.expression, *_variants(law.expression)][:most]:
+            for variant in [*dict.fromkeys([law.expression, *_variants(law.expression)])][:most]:
                 most -= 1
                 plain = _without_sign_powers(variant, signs)
                 fitted = _refit(plain, features, target, weight / max(law.mae, 1e-12))
@@ -195,7 +202,8 @@ def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
     # With a variable left out, SymPy writes out a tower of numbers, which may take for ever.
     if _is_tower(expression):
         return []
-    found = []
+    # The same law may be shorter with products written out, or with factors taken out.
+    found = [sympy.expand_mul(expression), sympy.factor_terms(expression)]
     for node in sympy.preorder_traversal(expression):
         if node.is_Add or node.is_Mul:
             for k in range(len(node.args)):
@@ -204,40 +212,31 @@ def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
         if isinstance(node, _SMOOTH) and node.free_symbols:
             # A search that lacks a product may make one of exp(c x) - 1 with a small c.
             line = expression.xreplace({node: _first_order(node)})
-            found.append(sympy.factor_terms(sympy.expand_mul(line)))
+            # Written out, terms may cancel; where they do not, it is longer.
+            found += [line, sympy.factor_terms(sympy.expand_mul(line))]
     whole = {
         value: sympy.Integer(round(value))
         for value in constants(expression)
         if 0.5 < abs(value) < 100 and abs(value - round(value)) < 0.1
     }
     found += [expression.xreplace({value: integer}) for value, integer in whole.items()]
-    found.append(expression.xreplace(whole))
-    found += [sympy.factor_terms(variant) for variant in found[-len(whole) - 1 :]]
+    if whole:
+        found.append(expression.xreplace(whole))
+        found += [sympy.factor_terms(variant) for variant in found[-len(whole) - 1 :]]
     bad = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
     return [variant for variant in dict.fromkeys(found) if not variant.has(*bad)]
 
 
 def _refit(expression, features, target, weight):
     """The expression with its constants fitted to the samples, or as it is if that fails."""
-    old = constants(expression)
+    (free,), slots, old = with_slots([expression])
     if not old:
         return expression
-    names = list(features)
-    slots = sympy.symbols(f"_c:{len(old)}")
-    free = expression.xreplace(dict(zip(old, slots, strict=True)))
-    function = to_numpy(free, [*names, *map(str, slots)])
-    columns = [features[name] for name in names]
-    start = np.asarray([float(value) for value in old])
+    function = to_numpy(free, [*features, *slots])
 
     def residual(values):
         fixed = [np.full(len(target), value) for value in values]
-        error = (function(np.stack([*columns, *fixed], axis=-1)) - target) * weight
-        return np.clip(np.nan_to_num(error, nan=1e10), -1e10, 1e10)
+        return (function(np.stack([*features.values(), *fixed], axis=-1)) - target) * weight
 
-    size = np.maximum(np.abs(start), 1e-3)
-    try:
-        with np.errstate(all="ignore"):
-            fit = least_squares(residual, start, loss="soft_l1", x_scale=size, max_nfev=15)
-    except (ValueError, np.linalg.LinAlgError):
-        return expression
-    return from_jax(expression, fit.x)
+    start = np.asarray([float(value) for value in old])
+    return from_jax(expression, fit_constants(residual, start, np.maximum(np.abs(start), 1e-3)))

@@ -1,4 +1,4 @@
-"""Prediction losses, message penalties and pruning (arXiv:2006.11287, section 3)."""
+"""Prediction losses and message penalties (arXiv:2006.11287, section 3)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

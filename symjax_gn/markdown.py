@@ -25,15 +25,15 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     lines += ["Here j is the sender, i the receiver and r their distance.", ""]
     if report["form"] == "linear":
         lines += [
-            f"The force is not along the line of centres ({report['across']:.1%} is across it, "
-            f"median) but along M u, where u is the unit vector to the sender and M = "
-            f"{np.round(report['matrix'], 4).tolist()}.",
+            "The law is that of a force along M u, where u is the unit vector to the sender and "
+            f"M = {np.round(report['matrix'], 4).tolist()}; {report['across']:.1%} of the force "
+            "(median) is across the line of centres.",
             "",
         ]
     elif report["form"] == "components" and math.isfinite(report["across"]):
         lines += [
-            f"The force is neither along the line of centres ({report['across']:.1%} is across "
-            "it, median) nor along a matrix times that line: one law per component.",
+            f"One law per component; {report['across']:.1%} of the force (median) is across the "
+            "line of centres.",
             "",
         ]
     lines += _energy_lines(report)

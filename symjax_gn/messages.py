@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 
 from symjax_gn.graphs import Dataset, Scales, normalise, take
 from symjax_gn.models import FlatHGN
-from symjax_gn.systems import AnyArray, Body, System, pair_force
+from symjax_gn.systems import Body, System, check_at_least, pair_force
 from symjax_gn.train import Trained
 
 AXES = ("x", "y", "z")
@@ -72,8 +72,8 @@ class GaugeFit(NamedTuple):
         return factor[:, None] * (force @ self.matrix.T), basis @ self.offset
 
 
-def pair_features(receiver: Body, sender: Body) -> dict[str, AnyArray]:
-    """Feature columns `[edge]` of given pairs; the names are those of `MessageTable`."""
+def pair_features(receiver: Body, sender: Body) -> dict[str, Float[np.ndarray, "*edge"]]:
+    """Feature columns `[edge]` of given pairs, float64; the names are those of `MessageTable`."""
     dim = receiver.position.shape[-1]
     displacement = sender.position - receiver.position
     columns = {f"d{axis}": displacement[..., k] for k, axis in enumerate(AXES[:dim])}
@@ -87,7 +87,7 @@ def pair_features(receiver: Body, sender: Body) -> dict[str, AnyArray]:
             columns[f"v{axis}_{end}"] = body.velocity[..., k]
     for k, axis in enumerate(AXES[:dim]):
         columns[f"{axis}_i"] = receiver.position[..., k]
-    return columns
+    return {name: np.asarray(column, np.float64) for name, column in columns.items()}
 
 
 def feature_scale(name: str, scales: Scales) -> float:
@@ -100,6 +100,7 @@ def sample_pairs(
     key: PRNGKeyArray, dataset: Dataset, num_edges: int
 ) -> tuple[Int[Array, " edge"], Int[Array, " edge"]]:
     """Random graphs and random edges in them, `[num_edges]` each, with replacement."""
+    check_at_least("num_edges", num_edges, 1)
     graph_key, edge_key = jax.random.split(key)
     return (
         jax.random.randint(graph_key, (num_edges,), 0, len(dataset.acceleration)),
@@ -213,9 +214,7 @@ def record_messages(
     messages, influence, alone, offset, jacobian = (np.asarray(x, np.float64) for x in recorded)
     check_messages(messages, order)
     receiver, sender = pair_bodies(dataset, graph, edge)
-    features = {
-        name: np.asarray(x, np.float64) for name, x in pair_features(receiver, sender).items()
-    }
+    features = pair_features(receiver, sender)
     unit = trained.scales.mass * trained.scales.acceleration
     # The geometric mean of the singular values: the size of a message per unit of force.
     gain = np.exp(-np.mean(np.log(np.linalg.svd(jacobian, compute_uv=False) + 1e-30), axis=1))
@@ -256,7 +255,7 @@ def count_components(trained: Trained, data: Dataset) -> int:
     bottleneck was told the dimension: all of its components count.
     """
     if trained.strategy == "bottleneck":
-        return len(trained.mask)
+        return int(np.count_nonzero(trained.mask))
     values = np.sort(component_significance(trained, data)[np.asarray(trained.mask) > 0])[::-1]
     values = np.maximum(values, 1e-6 * values[0])
     falls = values[:-1] / values[1:]

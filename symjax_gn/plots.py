@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from symjax_gn.distill import ForceLaw, along_direction
 from symjax_gn.energies import EnergyTable, PotentialLaw
-from symjax_gn.expressions import to_numpy
+from symjax_gn.expressions import evaluate
 from symjax_gn.fronts import ParetoFront, select
 from symjax_gn.messages import AXES, MessageTable
 from symjax_gn.simulate import Trajectory
@@ -92,8 +92,7 @@ def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
         raise ValueError("Only a central or linear law can be drawn against the distance.")
     r = table.features["r"]
     along = along_direction(table, law.matrix)
-    columns = np.stack(list(table.features.values()), axis=-1)
-    value = to_numpy(law.scalar, list(table.features))(columns)
+    value = evaluate(law.scalar, table.features)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot(r, along, ".", color=_BLUE, markersize=5, alpha=0.35, label="messages of the network")
@@ -114,11 +113,9 @@ def plot_potential(law: PotentialLaw, table: EnergyTable) -> Figure:
     if law.potential is None:
         raise ValueError("Only a potential that was found can be drawn.")
     features = table.forces.features
-    r, names = features["r"], list(features)
-    columns = np.stack(list(features.values()), axis=-1)
-    middle = np.stack(list((features | {"r": np.full(len(r), np.median(r))}).values()), axis=-1)
-    function = to_numpy(law.potential, names)
-    value, start = function(columns), function(middle)
+    r = features["r"]
+    middle = features | {"r": np.full(len(r), np.median(r))}
+    value, start = (evaluate(law.potential, columns) for columns in (features, middle))
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot(

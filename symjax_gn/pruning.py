@@ -63,7 +63,7 @@ def cut_or_undo(
     """Mask the least significant components, or undo the last cut if the loss rose by 0.1.
 
     Of a cut of several that is undone, half is tried next, for a restless loss may rise by
-    itself; a cut of one that is undone is the last.
+    itself; a cut of one that is undone is the last. At the end of training nothing is cut.
 
     Args:
         params: parameters as they are.
@@ -83,4 +83,6 @@ def cut_or_undo(
     now = Cut(params, mask, spread, loss, least)
     cut = jax.tree.map(lambda old, new: jnp.where(hurt, old, new), cut._replace(least=least), now)
     kept = jnp.maximum(kept_components(progress, mask.shape[0]), jnp.maximum(least, half))
+    # Nothing would test a cut at the end.
+    kept = jnp.where(progress >= 1, jnp.sum(cut.mask), kept)
     return cut.params, prune(cut.mask, cut.spread, kept), cut

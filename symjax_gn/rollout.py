@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from symjax_gn.expressions import to_jax
 from symjax_gn.models import FlatHGN
-from symjax_gn.systems import Body, Edges, System, energy, safe_norm
+from symjax_gn.systems import Body, Edges, System, check_choice, energy, safe_norm
 from symjax_gn.train import Trained
 
 SOLVERS = ("symplectic", "adaptive")
@@ -217,17 +217,22 @@ def compare_rollouts(
         hamiltonians: energies by name.
         bodies: initial states, fields `[sim, node, ...]`, with velocities.
         time: output times `[time]`, equally spaced.
-        true: which of the names is the truth, if it is among them.
+        true: which of the names is the truth, or None.
         substeps: see `roll_out`.
         tolerance: see `roll_out`.
 
     Returns:
         One row for each solver and name: `own_drift` and `true_drift` (None without a
-        truth), the largest |H(t) - H(0)| over the initial kinetic energy, median over all
-        paths, those that failed as infinite; and `failed`, their number.
+        truth), the largest |H(t) - H(0)| over the initial kinetic energy (for bodies that
+        start at rest, the largest on the path), median over all paths, those that failed as
+        infinite; and `failed`, their number.
+
+    Raises:
+        ValueError: `true` is not among the names.
     """
+    if true is not None:
+        check_choice("true Hamiltonian", true, hamiltonians)
     start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), to_canonical(bodies))
-    kinetic = 0.5 * jnp.sum(jnp.sum(start.velocity**2, axis=-1) / start.mass, axis=-1)
     times = jnp.asarray(time, jnp.float32)
     rows = []
     for solver in SOLVERS:
@@ -239,12 +244,15 @@ def compare_rollouts(
 
             @jax.jit
             @jax.vmap
-            def follow(body, unit, hamiltonian=hamiltonian, judges=judges, options=options):
+            def follow(body, hamiltonian=hamiltonian, judges=judges, options=options):
                 path, ok = roll_out(hamiltonian, body, times, **options)
+                kinetic = 0.5 * jnp.sum(jnp.sum(path.velocity**2, axis=-1) / path.mass, axis=-1)
+                unit = jnp.where(kinetic[0] > 0, kinetic[0], jnp.max(kinetic))
+                unit = jnp.where(unit > 0, unit, 1.0)
                 drifts = {k: jnp.max(energy_drift(h, path, unit)) for k, h in judges.items()}
                 return drifts, ok & jnp.all(jnp.isfinite(jnp.stack(list(drifts.values()))))
 
-            drifts, ok = jax.tree.map(np.asarray, follow(start, kinetic))
+            drifts, ok = jax.tree.map(np.asarray, follow(start))
             row: dict[str, Any] = dict(hamiltonian=name, solver=solver, true_drift=None)
             # A path that failed counts as the worst: which ones fail depends on the energy.
             row |= {k: float(np.median(np.where(ok, x, np.inf))) for k, x in drifts.items()}

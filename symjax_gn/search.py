@@ -8,7 +8,7 @@ import numpy as np
 import sympy
 from joblib import Parallel, delayed
 
-from symjax_gn.expressions import to_numpy
+from symjax_gn.expressions import evaluate
 from symjax_gn.fronts import Column, Columns, ParetoFront, make_front, refine, select
 from symjax_gn.regression import Regressor, check_problem
 from symjax_gn.switches import find_switch, step
@@ -96,11 +96,10 @@ def search(
 def with_switch(problem: Problem, front: ParetoFront) -> Problem | None:
     """The problem with a step as a feature, if laws of the front leave one behind."""
     features, target, weight, written = problem
-    columns = np.stack(list(features.values()), axis=-1)
     size = float(np.mean(np.abs(target)))
     # The best law may imitate the step by a steep curve; then a simpler one still shows it.
     for law in reversed(front.laws):
-        residual = target - to_numpy(law.expression, list(features))(columns)
+        residual = target - evaluate(law.expression, features)
         switch = find_switch(features, residual, size)
         if switch is not None:
             break
@@ -109,7 +108,8 @@ def with_switch(problem: Problem, front: ParetoFront) -> Problem | None:
     column = features[switch.feature]
     order = np.argsort(column, kind="stable")
     place = int(np.searchsorted(column[order], switch.threshold))
-    blurred = int(_BLURRED * len(column))
+    # Most of the shorter side is kept, however near to the end the step is.
+    blurred = min(int(_BLURRED * len(column)), place // 2, (len(column) - place) // 2)
     keep = np.sort(np.delete(order, slice(max(0, place - blurred), place + blurred)))
     # A name that no feature has.
     more = dict(features) | {"_step": np.where(column > switch.threshold, 1.0, 0.0)}

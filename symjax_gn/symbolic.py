@@ -1,5 +1,6 @@
 """Distilled laws in place of the network: accelerations from expressions, and a refit."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,12 +8,15 @@ import jax
 import numpy as np
 import sympy
 from jaxtyping import Float
-from scipy.optimize import least_squares
 
 from symjax_gn.distill import ForceLaw, OneBodyLaw
-from symjax_gn.expressions import constants, to_numpy
+from symjax_gn.expressions import fit_constants, to_numpy, with_slots
 from symjax_gn.graphs import Dataset, take, typical_size
 from symjax_gn.messages import AXES, pair_features
+from symjax_gn.systems import check_choice
+
+# A mean relative error at which float32 data have no more to say.
+_EXACT = 1e-5
 
 
 class _Bodies(NamedTuple):
@@ -34,9 +38,19 @@ def law_accelerations(
             `messages.pair_features`, user's units.
         one_body: force on the receiver alone along each axis, of its own features.
         dataset: graphs in the user's units; only bodies and edges are used.
+
+    Raises:
+        ValueError: there is not one law of each kind for each axis, or one has other
+            variables.
     """
+    dim = dataset.nodes.position.shape[-1]
+    if not len(force) == len(one_body) == dim:
+        raise ValueError(
+            f"{dim} dimensions need as many laws of each kind: got {len(force)} of pairs and "
+            f"{len(one_body)} of a body alone."
+        )
     bodies = _bodies(dataset)
-    return _accelerate(_Functions(force, []), _Functions(one_body, []), bodies, [])
+    return _accelerate(_Functions(force), _Functions(one_body), bodies, [])
 
 
 def law_error(
@@ -90,7 +104,8 @@ def refit(
     As the paper does at the end (section 3), by robust least squares of errors relative to
     each body's acceleration. A regression on messages sees little of the nearest pairs, so a
     central law is also tried with a softened distance, which is kept if it lowers the error
-    by the share `gain`. A refit that is no better leaves the laws as they were.
+    by the share `gain`. A refit that is no better leaves the laws as they were. Graphs with
+    coincident bodies are left out.
 
     Args:
         law: the law of pairs, a force (`gauge="influence"`).
@@ -98,9 +113,18 @@ def refit(
         dataset: graphs to fit to, user's units.
         gain: see above.
         num_pairs: about how many edges are used, of graphs evenly spaced in the dataset.
+
+    Raises:
+        ValueError: the law is one of raw messages, or all graphs have coincident bodies.
     """
+    if math.isnan(law.across):
+        raise ValueError('A refit needs a law of forces: distill with gauge="influence".')
     graphs = max(1, min(len(dataset.acceleration), num_pairs // len(dataset.senders)))
     dataset = take(dataset, np.linspace(0, len(dataset.acceleration) - 1, graphs).astype(int))
+    apart = np.all(_bodies(dataset).pairs["r"] > 0, axis=1)
+    if not np.any(apart):
+        raise ValueError("All graphs have coincident bodies: there is no distance to fit to.")
+    dataset = take(dataset, np.flatnonzero(apart))
     bodies = _bodies(dataset)
     target = np.asarray(dataset.acceleration, np.float64)
     size = np.linalg.norm(target, axis=-1, keepdims=True)
@@ -112,7 +136,7 @@ def refit(
         if scalar is not None:
             along = scalar.xreplace({r: distance}) * sympy.diff(distance, r) / r
             force = tuple(along * sympy.Symbol(f"d{axis}") for axis in AXES[: len(force)])
-        new, before, after = _fit_constants(force, one_body.components, bodies, target, weight)
+        new, before, after = _refit(force, one_body.components, bodies, target, weight)
 
         def renew(*laws) -> Any:
             return tuple(law if law is None else law.xreplace(new) for law in laws)
@@ -125,6 +149,8 @@ def refit(
     if law.form != "central" or law.scalar is None:
         return fit(None, r)
     best = plain = fit(law.scalar, r)
+    if plain.error < _EXACT:
+        return plain
     start = sympy.Float(0.1 * np.quantile(bodies.pairs["r"], 0.01))
     for distance in (r + start, sympy.sqrt(r**2 + start**2)):
         soft = fit(law.scalar, distance)
@@ -134,17 +160,14 @@ def refit(
     return best
 
 
-def _fit_constants(force, one_body, bodies, target, weight) -> Any:
+def _refit(force, one_body, bodies, target, weight) -> Any:
     """New values of the constants of all laws, and the error before and after."""
-    old = list(dict.fromkeys(value for law in (*force, *one_body) for value in constants(law)))
-    functions = _Functions(force, old), _Functions(one_body, old)
+    free, slots, old = with_slots([*force, *one_body])
+    functions = _Functions(free[: len(force)], slots), _Functions(free[len(force) :], slots)
 
     def errors(values):
         with np.errstate(all="ignore"):
             return (_accelerate(*functions, bodies, values) - target) * weight
-
-    def residual(values):
-        return np.clip(np.nan_to_num(errors(values).ravel(), nan=1e3), -1e3, 1e3)
 
     def mean(values):
         error = np.linalg.norm(errors(values), axis=-1)
@@ -155,8 +178,8 @@ def _fit_constants(force, one_body, bodies, target, weight) -> Any:
     if not old:
         return {}, before, before
     # Errors of more than a hundredth count less than by their squares.
-    options: Any = dict(loss="soft_l1", f_scale=0.01, x_scale=np.abs(start) + 1e-300, max_nfev=30)
-    found = least_squares(residual, start, **options).x
+    options: Any = dict(f_scale=0.01, most=1e3, steps=30)
+    found = fit_constants(errors, start, np.abs(start) + 1e-300, **options)
     after = mean(found)
     if not after < before:
         found, after = start, before
@@ -165,18 +188,17 @@ def _fit_constants(force, one_body, bodies, target, weight) -> Any:
 
 
 class _Functions:
-    """Laws as one function of feature columns and some constants, in float64 (JAX has float32)."""
+    """Laws as one function of feature columns and some slots, in float64 (JAX has float32)."""
 
-    def __init__(self, laws: Sequence[sympy.Expr], old: Sequence[sympy.Float]):
-        slots = sympy.symbols(f"_c:{len(old)}")
-        free: Any = [law.xreplace(dict(zip(old, slots, strict=True))) for law in laws]
-        used = set().union(*(law.free_symbols for law in free)) - set(slots)
-        self.names = sorted(map(str, used))
-        names = [*self.names, *map(str, slots)]
-        self.functions = [to_numpy(law, names) for law in free]
+    def __init__(self, laws: Sequence[sympy.Expr], slots: Sequence[str] = ()):
+        used = {str(symbol) for law in laws for symbol in law.free_symbols} - set(slots)
+        self.names = sorted(used)
+        self.functions = [to_numpy(law, [*self.names, *slots]) for law in laws]
 
     def __call__(self, features, values):
         shape = features["r"].shape
+        for name in self.names:
+            check_choice("variable of a law", name, features)
         columns = [features[name] for name in self.names]
         columns += [np.full(shape, value) for value in values]
         table = np.stack(columns, axis=-1) if columns else np.zeros((*shape, 0))
@@ -189,10 +211,7 @@ def _bodies(dataset):
         jax.tree.map(lambda x, i=i: x[:, np.asarray(i)], nodes)
         for i in (dataset.receivers, dataset.senders)
     )
-    pairs, alone = (
-        {name: np.asarray(x, np.float64) for name, x in pair_features(*ends).items()}
-        for ends in ((receiver, sender), (nodes, nodes))
-    )
+    pairs, alone = pair_features(receiver, sender), pair_features(nodes, nodes)
     return _Bodies(pairs, alone, np.asarray(dataset.receivers), nodes.mass)
 
 

@@ -12,6 +12,7 @@ The built-in systems are those of arXiv:2006.11287, section 4.1, in `SYSTEMS`.
 Quantities carry the user's units; the built-in systems are dimensionless.
 """
 
+import contextlib
 import difflib
 import functools
 import runpy
@@ -113,6 +114,12 @@ class System:
     softening: float = 0.0
     dims: tuple[int, ...] = (2, 3)
     num_nodes: int = 4
+
+    def __post_init__(self):
+        if not isinstance(self.dims, tuple):
+            raise ValueError(
+                f"System {self.name!r}: dims must be a tuple, e.g. (2, 3), got {self.dims!r}."
+            )
 
 
 def safe_norm(vector: Float[AnyArray, "*batch dim"]) -> Float[Array, "*batch"]:
@@ -287,16 +294,31 @@ def check_system(system: System, num_nodes: int, dim: int) -> None:
         raise ValueError(f"System {system.name!r}: drag and softening must be finite numbers.")
     if not (np.isfinite(system.dt) and system.dt > 0):
         raise ValueError(f"System {system.name!r}: dt must be positive, got {system.dt}.")
-    body = system.sample(jax.random.key(0), num_nodes, dim)
+    with _told(f"The sampler of system {system.name!r}"):
+        body = system.sample(jax.random.key(0), num_nodes, dim)
     check_body(body, f"the sampler of system {system.name!r}")
     if body.position.shape != (num_nodes, dim):
         raise ValueError(
             f"The sampler of system {system.name!r} gave positions of shape "
             f"{body.position.shape}, expected {(num_nodes, dim)}."
         )
-    senders, receivers = system.edges(num_nodes)
+    with _told(f"The edges of system {system.name!r}"):
+        senders, receivers = system.edges(num_nodes)
     check_edges(senders, receivers, num_nodes)
     _check_potentials(system, body, senders, receivers)
+
+
+@contextlib.contextmanager
+def _told(what):
+    """Whatever a user's function raises, as one line that says which it was."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{what} failed with {type(error).__name__}: {reason} "
+            "It must be a function of JAX arrays; choose branches with jnp.where."
+        ) from error
 
 
 def _check_potentials(system, body, senders, receivers):
@@ -314,17 +336,11 @@ def _check_potentials(system, body, senders, receivers):
         exchanged = potentials[0](sender, receiver)
         return [(value, slope.position) for value, slope in found], exchanged
 
-    try:
+    with _told(f"A potential of system {system.name!r}"):
         one = [jax.tree.map(lambda x: x[0], end) for end in (receiver, sender)]
         shapes = [jnp.shape(jax.eval_shape(fn, *one)) for fn in potentials]
         scalar = all(shape == () for shape in shapes)
         found, exchanged = jax.jit(jax.vmap(evaluate))(receiver, sender) if scalar else ([], np.nan)
-    except Exception as error:  # it is the user's function: whatever it raises
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"A potential of system {system.name!r} failed with {type(error).__name__}: {reason} "
-            "It must be a function of JAX arrays; choose branches with jnp.where."
-        ) from error
     for shape in shapes:
         if shape != ():
             raise ValueError(

@@ -244,3 +244,32 @@ def test_constant_influence_is_an_error():
 def test_law_is_free_of_floats_that_are_units():
     found = distill(planted(spring), [ENGINE], processes=1)
     assert found.components[0].free_symbols == set(sympy.symbols("r dx"))
+
+
+def test_bodies_that_are_all_alike():
+    """Data without masses and charges: there is nothing for a gauge to depend on."""
+    table = planted(spring)
+    features = table.features | {"m_i": np.ones(COUNT), "q_i": np.zeros(COUNT)}
+    restless = np.exp(0.1 * RNG.normal(size=COUNT))
+    assert distill_gauge(table._replace(features=features, message_scale=restless), ENGINE) == 1
+
+
+def test_one_dimension():
+    table = planted(spring)
+    x = 2 * RNG.normal(size=COUNT)
+    features = {k: v for k, v in table.features.items() if "y" not in k} | {"dx": x, "r": abs(x)}
+    table = table._replace(features=features, influence=(2 * (abs(x) - 1) * np.sign(x))[:, None])
+    found = distill(table, [ENGINE], processes=1)
+    assert found.form == "central" and len(found.components) == 1
+    np.testing.assert_array_equal(direction_matrix(table), [[1.0]])
+
+
+def test_drag_of_several_terms_is_nothing_at_rest():
+    table = planted(spring)
+    velocity = np.stack([table.features["vx_i"], table.features["vy_i"]], axis=1)
+    speed = np.linalg.norm(velocity, axis=1, keepdims=True)
+    found = distill_one_body(table._replace(one_body_force=-(1 + 0.5 * speed) * velocity), [ENGINE])
+    rest = {sympy.Symbol("vx_i"): 0.0, sympy.Symbol("vy_i"): 0.0}
+    assert [component.subs(rest) for component in found.components] == [0, 0]
+    values = {sympy.Symbol("vx_i"): 3.0, sympy.Symbol("vy_i"): 4.0}
+    assert float(found.components[0].subs(values)) == pytest.approx(-10.5, rel=0.02)

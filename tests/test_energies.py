@@ -119,6 +119,11 @@ def test_kinetic_energy():
         (QI * QJ - MI * MJ) / R,
         (R**2 - 1.98 * R - 0.02) * sympy.Heaviside(R - 1.99),
         sympy.exp(-0.7 * R),
+        QI * QJ * sympy.exp(-R) / R,
+        # As fitted: an exponential integral of next to nothing is left.
+        sympy.exp(-1.0002 * R) / R + 1e-3 * sympy.Ei(-R),
+        sympy.erf(R),
+        sympy.exp(-MI * R) / MI,
     ],
 )
 def test_integrals_are_undone_by_derivatives(potential):
@@ -148,3 +153,11 @@ def test_the_figure_of_a_potential():
 
 def test_no_integral_is_none():
     assert integrate(sympy.exp(-(R**3)) * sympy.tanh(R)) is None
+    # One that other modules could not evaluate is none either: Si, and cases of q_i = 0.
+    assert integrate(sympy.sin(R) / R) is None
+    assert integrate(sympy.exp(-QI * R)) is None
+
+
+def test_an_integral_is_as_short_as_it_can_be():
+    slope = sympy.diff(sympy.exp(-R) / R, R)
+    assert sympy.simplify(integrate(sympy.expand(slope)) - sympy.exp(-R) / R) == 0

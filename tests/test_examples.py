@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -5,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy
+
+from symjax_gn.energies import KineticLaw
+from symjax_gn.fronts import ParetoFront
+from symjax_gn.symbolic import Refit
 
 ROOT = Path(__file__).parent.parent
 QUICK = [
@@ -76,6 +82,43 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
     assert "no verdict" in capsys.readouterr().out
 
 
+def test_positions_are_all_it_takes(potential, tmp_path, spring_trajectory):
+    """Energies from positions in time: all bodies alike, and a field that they may feel."""
+    data, out = tmp_path / "mine.npz", tmp_path / "out"
+    np.savez(data, time=spring_trajectory.time, position=spring_trajectory.position)
+    options = ["--data", str(data), "--searches", "1", "--external-field", "--form", "central"]
+    assert potential.main([*options, "--out", str(out), *QUICK]) == 0
+    read = json.loads((out / "report.json").read_text())
+    assert read["derived"] == ["velocity", "acceleration", "mass", "charge"]
+    assert read["arguments"]["external_field"] is True
+    assert read["energies"]["no_rollouts"] == "the energy in an outer field is not distilled"
+
+
+def test_one_moment_of_each_simulation_has_no_rollouts(potential, hamiltonian, spring_trajectory):
+    fields = ("time", "position", "velocity", "acceleration")
+    run = dataclasses.replace(
+        spring_trajectory,
+        time=spring_trajectory.time[:1],
+        **{name: getattr(spring_trajectory, name)[:, :1] for name in fields[1:]},
+    )
+    args = potential.parse([])
+    law = KineticLaw(sympy.Symbol("p"), sympy.Symbol("p") ** 2 / 2, ParetoFront((), 0.0))
+    refitted = Refit((), (), None, sympy.Symbol("r"), None, 0.0, 0.0)
+    rows, why = potential.follow(args, None, run, hamiltonian, refitted, law, None)
+    assert rows is None and "one moment" in why
+
+
+def test_the_papers_plain_setting_with_raw_messages(script, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--network", "paper", "--loss", "absolute", "--focus", "1", "--optimizer", "adam"]
+    options += ["--gauge", "messages", "--flatten", "0", "--errors", "absolute", "--searches", "1"]
+    assert script.main([*options, "--out", str(out), *QUICK]) == 0
+    assert "message 1: " in capsys.readouterr().out
+    read = json.loads((out / "report.json").read_text())
+    assert read["arguments"]["gauge"] == "messages" and "out" not in read["arguments"]
+    assert read["refit"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -98,6 +141,10 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
         (["--errors", "square"], "Unknown kind of errors"),
         (["--test-n", "1"], "--test-n must be at least 2"),
         (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
+        (["--n", "8", "--data", "none.npz"], "--n needs a --system"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--strategy", "pruning", "--no-prune"], 'the strategy is "standard"'),
+        (["--penalty", "0.1"], '--penalty is of "l1" and "kl"'),
         (["--searches", "0"], "--searches must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--simulations", "2"], "--simulations must be at least 3"),
@@ -142,6 +189,7 @@ def test_energies_end_with_a_report(potential, tmp_path, capsys):
     [
         (["--rollouts", "-1"], "--rollouts must be at least 0"),
         (["--rollout-length", "0"], "--rollout-length must be at least 1"),
+        (["--rollout-substeps", "0"], "--rollout-substeps must be at least 1"),
         (["--form", "none"], "Unknown form"),
         (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
     ],

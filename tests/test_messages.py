@@ -147,6 +147,8 @@ def test_the_offset_of_messages_is_found_by_parity(spring_parts, trained):
 def test_components_are_counted_without_the_dimension(trained, spring_parts, monkeypatch):
     data = normalise(spring_parts[0], trained.scales)
     assert messages.count_components(trained, data) == 2
+    pruned = trained._replace(mask=np.array([1.0, 0.0]))
+    assert messages.count_components(pruned, data) == 1
     for spread, count in [([5.0, 0.01, 3.0, 0.02], 2), ([5.0, 4.0, 3.0, 2.5], 4)]:
         values = np.array(spread)
         monkeypatch.setattr(messages, "component_significance", lambda t, d, v=values: v)
@@ -193,6 +195,8 @@ def test_messages_without_anything_to_say():
 
 
 def test_more_components_than_are_in_use(trained, spring_parts):
+    with pytest.raises(ValueError, match="num_edges must be at least 1"):
+        record_messages(jax.random.key(0), trained, spring_parts[0], num_edges=0)
     with pytest.raises(ValueError, match="from 1 to the 2 message components in use, got 3"):
         record_messages(jax.random.key(0), trained, spring_parts[0], num_components=3)
 

@@ -58,3 +58,12 @@ def test_a_rise_of_less_than_a_tenth_is_no_harm():
         before = Cut({}, jnp.ones(3), spread, jnp.array(0.1), jnp.array(1.0))
         _, mask, _ = cut_or_undo({}, jnp.array([1.0, 0, 0]), before, loss, spread, 0.9)
         assert np.sum(mask) == kept
+
+
+def test_nothing_is_cut_at_the_end():
+    """Nothing would test it; what the last report cut is still taken back if it harmed."""
+    spread = jnp.array([3.0, 2.0, 1.0])
+    for mask, loss, kept in (([1.0, 1, 1], 0.1, 3), ([1.0, 1, 0], 0.1, 2), ([1.0, 1, 0], 0.3, 3)):
+        before = Cut({}, jnp.ones(3), spread, jnp.array(0.1), jnp.array(1.0))
+        _, mask, _ = cut_or_undo({}, jnp.array(mask), before, loss, spread, jnp.array(1.0))
+        assert np.sum(mask) == kept

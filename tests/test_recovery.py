@@ -152,6 +152,56 @@ def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):
     assert "--steps must be at least 1" in row["error"]
 
 
+def test_an_exception_in_a_cell_is_a_row_that_is_tried_again(recovery, fake, monkeypatch, tmp_path):
+    out = tmp_path / "out.json"
+    cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0, "--out", out]
+    monkeypatch.undo()
+    fresh = load("recovery", monkeypatch)
+    job = fresh.load_job()
+
+    def broken(args):
+        raise TypeError("not so")
+
+    monkeypatch.setattr(job, "discover", broken)
+    run(fresh, monkeypatch, *cells)
+    assert rows(out)[0]["error"] == "TypeError: not so"
+    again = fresh.run
+    monkeypatch.setattr(
+        fresh, "run", lambda *cell: {**again(*cell), "laws": [dict(sympy="r")], "error": None}
+    )
+    run(fresh, monkeypatch, *cells)
+    assert [row["error"] for row in rows(out)] == [None]
+
+
+def test_a_wrong_option_ends_all_before_anything_runs(recovery, fake, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(recovery, monkeypatch, "--seeds", 0, "--options", "--focsu", "1")
+    assert fake == []
+    assert "--focsu" in capsys.readouterr().err
+
+
+def test_rows_of_both_budgets_are_kept(recovery, fake, monkeypatch, tmp_path):
+    fake += ["skip"] * 3
+    out = tmp_path / "out.json"
+    cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0, "--out", out]
+    for budget in ("cpu", "gpu", "cpu"):
+        run(recovery, monkeypatch, *cells, "--budget", budget)
+    assert [row["budget"] for row in rows(out)] == ["cpu", "gpu"]
+
+
+def test_the_summary_has_no_options_and_marks_what_is_missing(recovery, capsys):
+    def row(dim, strategy, recovered, r2, options=()):
+        r2 = dict(influence=r2)
+        row = dict(system="r1", dim=dim, strategy=strategy, recovered=recovered, message_r2=r2)
+        return row | dict(test_error=dict(value=1, mean_abs_target=10), options=list(options))
+
+    kept = [row(2, "l1", True, 0.99), row(3, "l1", False, 0.98), row(3, "kl", True, 0.97)]
+    recovery.print_summary([*kept, row(2, "l1", False, 0.1, ["--focus", "1"])])
+    text = capsys.readouterr().out
+    assert "| r1 | 1/1, 0/1 | –, 1/1 |" in text
+    assert "| least R^2 of forces | 0.9800 (r1-3) | 0.9700 (r1-3) |" in text
+
+
 @pytest.mark.slow
 def test_cells_of_the_table(recovery, monkeypatch, tmp_path):
     """Six minutes on two idle cores; the whole table is in benchmarks/results."""

@@ -64,8 +64,8 @@ def test_the_outcome_is_said(recovered, words):
     [
         ("central", "The force towards the sender:"),
         ("linear", "The force along M u:"),
-        ("linear", "(20.0% is across it, median) but along M u"),
-        ("components", "one law per component"),
+        ("linear", "20.0% of the force (median) is across the line of centres."),
+        ("components", "One law per component; 20.0% of the force"),
     ],
 )
 def test_the_form_is_said(form, words):

@@ -63,6 +63,17 @@ def test_samples_next_to_a_switch_are_left_out():
     np.testing.assert_array_equal(known.features["_step"], known.features["r"] > 2)
 
 
+def test_a_switch_near_the_end_keeps_both_sides():
+    r = np.linspace(0.0, 1.0, 4000)
+    target = np.where(r > 0.03, 1.0, 0.0) + 1e-4 * RNG.normal(size=4000)
+    problem = Problem({"r": r}, target, np.ones(4000))
+    known = with_switch(problem, make_front([sympy.Integer(1)], {"r": r}, target))
+    assert known is not None
+    step = known.features["_step"]
+    # Half of the 120 below the step, and most of the rest.
+    assert np.sum(step == 0) == 60 and np.sum(step == 1) > 3500
+
+
 def test_no_engine():
     with pytest.raises(ValueError, match="at least one regressor"):
         search([], [Problem(FEATURES, TARGET, np.ones(400))])

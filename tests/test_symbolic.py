@@ -107,3 +107,41 @@ def test_a_refit_leaves_alone_what_it_cannot_better(damped):
     wrong = picked((), [-VX, -VY], sympy.Float(2.0) * R + sympy.log(-R))
     assert refit(*wrong, damped).error == np.inf
     assert refitted_potential(refit(*picked([DX, DY]), take(damped, np.arange(5)))) is None
+
+
+@pytest.mark.parametrize("softening", [0.0, 5e-11])
+def test_a_refit_in_any_units(softening):
+    """Lengths of 1e-9 and a constant of 2e-20, of which a fixed step would see nothing."""
+    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=5)
+    dataset = make_dataset(run)
+    nodes = dataset.nodes._replace(position=1e-9 * np.asarray(dataset.nodes.position, np.float64))
+    dataset = dataset._replace(nodes=nodes)
+    true = sympy.Float(2e-20) * MI * MJ / (R + softening) ** 2
+    force = law_accelerations([true * x / R for x in (DX, DY)], NOTHING, dataset)
+    dataset = dataset._replace(acceleration=force)
+    found = refit(*picked((), scalar=sympy.Float(2.1e-20) * MI * MJ / R**2), dataset)
+    assert float(found.scalar.subs({MI: 1, MJ: 1, R: 1})) == pytest.approx(2e-20, rel=1e-4)
+    # Data without softening must not be given one.
+    assert float(found.distance.subs(R, 0)) == pytest.approx(softening, rel=1e-3)
+
+
+def test_coincident_bodies_have_no_say_in_a_refit(damped):
+    position = np.array(damped.nodes.position)
+    position[::3, 1] = position[::3, 0]
+    together = damped._replace(nodes=damped.nodes._replace(position=position))
+    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
+    laws = picked((), drag, sympy.Float(1.9) * R - sympy.Float(1.7))
+    assert refit(*laws, together).error < 1e-4
+    position[:] = position[:, :1]
+    with pytest.raises(ValueError, match="All graphs have coincident bodies"):
+        refit(*laws, damped._replace(nodes=damped.nodes._replace(position=position)))
+
+
+def test_bad_laws(damped):
+    with pytest.raises(ValueError, match="2 dimensions need as many laws of each kind: got 1"):
+        law_error([DX], NOTHING, damped)
+    with pytest.raises(ValueError, match="Unknown variable of a law 'm_k'"):
+        law_error([DX, sympy.Symbol("m_k")], NOTHING, damped)
+    law, alone = picked([DX, DY])
+    with pytest.raises(ValueError, match='gauge="influence"'):
+        refit(law._replace(across=float("nan")), alone, damped)

@@ -167,6 +167,8 @@ def missing_node(key, num_nodes, dim):
         (spring_like(one_body_potential=lambda b: b.velocity), 4, 2, "must return one number"),
         (spring_like(sample=negative_masses), 4, 2, "must be positive"),
         (spring_like(sample=missing_node), 4, 2, "gave positions of shape"),
+        (spring_like(sample=lambda key: None), 4, 2, "The sampler of system .* TypeError"),
+        (spring_like(edges=lambda n: 1 / 0), 4, 2, "The edges of system .* ZeroDivisionError"),
         (spring_like(drag=float("nan")), 4, 2, "drag and softening"),
         (spring_like(dt=0.0), 4, 2, "dt must be positive"),
         (spring_like(edges=lambda n: (np.array([0]), np.array([1]))), 4, 2, "both directions"),
@@ -215,3 +217,8 @@ def test_a_file_that_fails_says_so(tmp_path):
     file.write_text("def cubic(r, receiver, sender)\n    return r**3\n")
     with pytest.raises(ValueError, match="broken.py failed with SyntaxError"):
         load_system(str(file))
+
+
+def test_dims_that_are_a_list():
+    with pytest.raises(ValueError, match=r"dims must be a tuple, e.g. \(2, 3\), got \[2\]"):
+        System("mine", lambda r, i, j: r, dims=[2])

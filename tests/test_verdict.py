@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy
@@ -15,7 +16,7 @@ from symjax_gn.messages import (
 )
 from symjax_gn.regression import OperonRegressor
 from symjax_gn.simulate import simulate
-from symjax_gn.systems import SYSTEMS
+from symjax_gn.systems import SYSTEMS, System
 from symjax_gn.train import fit
 from symjax_gn.verdict import judge, judge_kinetic, judge_one_body, judge_potential
 
@@ -108,7 +109,7 @@ def test_planted_messages_are_distilled(data):
         offset=nothing,
         force=force,
     )
-    engines = [OperonRegressor(seed=seed, evaluations=100_000) for seed in range(4)]
+    engines = [OperonRegressor(seed=seed, evaluations=100_000) for seed in range(6)]
     law = distill(table, engines, gauge="messages", num_samples=800)
     assert law.form == "components"
     assert verdict(data, "spring", law.components).recovered
@@ -180,6 +181,33 @@ def test_the_force_on_a_body_alone_is_judged(data):
     assert not judge_one_body(key, nothing, damped, test)["holds"]
     assert judge_one_body(key, nothing, SYSTEMS["spring"], test)["holds"]
     assert not judge_one_body(key, drag, SYSTEMS["spring"], test)["holds"]
+
+
+def test_a_force_that_most_bodies_do_not_feel(data):
+    """A soft ball of radius 1 about the origin, in a cloud that is wider."""
+    _, _, _, test = data["spring"]
+    ball = System(
+        "ball",
+        lambda r, receiver, sender: 0.0 * r,
+        one_body_potential=lambda body: (
+            0.5 * jnp.maximum(1 - jnp.linalg.norm(body.position), 0.0) ** 2
+        ),
+    )
+    centred = test.nodes.position - np.mean(test.nodes.position, axis=1, keepdims=True)
+    wide = test._replace(nodes=test.nodes._replace(position=centred))
+    share = np.mean(np.linalg.norm(centred, axis=-1) < 1)
+    assert 0.15 < share < 0.5
+    x, y = sympy.symbols("x_i y_i")
+    distance = sympy.sqrt(x**2 + y**2)
+    push = (1 - distance) / distance * sympy.Heaviside(1 - distance)
+    for factor, holds in ((1, True), (sympy.Rational(13, 10), False)):
+        law = [factor * push * axis for axis in (x, y)]
+        assert judge_one_body(jax.random.key(0), law, ball, wide)["holds"] == holds
+
+
+def test_a_law_of_something_else(data):
+    with pytest.raises(ValueError, match="variables .'m_k'."):
+        verdict(data, "spring", vector(TRUE["spring"] * sympy.Symbol("m_k")))
 
 
 @pytest.mark.slow
