@@ -54,12 +54,12 @@ def save(path, rows):
 def load_rows(out, merge):
     """Rows of the output file, if there is one yet, and of others; of equal ones the first.
 
-    Rows are equal if their names and budgets are. Those that ended with an error are left
-    out, to be tried again.
+    Rows are equal if their names and budgets are. One without an error goes before one with.
     """
     rows = {}
     for path in [*([out] if out and Path(out).exists() else []), *merge]:
         for row in json.loads(Path(path).read_text())["rows"]:
-            if "error" not in row:
-                rows.setdefault((row["name"], row.get("budget")), row)
+            name = row["name"], row.get("budget")
+            if name not in rows or ("error" in rows[name] and "error" not in row):
+                rows[name] = row
     return list(rows.values())

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _results import meta, open_out, save
+from _results import commit, open_out, save
 
 ROOT = Path(__file__).parent.parent
 CASES = {
@@ -29,6 +29,8 @@ def run(name, options, seed):
     """One row: the verdict, the law and the seconds of one run."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["examples/discover_force.py", *options, "--seed", str(seed)]
+        # Each process imports the tree as it is then.
+        revision = commit.__wrapped__()
         start = time.perf_counter()
         result = subprocess.run(
             [sys.executable, *command, "--out", folder], cwd=ROOT, capture_output=True, text=True
@@ -50,7 +52,7 @@ def run(name, options, seed):
         test_error=report["test_error"],
         stages=report["seconds"],
         command="python " + " ".join(command),
-        commit=meta()["commit"],
+        commit=revision,
     )
 
 

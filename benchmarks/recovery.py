@@ -106,7 +106,7 @@ def run(system, dim, strategy, seed, budget, options):
             except Exception as error:
                 # One cell must not end the others; the row says what happened.
                 code = 1
-                print(f"{type(error).__name__}: {error}")
+                print(f"{type(error).__name__}: {' '.join(str(error).split())}")
         if code:
             row |= dict(error=said.getvalue().strip().splitlines()[-1])
         else:
@@ -294,10 +294,11 @@ def main():
         save(args.out, rows)
     for cell in cells:
         name = cell_name(*cell, args.options)
-        if any(r["name"] == name and r["budget"] == args.budget for r in rows):
+        known = [r for r in rows if r["name"] == name and r["budget"] == args.budget]
+        if any("error" not in r for r in known):
             continue
         row = run(*cell, args.budget, args.options)
-        rows.append(row)
+        rows = [*(r for r in rows if r not in known), row]
         save(args.out, rows)
         law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
         print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)

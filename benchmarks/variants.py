@@ -82,10 +82,12 @@ def main():
             for system in args.systems:
                 for dim in [d for d in args.dims if d in SYSTEMS[system].dims]:
                     name = f"{system}-{dim} {variant} seed {seed}"
-                    if any(row["name"] == name for row in rows):
+                    known = [row for row in rows if row["name"] == name]
+                    if any("error" not in row for row in known):
                         continue
                     options = VARIANTS[variant].split()
                     row = run(system, dim, "bottleneck", seed, "cpu", options)
+                    rows = [r for r in rows if r not in known]
                     rows.append(row | dict(name=name, variant=variant))
                     save(args.out, rows)
                     law = row["laws"][0]["sympy"] if "laws" in row else row["error"]

@@ -300,6 +300,8 @@ def discover(args):
     if args.penalty is not None and args.strategy not in ("l1", "kl"):
         raise ValueError(f'--penalty is of "l1" and "kl", not of "{args.strategy}".')
     check_options(args)
+    if args.external_field and args.node == "newton":
+        raise ValueError("Newton's node function has no --external-field.")
     if args.test_n is not None and args.gauge == "messages":
         raise ValueError("--test-n needs --gauge influence.")
     engines = regressors(args)

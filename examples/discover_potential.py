@@ -75,7 +75,7 @@ def parse(argv):
         "--rollout-substeps",
         type=int,
         default=2,
-        help="steps of the midpoint rule in each of the system's time steps",
+        help="steps of the midpoint rule between two outputs, over --every",
     )
     return parser.parse_args(argv)
 

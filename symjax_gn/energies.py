@@ -256,13 +256,13 @@ def distill_kinetic(
     """Find the kinetic energy of a body, by way of its derivative by the momentum.
 
     Returns:
-        The law, or None if the model was not trained on velocities.
+        The law, or None if the model was not trained on velocities or nothing moves.
     """
     velocity = table.self_velocity
-    if velocity is None:
-        return None
     features, scales = table.forces.features, table.forces.scales
     momentum, size = _momentum(features, "i")
+    if velocity is None or not np.any(size):
+        return None
     along = np.sum(velocity * momentum, axis=1) / np.where(size > 0, size, 1.0)
     columns = {"p": size, "m_i": features["m_i"], "q_i": features["q_i"]}
     units = dict(scales) | {"p": scales["m_i"] * scales["vx_i"]}
@@ -285,13 +285,13 @@ def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
 
     Nor is it known if it needs functions that `expressions.to_jax` has not.
     """
-    names = {symbol: str(symbol) for symbol in slope.free_symbols | {sympy.Symbol(variable)}}
+    plain = sympy.Symbol(variable)
     signed = {
-        symbol: sympy.Symbol(name, positive=True)
-        for symbol, name in names.items()
-        if name == variable or name.startswith("m_")
+        symbol: sympy.Symbol(str(symbol), positive=True)
+        for symbol in slope.free_symbols | {plain}
+        if symbol == plain or str(symbol).startswith("m_")
     }
-    by = signed[sympy.Symbol(variable)]
+    by = signed[plain]
     found: Any = manualintegrate(sympy.expand(slope.xreplace(signed)), by)
     if found.has(sympy.expint):
         # Integrals of exp(-r) / r^n all become that of exp(-r) / r, of which they may have none.

@@ -24,14 +24,18 @@ _FUNCTIONS = {
     sympy.sinh: jnp.sinh,
     sympy.cosh: jnp.cosh,
     sympy.tanh: jnp.tanh,
+    sympy.asinh: jnp.arcsinh,
+    sympy.acosh: jnp.arccosh,
+    sympy.atanh: jnp.arctanh,
     sympy.Abs: jnp.abs,
     sympy.sign: jnp.sign,
     sympy.floor: jnp.floor,
     sympy.ceiling: jnp.ceil,
     sympy.Heaviside: jnp.heaviside,
-    # What the integrals of exp(-r) / r and exp(-r^2) are written with.
+    # What integrals of exponentials are written with.
     sympy.Ei: special.expi,
     sympy.erf: special.erf,
+    sympy.erfc: special.erfc,
 }
 
 _INEQUALITIES = (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)

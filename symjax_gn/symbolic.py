@@ -104,8 +104,8 @@ def refit(
     As the paper does at the end (section 3), by robust least squares of errors relative to
     each body's acceleration. A regression on messages sees little of the nearest pairs, so a
     central law is also tried with a softened distance, which is kept if it lowers the error
-    by the share `gain`. A refit that is no better leaves the laws as they were. Graphs with
-    coincident bodies are left out.
+    by the share `gain`. Thresholds of steps are looked for within 2%. A refit that is no
+    better leaves the laws as they were. Graphs with coincident bodies are left out.
 
     Args:
         law: the law of pairs, a force (`gauge="influence"`).
@@ -132,19 +132,24 @@ def refit(
     r = sympy.Symbol("r")
 
     def fit(scalar, distance):
-        force = law.components
+        """All laws fitted; constants become variables first, lest they merge."""
+        pair = law.components if scalar is None else (scalar, distance)
+        free, slots, old = with_slots([*pair, *one_body.components])
+        force, alone = free[: len(pair)], free[len(pair) :]
+        inner = towards = None
         if scalar is not None:
-            along = scalar.xreplace({r: distance}) * sympy.diff(distance, r) / r
-            force = tuple(along * sympy.Symbol(f"d{axis}") for axis in AXES[: len(force)])
-        new, before, after = _refit(force, one_body.components, bodies, target, weight)
+            inner, distance = force
+            towards = inner.xreplace({r: distance}) * sympy.diff(distance, r)
+            force = [towards / r * sympy.Symbol(f"d{axis}") for axis in AXES[: len(alone)]]
+        start = np.asarray([float(value) for value in old])
+        values, before, after = _fit(force, alone, slots, start, bodies, target, weight)
+        new = {sympy.Symbol(slot): sympy.Float(x) for slot, x in zip(slots, values, strict=True)}
 
         def renew(*laws) -> Any:
             return tuple(law if law is None else law.xreplace(new) for law in laws)
 
-        inner, softened = renew(scalar, distance)
-        towards = inner and inner.xreplace({r: softened}) * sympy.diff(softened, r)
-        laws = renew(*force), renew(*one_body.components)
-        return Refit(*laws, inner, softened, towards, after, before)
+        inner, distance, towards = renew(inner, distance, towards)
+        return Refit(renew(*force), renew(*alone), inner, distance, towards, after, before)
 
     if law.form != "central" or law.scalar is None:
         return fit(None, r)
@@ -160,10 +165,9 @@ def refit(
     return best
 
 
-def _refit(force, one_body, bodies, target, weight) -> Any:
-    """New values of the constants of all laws, and the error before and after."""
-    free, slots, old = with_slots([*force, *one_body])
-    functions = _Functions(free[: len(force)], slots), _Functions(free[len(force) :], slots)
+def _fit(force, one_body, slots, start, bodies, target, weight) -> Any:
+    """Values of the slots in all laws, and the error before and after."""
+    functions = _Functions(force, slots), _Functions(one_body, slots)
 
     def errors(values):
         with np.errstate(all="ignore"):
@@ -173,18 +177,41 @@ def _refit(force, one_body, bodies, target, weight) -> Any:
         error = np.linalg.norm(errors(values), axis=-1)
         return float(np.mean(np.where(np.isfinite(error), error, np.inf)))
 
-    start = np.asarray([float(value) for value in old])
+    def fit(values):
+        # Errors of more than a hundredth count less than by their squares.
+        options: Any = dict(f_scale=0.01, most=1e3, steps=30)
+        return fit_constants(errors, values, np.abs(values) + 1e-300, **options)
+
     before = mean(start)
-    if not old:
-        return {}, before, before
-    # Errors of more than a hundredth count less than by their squares.
-    options: Any = dict(f_scale=0.01, most=1e3, steps=30)
-    found = fit_constants(errors, start, np.abs(start) + 1e-300, **options)
+    if not slots:
+        return start, before, before
+    found = fit(start)
+    steps = [node for law in (*force, *one_body) for node in law.atoms(sympy.Heaviside)]
+    thresholds = {str(symbol) for node in steps for symbol in node.free_symbols} & set(slots)
+    if thresholds:
+        for slot in sorted(thresholds):
+            found = _nearest_step(mean, found, slots.index(slot))
+        found = fit(found)
     after = mean(found)
-    if not after < before:
-        found, after = start, before
-    values = zip(old, found, strict=True)
-    return {value: sympy.Float(float(x)) for value, x in values}, before, after
+    return (found, before, after) if after < before else (start, before, before)
+
+
+def _nearest_step(error, values, k):
+    """The values with the k-th, a threshold, moved by up to 2% to where the error is least.
+
+    No derivative says where: the error changes only as a threshold passes a pair.
+    """
+    reach = 0.02
+    for _ in range(2):
+        trials = [
+            np.where(np.arange(len(values)) == k, share * values, values)
+            for share in np.linspace(1 - reach, 1 + reach, 41)
+        ]
+        errors = np.asarray([error(trial) for trial in trials])
+        best = np.flatnonzero(errors == np.min(errors))
+        values = trials[best[len(best) // 2]]
+        reach /= 20
+    return values
 
 
 class _Functions:

@@ -302,23 +302,20 @@ def check_system(system: System, num_nodes: int, dim: int) -> None:
             f"The sampler of system {system.name!r} gave positions of shape "
             f"{body.position.shape}, expected {(num_nodes, dim)}."
         )
-    with _told(f"The edges of system {system.name!r}"):
+    with _told(f"The edges of system {system.name!r}", "They are a function of a number."):
         senders, receivers = system.edges(num_nodes)
     check_edges(senders, receivers, num_nodes)
     _check_potentials(system, body, senders, receivers)
 
 
 @contextlib.contextmanager
-def _told(what):
+def _told(what, advice="It must be a function of JAX arrays; choose branches with jnp.where."):
     """Whatever a user's function raises, as one line that says which it was."""
     try:
         yield
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{what} failed with {type(error).__name__}: {reason} "
-            "It must be a function of JAX arrays; choose branches with jnp.where."
-        ) from error
+        raise ValueError(f"{what} failed with {type(error).__name__}: {reason} {advice}") from error
 
 
 def _check_potentials(system, body, senders, receivers):

@@ -142,6 +142,7 @@ def test_the_papers_plain_setting_with_raw_messages(script, tmp_path, capsys):
         (["--test-n", "1"], "--test-n must be at least 2"),
         (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
         (["--n", "8", "--data", "none.npz"], "--n needs a --system"),
+        (["--external-field", "--node", "newton"], "has no --external-field"),
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--strategy", "pruning", "--no-prune"], 'the strategy is "standard"'),
         (["--penalty", "0.1"], '--penalty is of "l1" and "kl"'),

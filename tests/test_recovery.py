@@ -33,10 +33,8 @@ def rows(path):
     return json.loads(path.read_text())["rows"]
 
 
-@pytest.fixture
-def fake(recovery, monkeypatch):
-    """Cells that cost nothing; the list of those that ran."""
-    ran = []
+def fake_cell(recovery, ran):
+    """A `run` that costs nothing, lists what ran and is interrupted once."""
 
     def cell(system, dim, strategy, seed, budget, options):
         name = recovery.cell_name(system, dim, strategy, seed, options)
@@ -51,7 +49,14 @@ def fake(recovery, monkeypatch):
             refit=dict(law_error=0.08),
         )  # fmt: skip
 
-    monkeypatch.setattr(recovery, "run", cell)
+    return cell
+
+
+@pytest.fixture
+def fake(recovery, monkeypatch):
+    """Cells that cost nothing; the list of those that ran."""
+    ran = []
+    monkeypatch.setattr(recovery, "run", fake_cell(recovery, ran))
     return ran
 
 
@@ -155,7 +160,6 @@ def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):
 def test_an_exception_in_a_cell_is_a_row_that_is_tried_again(recovery, fake, monkeypatch, tmp_path):
     out = tmp_path / "out.json"
     cells = ["--systems", "r1", "--dims", 2, "--strategies", "l1", "--seeds", 0, "--out", out]
-    monkeypatch.undo()
     fresh = load("recovery", monkeypatch)
     job = fresh.load_job()
 
@@ -165,12 +169,16 @@ def test_an_exception_in_a_cell_is_a_row_that_is_tried_again(recovery, fake, mon
     monkeypatch.setattr(job, "discover", broken)
     run(fresh, monkeypatch, *cells)
     assert rows(out)[0]["error"] == "TypeError: not so"
-    again = fresh.run
-    monkeypatch.setattr(
-        fresh, "run", lambda *cell: {**again(*cell), "laws": [dict(sympy="r")], "error": None}
-    )
+    # The row stays until there is a better one, and a better one takes its place.
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps({"meta": {}, "rows": [dict(rows(out)[0], value=2.0)]}))
+    run(fresh, monkeypatch, "--seeds", "--merge", out, "--out", tmp_path / "both.json")
+    assert rows(tmp_path / "both.json")[0]["error"] == "TypeError: not so"
+    monkeypatch.setattr(fresh, "run", fake_cell(fresh, []))
     run(fresh, monkeypatch, *cells)
-    assert [row["error"] for row in rows(out)] == [None]
+    assert ["error" in row for row in rows(out)] == [False]
+    run(fresh, monkeypatch, "--seeds", "--merge", good, out, "--out", tmp_path / "both.json")
+    assert ["error" in row for row in rows(tmp_path / "both.json")] == [False]
 
 
 def test_a_wrong_option_ends_all_before_anything_runs(recovery, fake, monkeypatch, capsys):

@@ -120,9 +120,9 @@ def test_a_refit_in_any_units(softening):
     force = law_accelerations([true * x / R for x in (DX, DY)], NOTHING, dataset)
     dataset = dataset._replace(acceleration=force)
     found = refit(*picked((), scalar=sympy.Float(2.1e-20) * MI * MJ / R**2), dataset)
-    assert float(found.scalar.subs({MI: 1, MJ: 1, R: 1})) == pytest.approx(2e-20, rel=1e-4)
+    assert float(found.scalar.subs({MI: 1, MJ: 1, R: 1})) == pytest.approx(2e-20, rel=1e-4, abs=0)
     # Data without softening must not be given one.
-    assert float(found.distance.subs(R, 0)) == pytest.approx(softening, rel=1e-3)
+    assert float(found.distance.subs(R, 0)) == pytest.approx(softening, rel=1e-3, abs=1e-15)
 
 
 def test_coincident_bodies_have_no_say_in_a_refit(damped):
@@ -145,3 +145,38 @@ def test_bad_laws(damped):
     law, alone = picked([DX, DY])
     with pytest.raises(ValueError, match='gauge="influence"'):
         refit(law._replace(across=float("nan")), alone, damped)
+
+
+def test_a_refit_moves_thresholds():
+    run = simulate(jax.random.key(0), SYSTEMS["discontinuous"], num_simulations=200, num_outputs=20)
+    dataset = make_dataset(run)
+    r, c = sympy.Symbol("r"), sympy.Float(1.97)
+    scalar = (sympy.Float(1.95) * r - sympy.Float(1.9)) * sympy.Heaviside(r - c)
+    found = refit(*picked((), scalar=scalar), dataset)
+    (step,) = found.scalar.atoms(sympy.Heaviside)
+    # 20,000 pairs, the grid's steps are of 2e-3 / 20.
+    assert float(sympy.solve(step.args[0], r)[0]) == pytest.approx(1.99, abs=1e-3)
+    at = {R: 3.0, DX: 3.0}
+    assert float(found.force[0].subs(at)) == pytest.approx(2 * 2.01, rel=1e-3)
+    assert found.error < 0.01 * found.error_before
+
+
+def test_constants_of_a_law_and_its_softening_do_not_merge():
+    """exp(-(r + c)) (r + c + 1) is exp(-c) exp(-r) (r + 1 + c) to SymPy."""
+    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=20)
+    dataset = make_dataset(run)
+
+    def screened(a, b, s):
+        return a * MI * MJ * sympy.exp(-s) * (s + b) / s**2
+
+    true = screened(1, 1, R + 0.05)
+    force = law_accelerations([true * x / R for x in (DX, DY)], NOTHING, dataset)
+    start = screened(sympy.Float(1.02), sympy.Float(0.97), R)
+    found = refit(*picked((), scalar=start), dataset._replace(acceleration=force))
+    assert float(found.distance.subs(R, 0)) == pytest.approx(0.05, rel=1e-3)
+    for r in (0.1, 1.0, 3.0):
+        at = {MI: 1.3, MJ: 0.8, R: r, DX: r, DY: 0.0}
+        expected = float(true.subs(at))
+        assert float(found.towards.subs(at)) == pytest.approx(expected, rel=1e-4)
+        assert float(found.force[0].subs(at)) == pytest.approx(expected, rel=1e-4)
+        assert float(found.scalar.subs(at | {R: r + 0.05})) == pytest.approx(expected, rel=1e-3)

@@ -96,7 +96,7 @@ def test_planted_messages_are_distilled(data):
     force = true_forces(system, receiver, sender)
     messages = force @ rng.normal(size=(2, 2)).T + rng.normal(size=2)
     messages += 0.005 * rng.normal(size=messages.shape)
-    features = {k: np.asarray(x, np.float64) for k, x in pair_features(receiver, sender).items()}
+    features = pair_features(receiver, sender)
     nothing = np.zeros_like(force)
     table = MessageTable(
         features=features,
