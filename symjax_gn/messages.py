@@ -181,14 +181,7 @@ def record_messages(
 
     def one(pair):
         nodes, edge = pair
-        receiver, sender = (
-            jax.tree.map(lambda x, i=i: x[i], nodes) for i in (receivers, data.senders)
-        )
-        opposite = sender._replace(position=2 * receiver.position - sender.position)
-        messages, mirrored = (
-            trained.mask * model.apply(params, receiver, end, method="message")[0]
-            for end in (sender, opposite)
-        )
+        messages, mirrored = _both_messages(trained, nodes, data.senders, receivers)
         node = receivers[edge]
         mine = (receivers == node)[:, None]
         aggregate = jnp.sum(jnp.where(mine, messages, 0.0), axis=0)
@@ -200,11 +193,7 @@ def record_messages(
         force = body.mass * update(aggregate)
         jacobian = body.mass * jax.jacobian(update)(aggregate)[:, order]
         messages, mirrored = messages[:, order], mirrored[:, order]
-        # Errors go with the size of a message: the weakest messages know the offset best.
-        size = jnp.sum(messages**2, axis=1, keepdims=True)
-        middle = jnp.nanmedian(jnp.where(mine, size, jnp.nan))
-        weight = jnp.where(mine, 1 / (size + middle + 1e-12), 0.0)
-        even = jnp.sum(weight * 0.5 * (messages + mirrored), axis=0) / jnp.sum(weight)
+        even = _offset(messages, mirrored, mine)
         shares = (messages - even) @ jacobian.T
         alone = force - jnp.sum(jnp.where(mine, shares, 0.0), axis=0)
         return messages[edge], shares[edge], alone, jacobian @ even, jacobian
@@ -268,16 +257,19 @@ def component_significance(trained: Trained, data: Dataset) -> Float[np.ndarray,
     """What each component has to say to the accelerations, in whatever gauge it says it.
 
     The spread of a component alone tells little, for the node function may weigh it with
-    any factor. So this is |da_i / dm_k| |m_ij,k - mean m_k|, over 1 + |a_i|, mean over the
-    edges of a normalised dataset; 0 for masked components.
+    any factor and take an offset off it. So this is |da_i / dm_k| |m_ij,k - b_i,k|, with the
+    offset b_i of `record_messages`, over 1 + |a_i|, mean over the edges of a normalised
+    dataset; 0 for masked components.
     """
     model, params = trained.model, trained.params
     receivers = jnp.asarray(data.receivers)
 
     def one(nodes):
         prediction: Any = model.apply(params, nodes, data.senders, receivers, trained.mask)
-        messages, num_nodes = prediction.messages, len(nodes.mass)
-        aggregate = jax.ops.segment_sum(messages, receivers, num_nodes)
+        messages, mirrored = _both_messages(trained, nodes, data.senders, receivers)
+        numbers = jnp.arange(len(nodes.mass))
+        aggregate = jax.ops.segment_sum(messages, receivers, len(numbers))
+        even = jax.vmap(lambda k: _offset(messages, mirrored, (receivers == k)[:, None]))(numbers)
 
         def slope(body, total):
             update = lambda total: model.apply(params, body, total, method="update")  # noqa: E731
@@ -285,11 +277,28 @@ def component_significance(trained: Trained, data: Dataset) -> Float[np.ndarray,
 
         gain = jnp.linalg.norm(jax.vmap(slope)(nodes, aggregate), axis=1)
         gain /= 1 + jnp.linalg.norm(prediction.acceleration, axis=1, keepdims=True)
-        return messages, gain[receivers]
+        return jnp.mean(gain[receivers] * jnp.abs(messages - even[receivers]), axis=0)
 
-    messages, gain = jax.jit(jax.vmap(one))(data.nodes)
-    spread = jnp.abs(messages - jnp.mean(messages, axis=(0, 1)))
-    return np.asarray(jnp.mean(gain * spread, axis=(0, 1)))
+    return np.asarray(jnp.mean(jax.jit(jax.vmap(one))(data.nodes), axis=0))
+
+
+def _both_messages(trained, nodes, senders, receivers):
+    """Messages `[edge, component]` as they are, and with the sender on the other side."""
+    receiver, sender = (jax.tree.map(lambda x, i=i: x[i], nodes) for i in (receivers, senders))
+    opposite = sender._replace(position=2 * receiver.position - sender.position)
+    return tuple(
+        trained.mask * trained.model.apply(trained.params, receiver, end, method="message")[0]
+        for end in (sender, opposite)
+    )
+
+
+def _offset(messages, mirrored, mine):
+    """What is the same in all messages to one receiver, by parity; `mine` marks its edges."""
+    # Errors go with the size of a message: the weakest messages know the offset best.
+    size = jnp.sum(messages**2, axis=1, keepdims=True)
+    middle = jnp.nanmedian(jnp.where(mine, size, jnp.nan))
+    weight = jnp.where(mine, 1 / (size + middle + 1e-12), 0.0)
+    return jnp.sum(weight * 0.5 * (messages + mirrored), axis=0) / jnp.sum(weight)
 
 
 def check_messages(

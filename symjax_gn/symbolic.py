@@ -104,8 +104,9 @@ def refit(
     As the paper does at the end (section 3), by robust least squares of errors relative to
     each body's acceleration. A regression on messages sees little of the nearest pairs, so a
     central law is also tried with a softened distance, which is kept if it lowers the error
-    by the share `gain`. Thresholds of steps are looked for within 2%. A refit that is no
-    better leaves the laws as they were. Graphs with coincident bodies are left out.
+    by the share `gain`. Thresholds of steps are looked for within 2%, and constants that
+    may as well be 0 are 0. A refit that is no better leaves the laws as they were. Graphs with
+    coincident bodies are left out.
 
     Args:
         law: the law of pairs, a force (`gauge="influence"`).
@@ -143,7 +144,8 @@ def refit(
             force = [towards / r * sympy.Symbol(f"d{axis}") for axis in AXES[: len(alone)]]
         start = np.asarray([float(value) for value in old])
         values, before, after = _fit(force, alone, slots, start, bodies, target, weight)
-        new = {sympy.Symbol(slot): sympy.Float(x) for slot, x in zip(slots, values, strict=True)}
+        numbers = [sympy.Float(x) if x else sympy.Integer(0) for x in values]
+        new = {sympy.Symbol(slot): x for slot, x in zip(slots, numbers, strict=True)}
 
         def renew(*laws) -> Any:
             return tuple(law if law is None else law.xreplace(new) for law in laws)
@@ -193,6 +195,11 @@ def _fit(force, one_body, slots, start, bodies, target, weight) -> Any:
             found = _nearest_step(mean, found, slots.index(slot))
         found = fit(found)
     after = mean(found)
+    for k in range(len(found)):
+        # A law with next to 0 in it is a law without: r (r + 1e-8) would make poor energies.
+        simpler = np.where(np.arange(len(found)) == k, 0.0, found)
+        if mean(simpler) <= max(after, _EXACT):
+            found, after = simpler, mean(simpler)
     return (found, before, after) if after < before else (start, before, before)
 
 

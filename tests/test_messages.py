@@ -157,18 +157,27 @@ def test_components_are_counted_without_the_dimension(trained, spring_parts, mon
 
 
 class Scaled:
-    """The first two components are forces in units 100 apart, the third says nothing."""
+    """The first two components are forces in units 100 apart, the third says nothing.
+
+    The first has an offset that the node function takes off again.
+    """
 
     units = jnp.array([1.0, 100.0])
 
     def apply(self, params, nodes, *args, method=None):
         if method == "update":
             (aggregate,) = args
-            return aggregate[:2] / self.units / nodes.mass
-        senders, receivers, mask = args
-        displacement = nodes.position[senders] - nodes.position[receivers]
-        messages = jnp.concatenate([displacement * self.units, 1e3 * displacement[:, :1]], axis=1)
-        return Prediction(jnp.zeros_like(nodes.position), messages * mask, None)
+            return (aggregate[:2] - 3 * self.offset(nodes)) / self.units / nodes.mass
+        if method == "message":
+            (sender,) = args
+            displacement = sender.position - nodes.position
+            offset = jax.vmap(self.offset)(nodes)
+            both = displacement * self.units + offset
+            return jnp.concatenate([both, 1e3 * displacement[:, :1]], axis=1), None
+        return Prediction(jnp.zeros_like(nodes.position), None, None)
+
+    def offset(self, body):
+        return jnp.stack([100 * body.mass, 0 * body.mass])
 
 
 def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_parts):
@@ -178,6 +187,11 @@ def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_p
     # Both axes are alike, but for what a small sample makes of them.
     assert found[1] == pytest.approx(found[0], rel=0.3)
     assert found[2] == 0.0
+    # One close encounter among many is one among many.
+    position = np.array(data.nodes.position)
+    position[0, 0] += 1e6
+    far = data._replace(nodes=data.nodes._replace(position=position))
+    assert messages.count_components(planted, far) == 2
     assert messages.count_components(planted, data) == 2
     assert sorted(messages.rank_components(planted, data)[:2]) == [0, 1]
     masked = planted._replace(mask=jnp.array([1.0, 0.0, 1.0]))

@@ -180,3 +180,16 @@ def test_constants_of_a_law_and_its_softening_do_not_merge():
         assert float(found.towards.subs(at)) == pytest.approx(expected, rel=1e-4)
         assert float(found.force[0].subs(at)) == pytest.approx(expected, rel=1e-4)
         assert float(found.scalar.subs(at | {R: r + 0.05})) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_constant_that_may_as_well_be_zero_is(damped):
+    """A search takes the softening for r (r + 0.02); with the softening there is no 0.02."""
+    run = simulate(jax.random.key(0), SYSTEMS["r2"], num_simulations=100, num_outputs=20)
+    dataset = make_dataset(run)
+    found = refit(*picked((), scalar=MI * MJ / (R * (R + sympy.Float(0.0201)))), dataset)
+    assert found.scalar == MI * MJ / R**2
+    assert float(found.distance.subs(R, 0)) == pytest.approx(0.01, rel=1e-3)
+    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
+    scalar = sympy.Float(1.9) * R - sympy.Float(1.7) + sympy.Float(0.01) / R
+    found = refit(*picked((), drag, scalar), damped)
+    assert not found.scalar.has(1 / R)
