@@ -152,7 +152,8 @@ def _print_table(rows, title, text):
 
 
 def _published(table, case, strategy):
-    known = dict(zip(COLUMNS, table.get(case, ()), strict=False))
+    # A case with options is one of the same data.
+    known = dict(zip(COLUMNS, table.get(case.split()[0], ()), strict=False))
     return known.get(strategy)
 
 
@@ -220,6 +221,19 @@ def print_rollouts(rows):
         print(f"| {case} | {solver} | {' | '.join(texts)} |")
 
 
+def print_more_bodies(rows):
+    """Errors with another number of bodies than in training, over mean |a|."""
+    rows = [row for row in rows if row.get("more_bodies")]
+    if not rows:
+        return
+    print("\nError over mean of a: network, network and refitted law with another number of bodies")
+    print("\n| run | network | bodies | network | law |\n|---|---|---|---|---|")
+    for row in rows:
+        more = row["more_bodies"]
+        network, law = (more[name] / more["mean_abs_target"] for name in ("network", "law"))
+        print(f"| {row['name']} | {_share(row):.2%} | {more['n']} | {network:.2%} | {law:.0e} |")
+
+
 def print_summary(rows):
     """The ten lines of the README: recovered of seeds, 2D then 3D, and the worst figures."""
     rows = [row for row in rows if not row.get("options")]
@@ -228,8 +242,8 @@ def print_summary(rows):
     print("|---" * (len(strategies) + 1) + "|")
     for system in dict.fromkeys(row["system"] for row in rows):
         texts = []
+        dims = sorted({row["dim"] for row in rows if row["system"] == system})
         for strategy in strategies:
-            dims = sorted({row["dim"] for row in rows if row["system"] == system})
             cells = [_cell(rows, f"{system}-{dim}", strategy) for dim in dims]
             counts = [
                 f"{sum(bool(r['recovered']) for r in c)}/{len(c)}" if c else "–" for c in cells
@@ -305,6 +319,7 @@ def main():
     rows = [row for row in rows if row["budget"] == args.budget]
     print_tables(rows)
     print_rollouts(rows)
+    print_more_bodies(rows)
     print_summary(rows)
 
 

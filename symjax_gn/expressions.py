@@ -1,4 +1,4 @@
-"""SymPy expressions and JAX functions: conversion both ways, complexity, equivalence."""
+"""SymPy expressions: as functions and back, complexity, constants, equivalence."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -198,7 +198,7 @@ def _fit(force, one_body, slots, start, bodies, target, weight) -> Any:
     for k in range(len(found)):
         # A law with next to 0 in it is a law without: r (r + 1e-8) would make poor energies.
         simpler = np.where(np.arange(len(found)) == k, 0.0, found)
-        if mean(simpler) <= max(after, _EXACT):
+        if mean(simpler) <= max(after, min(before, _EXACT)):
             found, after = simpler, mean(simpler)
     return (found, before, after) if after < before else (start, before, before)
 

@@ -126,9 +126,9 @@ def judge_one_body(
 ) -> dict[str, Any]:
     """Compare a law of what a body feels by itself with the truth, on fresh bodies.
 
-    The error of a body is |law - truth| / (|truth| + 0.1 typical |truth|), see
-    `graphs.typical_size`; where there is no such force, over the typical force of a pair
-    instead. The limits are those of pairs.
+    The error of a body is |law - truth| / (|truth| + 0.1 median |truth|), the median as in
+    `judge`; where there is no such force, over the typical force of a pair instead. The
+    limits are those of pairs.
 
     Args:
         key: PRNG key that chooses the bodies.
@@ -141,7 +141,7 @@ def judge_one_body(
     law = _values(components, receiver, sender)
     truth = np.asarray(jax.vmap(lambda body: one_body_force(system, body))(receiver), np.float64)
     size = np.linalg.norm(truth, axis=1)
-    size += 0.1 * typical_size(size)
+    size += 0.1 * _median(size)
     if not np.any(size):
         size = typical_size(np.linalg.norm(true_forces(system, receiver, sender), axis=1))
     with np.errstate(all="ignore"):
@@ -265,9 +265,13 @@ def _errors(pairs, force, gauge):
     size = np.linalg.norm(scaled, axis=1)
     with np.errstate(all="ignore"):
         error = np.linalg.norm(pairs.law - scaled - offset, axis=1)
-        # Where most pairs feel nothing, the median of those that do is the measure.
-        error = error / (size + 0.1 * (np.median(size) or typical_size(size)))
+        error = error / (size + 0.1 * _median(size))
     return np.where(np.isfinite(error), error, np.inf)
+
+
+def _median(size):
+    """The median, or where most feel nothing, that of those that do."""
+    return np.median(size) or typical_size(size)
 
 
 def _checks(gauge, errors):

@@ -197,6 +197,15 @@ def test_rows_of_both_budgets_are_kept(recovery, fake, monkeypatch, tmp_path):
     assert [row["budget"] for row in rows(out)] == ["cpu", "gpu"]
 
 
+def test_the_table_of_more_bodies(recovery, capsys):
+    recovery.print_more_bodies([dict(name="r1-2", more_bodies=None)])
+    assert capsys.readouterr().out == ""
+    more = dict(n=8, network=0.3, law=2e-6, mean_abs_target=20)
+    error = dict(value=0.1, mean_abs_target=10)
+    recovery.print_more_bodies([dict(name="r1-2 --test-n 8", more_bodies=more, test_error=error)])
+    assert "| r1-2 --test-n 8 | 1.00% | 8 | 1.50% | 1e-07 |" in capsys.readouterr().out
+
+
 def test_the_summary_has_no_options_and_marks_what_is_missing(recovery, capsys):
     def row(dim, strategy, recovered, r2, options=()):
         r2 = dict(influence=r2)
