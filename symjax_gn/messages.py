@@ -169,14 +169,15 @@ def record_messages(
     graph, edge = sample_pairs(key, dataset, num_edges)
     some = take(data, graph[:_BATCH])
     left = int(np.count_nonzero(trained.mask))
+    significance = component_significance(trained, some)
     if num_components is None:
-        num_components = count_components(trained, some)
+        num_components = count_components(trained, significance)
     if not 1 <= num_components <= left:
         raise ValueError(
             f"num_components must be from 1 to the {left} message components in use, "
             f"got {num_components}."
         )
-    order = rank_components(trained, some)[:num_components]
+    order = np.argsort(-significance, kind="stable")[:num_components]
     receivers = jnp.asarray(data.receivers)
 
     def one(pair):
@@ -231,21 +232,16 @@ def take_edges(table: MessageTable, keep: Any) -> MessageTable:
     return table._replace(features=features, **pick)
 
 
-def rank_components(trained: Trained, data: Dataset) -> Int[np.ndarray, " component"]:
-    """Components of a normalised dataset's messages, most significant first."""
-    return np.argsort(-component_significance(trained, data), kind="stable")
-
-
-def count_components(trained: Trained, data: Dataset) -> int:
+def count_components(trained: Trained, significance: Float[np.ndarray, " component"]) -> int:
     """How many message components a network uses, found without knowing the dimension.
 
-    Components are ordered by significance; the count ends at the deepest fall from one
+    Components are ordered by `component_significance`; the count ends at the deepest fall from one
     to the next, if the fall is by a factor of 3 or more, or else all in use count. The
     bottleneck was told the dimension: all of its components count.
     """
     if trained.strategy == "bottleneck":
         return int(np.count_nonzero(trained.mask))
-    values = np.sort(component_significance(trained, data)[np.asarray(trained.mask) > 0])[::-1]
+    values = np.sort(significance[np.asarray(trained.mask) > 0])[::-1]
     values = np.maximum(values, 1e-6 * values[0])
     falls = values[:-1] / values[1:]
     if falls.size == 0 or np.max(falls) < 3:
