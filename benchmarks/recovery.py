@@ -251,7 +251,8 @@ def print_summary(rows):
             texts.append(", ".join(counts) if any(cells) else "")
         print(f"| {system} | {' | '.join(texts)} |")
     for title, least, value in (
-        ("least R^2 of forces", True, _r2),
+        ("least R^2 of forces", True, lambda row: _r2(row, "influence")),
+        ("least R^2 of raw messages", True, lambda row: _r2(row, "gauge")),
         ("error over mean of a, largest", False, _share),
     ):
         texts = []
@@ -264,8 +265,8 @@ def print_summary(rows):
         print(f"| {title} | {' | '.join(texts)} |")
 
 
-def _r2(row):
-    return (row.get("message_r2") or {}).get("influence")
+def _r2(row, kind):
+    return (row.get("message_r2") or {}).get(kind)
 
 
 def _share(row):

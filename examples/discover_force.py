@@ -10,6 +10,7 @@ line of explanation if something is wrong with what it was given.
 """
 
 import argparse
+import math
 import sys
 import time
 
@@ -200,6 +201,10 @@ def check_options(args):
     check_choice("optimizer", args.optimizer, train.OPTIMIZERS)
     check_choice("kind of errors", args.errors, ("relative", "absolute"))
     check_at_least("--seed", args.seed, 0)
+    if args.penalty is not None:
+        check_at_least("--penalty", args.penalty, 0)
+    if not 0 < args.learning_rate < math.inf:
+        raise ValueError(f"--learning-rate must be positive, got {args.learning_rate}.")
     if args.test_n is not None:
         check_at_least("--test-n", args.test_n, 2)
     for name in ("n", "test_n"):
@@ -342,8 +347,7 @@ def discover(args):
     if trained.model.external_field:
         features += [f"{axis}_i" for axis in "xyz"[:dim]]
     alone = distill.distill_one_body(table, engines, features=features)
-    small = regression.OperonRegressor(evaluations=20_000, max_length=12, seed=args.seed)
-    gauge_law = distill.distill_gauge(table, small)
+    gauge_law = distill.distill_gauge(table, engines[:1])
     lap("regress")
 
     on_test = refitted = None

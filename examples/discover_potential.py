@@ -74,39 +74,42 @@ def parse(argv):
     network.add_argument(
         "--rollout-substeps",
         type=int,
-        default=2,
+        default=8,
         help="steps of the midpoint rule between two outputs, over --every",
     )
     return parser.parse_args(argv)
 
 
-def follow(args, system, trajectory, trained, refitted, kinetic, edges):
-    """Rows of `rollout.compare_rollouts`, or why there are none."""
+def follow(args, system, trajectory, test, trained, potential, kinetic):
+    """Rows of `rollout.compare_rollouts` from the starts of test simulations, or why none."""
     if not args.rollouts:
         return None, "none asked for"
-    if args.dissipative or (system is not None and system.drag):
+    if system is not None and system.drag:
         return None, "a system with drag keeps no energy"
+    if args.dissipative:
+        return None, "with --dissipative energies may be lost"
     if trained.model.external_field:
         return None, "the energy in an outer field is not distilled"
     if kinetic is None or kinetic.energy is None:
         return None, "there is no kinetic energy"
     if len(trajectory.time) < 2:
         return None, "the data hold one moment of each simulation"
+    edges = (np.asarray(test.senders), np.asarray(test.receivers))
     hamiltonians = {"network": rollout.trained_hamiltonian(trained, edges)}
-    potential = energies.refitted_potential(refitted)
     if potential is not None:
         hamiltonians["distilled"] = rollout.distilled_hamiltonian(potential, kinetic.energy, edges)
     if system is not None:
         hamiltonians["true"] = rollout.true_hamiltonian(system)
-    count = min(args.rollouts, len(trajectory.mass))
+    sims = np.unique(test.simulation)[: args.rollouts]
     bodies = Body(
-        trajectory.position[-count:, 0],
-        trajectory.velocity[-count:, 0],
-        trajectory.mass[-count:],
-        trajectory.charge[-count:],
+        trajectory.position[sims, 0],
+        trajectory.velocity[sims, 0],
+        trajectory.mass[sims],
+        trajectory.charge[sims],
     )
     outputs = args.rollout_length * (len(trajectory.time) - 1) + 1
-    time = (trajectory.time[1] - trajectory.time[0]) * np.arange(outputs)
+    length = args.rollout_length * float(trajectory.time[-1] - trajectory.time[0])
+    time = np.linspace(0.0, length, outputs)
     return rollout.compare_rollouts(
         hamiltonians,
         bodies,
@@ -184,12 +187,17 @@ def discover(args):
         alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)
     if kinetic is not None:
         checks["kinetic"] = verdict.judge_kinetic(keys[4], kinetic.velocity, test)
+        # A law of dH/dp without an integral is no energy.
+        checks["kinetic"]["holds"] &= kinetic.energy is not None
     refitted = symbolic.refit(force, alone, training)
+    potential = energies.refitted_potential(refitted)
     lap("refit")
-    edges = (np.asarray(dataset.senders), np.asarray(dataset.receivers))
-    rows, why_not = follow(args, system, trajectory, trained, refitted, kinetic, edges)
+    rows, why_not = follow(args, system, trajectory, test, trained, potential, kinetic)
     lap("follow")
 
+    law_on_test = symbolic.law_error(force.components, alone.components, test)
+    refit_record = report.refit_record(refitted, test)
+    more_bodies = measure_more_bodies(other, trained, refitted)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, 1)),
@@ -198,7 +206,10 @@ def discover(args):
     if force.scalar is not None:
         figures["law.png"] = ("The law of force", plots.plot_law(force, table.forces))
     if law.potential is not None:
-        figures["potential.png"] = ("The potential of a pair", plots.plot_potential(law, table))
+        figures["potential.png"] = (
+            "The potential of a pair",
+            plots.plot_potential(law, table, potential),
+        )
     for k, front in enumerate(force.fronts):
         figures[f"pareto_{k}.png"] = (
             f"Pareto front {k}",
@@ -214,10 +225,10 @@ def discover(args):
         seconds=seconds,
         one_body=alone,
         one_body_check=alone_check,
-        law_on_test=symbolic.law_error(force.components, alone.components, test),
-        refit=report.refit_record(refitted, test),
-        more_bodies=measure_more_bodies(other, trained, refitted),
-        energies=report.energy_record(law, kinetic, checks, rows, why_not),
+        law_on_test=law_on_test,
+        refit=refit_record,
+        more_bodies=more_bodies,
+        energies=report.energy_record(law, kinetic, checks, rows, why_not, potential),
         system=args.data or (system.name if system else None),
         dim=dim,
         n=trajectory.position.shape[2],
@@ -232,6 +243,8 @@ def discover(args):
     report.write_report(folder, contents, titles)
     if law.potential is not None:
         print(f"potential of a pair: {rounded(law.potential)}")
+    if potential is not None:
+        print(f"with refitted constants: {rounded(potential)}")
     if kinetic is not None and kinetic.energy is not None:
         print(f"kinetic energy of a body: {rounded(kinetic.energy)}")
     print_laws(force.components, alone.components)

@@ -281,21 +281,23 @@ def distill_one_body(
     return OneBodyLaw("components", share, components, selected, fronts)
 
 
-def distill_gauge(table: MessageTable, regressor: Regressor) -> sympy.Expr:
+def distill_gauge(table: MessageTable, regressors: Sequence[Regressor]) -> Law:
     """The size of a receiver's messages per unit of force, as a law of its mass and charge.
 
     This is g(v_i) of m_ij = g(v_i) A f_ij + b(v_i), up to a constant factor: 1 where
     messages are forces, 1 / m_i where they are accelerations, else what training left. It is
-    1 too where all masses and charges are alike.
+    1 too where all masses and charges are alike. The law's error, relative, says how much of
+    the size they explain: a node function may do with messages what no law of two numbers is.
     """
     size = table.message_scale
     rows = np.arange(len(size))[:1000]
     columns = {name: table.features[name] for name in ("m_i", "q_i")}
     columns = {name: column for name, column in columns.items() if np.ptp(column[rows]) > 0}
     if not columns or np.std(np.log(size)) < 0.02:
-        return sympy.Integer(1)
-    (front,) = search_in_units([regressor], columns, table.scales, size[:, None], rows=rows)
-    return select(front).expression
+        error = float(np.mean(np.abs(size - 1) / (size + 0.1)))
+        return Law(sympy.Integer(1), 1, error, 0.0)
+    (front,) = search_in_units(regressors, columns, table.scales, size[:, None], rows=rows)
+    return select(front)
 
 
 def search_in_units(

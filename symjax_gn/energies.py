@@ -38,8 +38,6 @@ class EnergyTable(NamedTuple):
     """What pair energies and self energies do to the receiver: `influence` is the force
     of the pair, `one_body_force` that of the self energy and of Rayleigh's function,
     `messages` the energy of the pair `[edge, 1]`."""
-    self_energy: Float[np.ndarray, " edge"]
-    """[edge], k of the receiver."""
     self_velocity: Float[np.ndarray, "edge dim"] | None
     """[edge, dim], dH/dp of the receiver in its graph; None if dH/dp was not trained. Not
     dk/dp, for what depends on one momentum alone may be in the pair energies as well."""
@@ -83,8 +81,7 @@ def record_energies(
     def one(pair):
         receiver, sender = pair
         energy, slope = jax.value_and_grad(_pair_energy, 2)(model, params, receiver, sender)
-        own, own_slope = jax.value_and_grad(_self_energy, 2)(model, params, receiver)
-        alone = -own_slope.position
+        alone = -jax.grad(_self_energy, 2)(model, params, receiver).position
         if model.dissipative:
             rayleigh = jax.grad(
                 lambda velocity: model.apply(
@@ -96,7 +93,7 @@ def record_energies(
         stretch = middle / scales.length / jnp.sqrt(jnp.sum(displacement**2))
         moved = sender._replace(position=receiver.position + stretch * displacement)
         change = energy - _pair_energy(model, params, receiver, moved)
-        return energy, -slope.position, alone, own, change
+        return energy, -slope.position, alone, change
 
     picked = take(data, graph)
     ends = (jnp.asarray(index)[edge] for index in (data.receivers, data.senders))
@@ -105,7 +102,7 @@ def record_energies(
         for end in ends
     )
     recorded = jax.jit(jax.vmap(one))(pairs)
-    energy, force, alone, own, change = (np.asarray(x, np.float64) for x in recorded)
+    energy, force, alone, change = (np.asarray(x, np.float64) for x in recorded)
     unit = scales.mass * scales.acceleration
     table = MessageTable(
         features=features,
@@ -127,7 +124,7 @@ def record_energies(
     if system is not None:
         truth = true_potential(system, receiver, sender, middle)
     unit *= scales.length
-    return EnergyTable(table, own * unit, slope, change * unit, truth)
+    return EnergyTable(table, slope, change * unit, truth)
 
 
 def true_potential(
@@ -141,7 +138,7 @@ def true_potential(
     """Work `[edge]` done against a system's force in parting each pair from r = `start`.
 
     This is V(r) - V(start) where V is smooth; a jump of V, which no force shows, is left
-    out. Trapezoids on `num_points` distances.
+    out. Trapezoids on `num_points` distances, evenly spaced in log r.
 
     Args:
         system: the law.
@@ -156,7 +153,7 @@ def true_potential(
         displacement = sender.position - receiver.position
         r = jnp.sqrt(jnp.sum(displacement**2))
         unit = displacement / r
-        distances = start + (r - start) * jnp.linspace(0.0, 1.0, num_points)
+        distances = start * (r / start) ** jnp.linspace(0.0, 1.0, num_points)
 
         def attraction(distance):
             moved = sender._replace(position=receiver.position + distance * unit)
@@ -175,13 +172,13 @@ class PotentialLaw(NamedTuple):
     """The law of their derivative, from which the potential follows."""
     potential: sympy.Expr | None
     """V(r, ...) of a pair, whose derivative is the force towards the sender; None if the
-    force is not central or has no integral that SymPy knows."""
+    force is not central or has no integral that SymPy knows and that is finite on the data."""
     additive: sympy.Expr | None
     """What recorded energies have on top of the potential, as a law of masses, charges and
     momenta `p_i` and `p_j`: no force depends on it. None where there is no potential."""
     additive_error: float | None
-    """Typical size (standard deviation) of what both leave of the recorded energies, over
-    that of the energies."""
+    """What the additive function leaves of what recorded energies have on top of those that
+    forces show, over that or, if it is larger, over what forces show (standard deviations)."""
 
 
 class KineticLaw(NamedTuple):
@@ -225,6 +222,9 @@ def distill_potential(
     # Where the law was looked for: the nearest pairs' energies would drown all others.
     r = columns["r"]
     rows = np.flatnonzero((r >= np.quantile(r, 0.01)) & (r <= np.quantile(r, 0.99)))
+    with np.errstate(all="ignore"):
+        if not np.all(np.isfinite(evaluate(potential, columns)[rows])):
+            return PotentialLaw(force, None, None, None)
 
     def values(law, **changed):
         return evaluate(law, columns | changed)
@@ -245,8 +245,8 @@ def distill_potential(
             relative_error=False,
         )
         additive = select(found[0]).expression
-    left = energy - values(potential) - values(additive)
-    error = float(np.std(left[rows]) / np.std(energy[rows]))
+    sizes = np.std(rest[rows]), np.std(table.change[rows])
+    error = float(np.std((rest - values(additive))[rows]) / max(*sizes))
     return PotentialLaw(force, potential, additive, error)
 
 
@@ -283,7 +283,9 @@ def refitted_potential(refitted: Refit) -> Any:
 def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
     """The integral of a law by a positive variable, without constant; None if not known.
 
-    Nor is it known if it needs functions that `expressions.to_jax` has not.
+    Nor is it known if it needs functions that `expressions.to_jax` has not. Logarithms of
+    what may be negative are of its absolute value: so is the integral of 1 / (1 - r) real
+    on both sides of 1.
     """
     plain = sympy.Symbol(variable)
     signed = {
@@ -300,6 +302,13 @@ def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
             lambda node: -sympy.Ei(-node.args[1]),
         )
         found = sympy.expand(found)
+    known = slope.xreplace(signed).atoms(sympy.log)
+    found = found.replace(
+        lambda node: (
+            isinstance(node, sympy.log) and node not in known and not node.args[0].is_positive
+        ),
+        lambda node: sympy.log(sympy.Abs(node.args[0])),
+    )
     if found.has(sympy.Integral, sympy.zoo, sympy.nan) or unknown_functions(found):
         return None
     return sympy.factor_terms(found.xreplace({new: old for old, new in signed.items()}))

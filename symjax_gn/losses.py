@@ -22,8 +22,8 @@ def relative_loss(
 ) -> Float[Array, ""]:
     """Mean over nodes of the L1 norm of the error over (1 + norm of the target).
 
-    Targets are in the model's unit, where their median is 1. Small and large
-    accelerations count alike, so that close encounters do not drown the rest.
+    Targets are in the model's unit, where accelerations have a median of 1. Small and
+    large ones count alike, so that close encounters do not drown the rest.
     """
     size = 1 + jnp.linalg.norm(target, axis=-1)
     return jnp.mean(jnp.sum(jnp.abs(predicted - target), axis=-1) / size)

@@ -54,6 +54,9 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             f"{alone['check']['quantile_90']:.3g}.",
             "",
         ]
+    if report.get("motion"):
+        lines += ["Together, and with the mass that a force has to move:", ""]
+        lines += [f"$$ {latex} $$\n" for latex in report["motion"]]
     if report["checks"]:
         lines += ["## Checks", "", "| check | numbers | holds |", "|---|---|---|"]
         for name, check in report["checks"].items():
@@ -106,7 +109,8 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     if report.get("message_gauge"):
         lines += [
             "Size of a raw message per unit of force, up to a factor: "
-            f"${report['message_gauge']['latex']}$.",
+            f"${report['message_gauge']['latex']}$ (mean relative error "
+            f"{report['message_gauge']['mae']:.2%}).",
             "",
         ]
     if report["flattening_power"]:
@@ -168,13 +172,23 @@ def _energy_lines(report):
         lines += ["The potential of a pair:", "", f"$$ {found['potential']['latex']} $$", ""]
         lines += [
             "Energies of the network have on top of it, without effect on any force: "
-            f"${found['additive']['latex']}$. Both leave {found['additive_error']:.2%} of them "
+            f"${found['additive']['latex']}$. This leaves {found['additive_error']:.2%} of it "
             "(standard deviation).",
             "",
         ]
-    if found["kinetic"] and found["kinetic"]["energy"]:
-        energy = found["kinetic"]["energy"]["latex"]
+    if found.get("refitted"):
+        potential = found["refitted"]["latex"]
+        lines += ["With constants fitted to accelerations:", "", f"$$ {potential} $$", ""]
+    kinetic = found["kinetic"]
+    if kinetic and kinetic["energy"]:
+        energy = kinetic["energy"]["latex"]
         lines += ["The kinetic energy of a body with momentum p:", "", f"$$ {energy} $$", ""]
+    elif kinetic:
+        lines += [
+            f"The network's dH/dp is ${kinetic['velocity']['latex']}$, of which no integral is "
+            "known: there is no kinetic energy.",
+            "",
+        ]
     for name, check in found["checks"].items():
         lines += [
             f"Check of the {name}: median error {check['median']:.3g}, 90% quantile "
@@ -185,7 +199,8 @@ def _energy_lines(report):
         return [*lines, f"No paths were followed: {found['no_rollouts']}.", ""]
     lines += [
         "Largest change of energy along paths, over the initial kinetic energy, median; the "
-        "distilled Hamiltonian is that of the refitted law:",
+        "distilled Hamiltonian is that of the refitted law"
+        + (":" if found.get("refitted") else ", which has no potential that is known:"),
         "",
     ]
     lines += ["| solver | Hamiltonian | its own energy | the true energy | finished |"]

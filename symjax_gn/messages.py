@@ -215,7 +215,7 @@ def record_messages(
         components=np.asarray(order),
         influence=influence * unit,
         one_body_force=alone * unit,
-        message_scale=gain / np.exp(np.mean(np.log(gain))),
+        message_scale=gain / np.median(gain),
         offset=offset * unit,
         force=None if system is None else true_forces(system, receiver, sender),
     )

@@ -255,7 +255,7 @@ class FlatHGN(nn.Module):
 
     def __post_init__(self):
         check_choice("inputs", self.inputs, INPUTS)
-        if self.activation is nn.relu:
+        if self.activation in (nn.relu, nn.relu6, nn.leaky_relu, nn.hard_tanh):
             raise ValueError("A Hamiltonian needs a smooth activation, e.g. silu or softplus.")
         super().__post_init__()
 

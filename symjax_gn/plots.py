@@ -1,6 +1,7 @@
 """Figures of a run; each function returns a matplotlib `Figure` and draws nothing else."""
 
 import numpy as np
+import sympy
 from matplotlib.figure import Figure
 
 from symjax_gn.distill import ForceLaw, along_direction
@@ -11,7 +12,7 @@ from symjax_gn.messages import AXES, MessageTable
 from symjax_gn.simulate import Trajectory
 from symjax_gn.train import History
 
-_GREY, _BLUE, _RED = "0.7", "#1f5fa8", "#c0392b"
+_GREY, _BLUE, _RED, _ORANGE = "0.7", "#1f5fa8", "#c0392b", "#e69f00"
 
 
 def plot_trajectories(trajectory: Trajectory, count: int = 4) -> Figure:
@@ -105,17 +106,23 @@ def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
     return figure
 
 
-def plot_potential(law: PotentialLaw, table: EnergyTable) -> Figure:
+def plot_potential(
+    law: PotentialLaw, table: EnergyTable, refitted: sympy.Expr | None = None
+) -> Figure:
     """A potential over the energies of pairs it was distilled from, and the true one if known.
 
-    All are 0 at the median distance, and with that free of what no force shows.
+    All are 0 at the median distance, and with that free of what no force shows. `refitted` is
+    what `energies.refitted_potential` gave, to be drawn too.
     """
     if law.potential is None:
         raise ValueError("Only a potential that was found can be drawn.")
     features = table.forces.features
     r = features["r"]
     middle = features | {"r": np.full(len(r), np.median(r))}
-    value, start = (evaluate(law.potential, columns) for columns in (features, middle))
+
+    def above_middle(potential):
+        return evaluate(potential, features) - evaluate(potential, middle)
+
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot(
@@ -123,7 +130,11 @@ def plot_potential(law: PotentialLaw, table: EnergyTable) -> Figure:
     )
     if table.potential is not None:
         axes.plot(r, table.potential, "x", color="k", markersize=2.5, label="true potential")
-    axes.plot(r, value - start, ".", color=_RED, markersize=1.5, label="distilled potential")
+    value = above_middle(law.potential)
+    axes.plot(r, value, ".", color=_RED, markersize=1.5, label="distilled potential")
+    if refitted is not None:
+        value = above_middle(refitted)
+        axes.plot(r, value, ".", color=_ORANGE, markersize=0.8, label="with refitted constants")
     axes.set_ylim(*np.quantile(table.change, [0.01, 0.99]))
     axes.set_xlim(0, float(np.quantile(r, 0.99)))
     axes.set_xlabel("distance r")

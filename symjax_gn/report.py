@@ -20,6 +20,7 @@ from symjax_gn.expressions import rounded
 from symjax_gn.fronts import Law
 from symjax_gn.graphs import Dataset
 from symjax_gn.markdown import report_markdown
+from symjax_gn.messages import AXES
 from symjax_gn.symbolic import Refit, law_error
 from symjax_gn.verdict import Verdict
 
@@ -108,7 +109,7 @@ def make_report(
     one_body_check: Mapping[str, Any] | None = None,
     law_on_test: tuple[float, float] | None = None,
     more_bodies: Mapping[str, Any] | None = None,
-    gauge_law: sympy.Expr | None = None,
+    gauge_law: Law | None = None,
     refit: Mapping[str, Any] | None = None,
     **run: Any,
 ) -> dict[str, Any]:
@@ -155,6 +156,7 @@ def make_report(
             for target, chosen in zip(targets, law.selected, strict=True)
         ],
         components=[str(component) for component in law.components],
+        motion=_motion(law, one_body),
         mae_unit=law.error_unit,
         flattening_power=law.power,
         fronts=[[law_record(one) for one in front.laws] for front in law.fronts],
@@ -168,7 +170,7 @@ def make_report(
             latex=[law_latex(component) for component in one_body.components],
             fronts=[[law_record(one) for one in front.laws] for front in one_body.fronts],
         ),
-        message_gauge=None if gauge_law is None else expression_record(gauge_law),
+        message_gauge=None if gauge_law is None else law_record(gauge_law),
         message_r2=None if message_r2 is None else dict(message_r2),
         test_error=dict(
             value=test_error[0],
@@ -184,12 +186,25 @@ def make_report(
     )
 
 
+def _motion(law: ForceLaw, one_body: OneBodyLaw | None) -> list[str] | None:
+    """Newton's law along each axis in LaTeX; None if the law is not one of forces."""
+    if one_body is None or math.isnan(law.across):
+        return None
+    lines = []
+    for axis, force, alone in zip(AXES, law.components, one_body.components, strict=False):
+        rest = "" if alone == 0 else rf" + \left({law_latex(alone)}\right)"
+        pair = rf"\sum_{{j \to i}} \left({law_latex(force)}\right)"
+        lines.append(rf"m_i \ddot{{{axis}}}_i = {pair}{rest}")
+    return lines
+
+
 def energy_record(
     law: PotentialLaw,
     kinetic: KineticLaw | None,
     checks: Mapping[str, Any],
     rollouts: Sequence[Mapping[str, Any]] | None,
     no_rollouts: str | None = None,
+    refitted: sympy.Expr | None = None,
 ) -> dict[str, Any]:
     """What a Hamiltonian adds to `report.json`.
 
@@ -200,6 +215,7 @@ def energy_record(
             and `kinetic`.
         rollouts: what `rollout.compare_rollouts` gave, or None.
         no_rollouts: why there are none.
+        refitted: what `energies.refitted_potential` gave, or None.
     """
 
     def record(expression):
@@ -207,6 +223,7 @@ def energy_record(
 
     return dict(
         potential=record(law.potential),
+        refitted=record(refitted),
         additive=record(law.additive),
         additive_error=law.additive_error,
         kinetic=None

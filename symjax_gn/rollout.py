@@ -17,7 +17,17 @@ from jaxtyping import Array, Bool, Float
 
 from symjax_gn.expressions import to_jax
 from symjax_gn.models import FlatHGN
-from symjax_gn.systems import Body, Edges, System, check_choice, energy, safe_norm
+from symjax_gn.systems import (
+    Body,
+    Edges,
+    System,
+    check_at_least,
+    check_body,
+    check_choice,
+    check_edges,
+    energy,
+    safe_norm,
+)
 from symjax_gn.train import Trained
 
 SOLVERS = ("symplectic", "adaptive")
@@ -39,7 +49,7 @@ def true_hamiltonian(system: System) -> Hamiltonian:
 
 
 def trained_hamiltonian(trained: Trained, edges: Edges) -> Hamiltonian:
-    """The energy that a `FlatHGN` has learned, in the user's units.
+    """The energy that a `FlatHGN` has learned, in the user's units; no Rayleigh function.
 
     Args:
         trained: what `train.fit` gave.
@@ -78,8 +88,9 @@ def distilled_hamiltonian(potential: sympy.Expr, kinetic: sympy.Expr, edges: Edg
         edges: senders and receivers, every pair in both directions.
 
     Raises:
-        ValueError: an expression depends on something else.
+        ValueError: an expression depends on something else, or the edges are wrong.
     """
+    check_edges(*edges, 1 + int(np.max(edges, initial=0)))
     of_pair, pair_constants = to_jax(potential, ["r", "m_i", "m_j", "q_i", "q_j"])
     of_body, body_constants = to_jax(kinetic, ["p", "m_i", "q_i"])
 
@@ -102,7 +113,7 @@ def roll_out(
     *,
     solver: str = "symplectic",
     substeps: int = 1,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
     max_steps: int = 100_000,
 ) -> tuple[Body, Bool[Array, ""]]:
     """Follow one set of canonical bodies through the given times.
@@ -209,7 +220,7 @@ def compare_rollouts(
     *,
     true: str | None = None,
     substeps: int = 1,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
 ) -> list[dict[str, Any]]:
     """How well Hamiltonians keep their own energy, and the true one, along their paths.
 
@@ -228,10 +239,16 @@ def compare_rollouts(
         infinite; and `failed`, their number.
 
     Raises:
-        ValueError: `true` is not among the names.
+        ValueError: `true` is not among the names, or bodies, times or steps are wrong.
     """
     if true is not None:
         check_choice("true Hamiltonian", true, hamiltonians)
+    check_body(bodies, "bodies")
+    check_at_least("substeps", substeps, 1)
+    time = np.asarray(time, np.float64)
+    gaps = np.diff(time)
+    if time.ndim != 1 or gaps.size == 0 or not np.allclose(gaps, gaps[:1]) or not gaps[0] > 0:
+        raise ValueError("time must hold two or more times, rising and equally spaced.")
     start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), to_canonical(bodies))
     times = jnp.asarray(time, jnp.float32)
     rows = []

@@ -336,9 +336,18 @@ def fit(
         check_at_least(name, value, 1)
     for name, part in (("train", train), ("validation", validation)):
         _check_dataset(name, part)
+    if penalty_weight is not None:
+        check_at_least("penalty_weight", penalty_weight, 0)
+    if isinstance(optimizer, str) and not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}.")
     dim = train.acceleration.shape[-1]
     if model is None:
         model = make_model(strategy, dim)
+    if isinstance(model, FlatHGN) != (strategy == "flathgn"):
+        raise ValueError(
+            f'The strategy "flathgn" and a FlatHGN go together: got the strategy "{strategy}" '
+            f"and a {type(model).__name__}."
+        )
     if model.dim != dim or model.variational != (strategy == "kl"):
         raise ValueError(
             f"The model is for dim={model.dim}, variational={model.variational}; this data and "

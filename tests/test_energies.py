@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import plots
+from symjax_gn import energies, plots
 from symjax_gn.distill import ForceLaw
 from symjax_gn.energies import (
     EnergyTable,
@@ -61,8 +61,7 @@ def planted(potential, additive=0.0, across=0.0):
         one_body_force=np.zeros((COUNT, 2)), message_scale=np.ones(COUNT),
         offset=np.zeros((COUNT, 2)), force=None,
     )  # fmt: skip
-    kinetic = 0.5 * masses[0] * np.sum(velocity**2, axis=1)
-    return EnergyTable(table, kinetic, velocity, change)
+    return EnergyTable(table, velocity, change)
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -98,6 +97,32 @@ def test_forces_that_are_not_central_have_no_potential():
     found = distill_potential(planted(TRUE["spring"], across=0.5), ENGINES, processes=1)
     assert found.force.form == "components"
     assert found.potential is found.additive is found.additive_error is None
+
+
+def test_a_potential_that_is_not_finite_on_the_data_is_none(monkeypatch):
+    table = planted(TRUE["spring"])
+    slope = 1 / (R + 0.1)
+    force = ForceLaw("central", 0.0, None, (R,), slope, (), (), 0, "|target|")
+    monkeypatch.setattr(energies, "distill", lambda table, regressors, **options: force)
+    assert distill_potential(table, ENGINES[:1], processes=1).potential is not None
+    monkeypatch.setattr(energies, "integrate", lambda law: sympy.log(0.02 - R))
+    found = distill_potential(table, ENGINES[:1])
+    assert found.potential is found.additive is found.additive_error is None
+
+
+@pytest.mark.parametrize(
+    "slope",
+    [1 / (sympy.Float(0.5) - R), 1 / (R**2 - sympy.Float(0.3)), 1 / (QI + R), QI / (MI - R)],
+)
+def test_integrals_are_real_on_both_sides_of_a_pole(slope):
+    found = integrate(slope)
+    assert found is not None
+    at, step = {MI: 1.3, QI: -0.7}, 1e-4
+    for r in (0.2, 2.7):
+        low, high = (float(found.subs(at).subs(R, r + way * step)) for way in (-1, 1))
+        # Differences of second order.
+        expected = float(slope.subs(at).subs(R, r))
+        assert (high - low) / (2 * step) == pytest.approx(expected, rel=1e-4)
 
 
 def test_kinetic_energy():
@@ -143,10 +168,11 @@ def test_the_figure_of_a_potential():
     force = ForceLaw("central", 0.0, None, (R,), R, (), (front,), 0, "|target|")
     law = PotentialLaw(force, R**2 - 2 * R, sympy.Integer(4), 0.0)
     axes = plots.plot_potential(law, table).axes[0]
-    energies, distilled = (line.get_ydata() for line in axes.lines)
-    np.testing.assert_allclose(energies, distilled, atol=1e-9)
-    truth = table._replace(potential=energies)
+    network, distilled = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_allclose(network, distilled, atol=1e-9)
+    truth = table._replace(potential=network)
     assert len(plots.plot_potential(law, truth).axes[0].lines) == 3
+    assert len(plots.plot_potential(law, truth, R**2 - 1.98 * R).axes[0].lines) == 4
     with pytest.raises(ValueError, match="Only a potential that was found"):
         plots.plot_potential(law._replace(potential=None), table)
 

@@ -10,7 +10,6 @@ import sympy
 
 from symjax_gn.energies import KineticLaw
 from symjax_gn.fronts import ParetoFront
-from symjax_gn.symbolic import Refit
 
 ROOT = Path(__file__).parent.parent
 QUICK = [
@@ -94,7 +93,9 @@ def test_positions_are_all_it_takes(potential, tmp_path, spring_trajectory):
     assert read["energies"]["no_rollouts"] == "the energy in an outer field is not distilled"
 
 
-def test_one_moment_of_each_simulation_has_no_rollouts(potential, hamiltonian, spring_trajectory):
+def test_one_moment_of_each_simulation_has_no_rollouts(
+    potential, hamiltonian, spring_trajectory, spring_parts
+):
     fields = ("time", "position", "velocity", "acceleration")
     run = dataclasses.replace(
         spring_trajectory,
@@ -103,8 +104,7 @@ def test_one_moment_of_each_simulation_has_no_rollouts(potential, hamiltonian, s
     )
     args = potential.parse([])
     law = KineticLaw(sympy.Symbol("p"), sympy.Symbol("p") ** 2 / 2, ParetoFront((), 0.0))
-    refitted = Refit((), (), None, sympy.Symbol("r"), None, 0.0, 0.0)
-    rows, why = potential.follow(args, None, run, hamiltonian, refitted, law, None)
+    rows, why = potential.follow(args, None, run, spring_parts[2], hamiltonian, None, law)
     assert rows is None and "one moment" in why
 
 
@@ -146,6 +146,8 @@ def test_the_papers_plain_setting_with_raw_messages(script, tmp_path, capsys):
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--strategy", "pruning", "--no-prune"], 'the strategy is "standard"'),
         (["--penalty", "0.1"], '--penalty is of "l1" and "kl"'),
+        (["--penalty", "-1", "--strategy", "l1"], "--penalty must be at least 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be positive"),
         (["--searches", "0"], "--searches must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--simulations", "2"], "--simulations must be at least 3"),
@@ -183,6 +185,20 @@ def test_energies_end_with_a_report(potential, tmp_path, capsys):
     assert "| symplectic | true |" in text
     assert "kinetic energy of a body: " in capsys.readouterr().out
     assert (out / "law.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("dissipative", [False, True])
+def test_drag_needs_more_than_a_hamiltonian(potential, tmp_path, dissipative):
+    options = ["--system", "damped", "--searches", "1", "--form", "central", "--no-kinetic"]
+    options += ["--dissipative"] * dissipative
+    assert potential.main([*options, "--out", str(tmp_path), *QUICK]) == 0
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["drag_without_dissipation"] is not dissipative
+    assert (read["one_body"]["form"] == "none") is not dissipative
+    assert read["energies"]["kinetic"] is None
+    assert "drag" in read["energies"]["no_rollouts"]
+    text = (tmp_path / "report.md").read_text()
+    assert ("--dissipative adds what does" in text) is not dissipative
 
 
 @pytest.mark.parametrize(

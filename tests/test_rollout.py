@@ -115,6 +115,28 @@ def test_a_potential_of_something_else():
         distilled_hamiltonian(R + sympy.Symbol("dx"), KINETIC, PAIR)
 
 
+def test_one_way_edges_are_no_pair():
+    with pytest.raises(ValueError, match="both directions"):
+        distilled_hamiltonian(R, KINETIC, (np.array([0]), np.array([1])))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(time=np.array([0.0])), "two or more times"),
+        (dict(time=np.array([0.0, 1.0, 3.0])), "equally spaced"),
+        (dict(time=np.zeros(3)), "rising"),
+        (dict(substeps=0), "substeps must be at least 1"),
+        (dict(true="tru"), "Did you mean 'true'"),
+        (dict(bodies=two_bodies()._replace(mass=np.array([1.0, 0.0]))), "must be positive"),
+    ],
+)
+def test_bad_comparisons(changed, message):
+    options = dict(bodies=two_bodies(), time=np.linspace(0.0, 1.0, 3)) | changed
+    with pytest.raises(ValueError, match=message):
+        compare_rollouts({"true": true_hamiltonian(HARMONIC)}, **options)
+
+
 def test_comparison_of_paths():
     bodies = jax.tree.map(lambda x: np.stack([x, 1.1 * x]), two_bodies())
     bodies = bodies._replace(velocity=bodies.velocity + 0.1, mass=np.ones((2, 2)))

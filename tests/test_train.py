@@ -173,6 +173,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(spring_pa
         (dict(focus=np.nan), "focus must be at least 1"),
         (dict(model=dataclasses.replace(tiny(), dim=3)), "this data and strategy need dim=2"),
         (dict(strategy="kl", model=tiny()), "variational=True"),
+        (dict(strategy="flathgn", model=tiny()), "and a GraphNet"),
+        (dict(model=train.make_model("flathgn", 2)), "and a FlatHGN"),
+        (dict(penalty_weight=-1.0), "penalty_weight must be at least 0"),
+        (dict(learning_rate=0.0), "learning_rate must be positive"),
+        (dict(learning_rate=np.nan), "learning_rate must be positive"),
     ],
 )
 def test_bad_options(options, message, spring_parts):

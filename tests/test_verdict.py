@@ -20,10 +20,11 @@ from symjax_gn.systems import SYSTEMS, System
 from symjax_gn.train import fit
 from symjax_gn.verdict import judge, judge_kinetic, judge_one_body, judge_potential
 
-DX, DY, R, MI, MJ, QI, QJ = sympy.symbols("dx dy r m_i m_j q_i q_j")
+DX, DY, DZ, R, MI, MJ, QI, QJ = sympy.symbols("dx dy dz r m_i m_j q_i q_j")
 TRUE = {
     "spring": 2 * (R - 0.99),
     "r1": MI * MJ / (R + 0.01),
+    "r2": MI * MJ / R**2,
     "charge": -QI * QJ / R**2,
     "superposition": (MI * MJ - QI * QJ) / R**2,
     "discontinuous": 2 * (R - 0.99) * sympy.Heaviside(R - 1.99),
@@ -33,10 +34,12 @@ TRUE = {
 @pytest.fixture(scope="module")
 def data():
     made = {}
-    for seed, name in enumerate(TRUE):
+    for name, dim in [*((name, 2) for name in TRUE), ("r2", 3), ("charge", 3), ("spring", 3)]:
         system = SYSTEMS[name]
-        run = simulate(jax.random.key(seed), system, num_simulations=60, num_outputs=20)
-        made[name] = (system, *graphs.split(jax.random.key(0), graphs.make_dataset(run)))
+        options = dict(dim=dim, num_simulations=60, num_outputs=20)
+        run = simulate(jax.random.key(sorted(TRUE).index(name)), system, **options)
+        parts = (system, *graphs.split(jax.random.key(0), graphs.make_dataset(run)))
+        made[name if dim == 2 else f"{name}-3"] = parts
     return made
 
 
@@ -45,8 +48,8 @@ def verdict(data, name, components):
     return judge(jax.random.key(1), components, system, train, test, num_pairs=2000)
 
 
-def vector(scalar):
-    return [scalar * DX / R, scalar * DY / R]
+def vector(scalar, axes=(DX, DY)):
+    return [scalar * axis / R for axis in axes]
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -54,7 +57,7 @@ def test_the_truth_passes_as_it_is(data, name):
     result = verdict(data, name, vector(TRUE[name]))
     assert result.recovered
     assert result.gauge.name == "1"
-    assert result.softening == (0.0 if name in ("charge", "superposition") else 0.01)
+    assert result.softening == (0.0 if name in ("r2", "charge", "superposition") else 0.01)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +83,44 @@ def test_planted_messages_with_noise(data, name):
     gauge = MI ** (0.3 * power) * sympy.exp(0.3 * slope * QI)
     ripple = sympy.sin(41 * DX + 17 * DY + 29 * MJ)
     for noise, recovered in ((0.01, True), (0.15, False)):
-        force = vector(gauge * TRUE[name] * (1 + noise * ripple))
-        planted = [
-            sum(a * x for a, x in zip(row, force, strict=True)) + b
-            for row, b in zip(matrix, offset, strict=True)
-        ]
+        planted = mixed(vector(gauge * TRUE[name] * (1 + noise * ripple)), matrix, offset)
         assert verdict(data, name, planted).recovered == recovered
+
+
+def mixed(force, matrix, offset):
+    """A f + b."""
+    return [
+        sum(a * x for a, x in zip(row, force, strict=True)) + b
+        for row, b in zip(matrix, offset, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("r2", [MI * MJ / R**1.9, MI / R**2, MJ / R**2 / (1 + 0.1 * R)]),
+        ("charge", [-QI * QJ / R**1.9, -QI / R**2]),
+        ("spring", [2 * R, 2 * (R - 0.8)]),
+    ],
+)
+def test_three_dimensions(data, name, near):
+    """As in two, with offsets that depend on the receiver; near misses in the same gauge."""
+    rng = np.random.default_rng(1)
+    matrix = np.linalg.qr(rng.normal(size=(3, 3)))[0] * [[1.0], [3.0], [0.2]]
+    offset = [0.3 + sympy.log(MI), QI, QI * sympy.log(MI)]
+
+    def planted(law):
+        return mixed(vector(law, (DX, DY, DZ)), matrix, offset)
+
+    result = verdict(data, f"{name}-3", planted(TRUE[name]))
+    assert result.recovered
+    assert result.gauge.matrix.shape == (3, 3)
+    # One over the receiver's mass is a gauge too.
+    assert verdict(data, f"{name}-3", planted(TRUE[name] / MI)).recovered
+    for law in near:
+        assert not verdict(data, f"{name}-3", planted(law)).recovered
+    flat = planted(TRUE[name])
+    assert not verdict(data, f"{name}-3", [*flat[:2], flat[0] + 2 * flat[1]]).recovered
 
 
 def test_planted_messages_are_distilled(data):
@@ -127,6 +162,8 @@ def test_planted_messages_are_distilled(data):
         ("r1", MI * MJ / R**0.9),
         ("r1", MI / R),
         ("r1", MJ / (R + 0.01) * MI**2 * sympy.exp(0.1 * R)),
+        ("r2", MI * MJ / R**1.9),
+        ("r2", MI / R**2),
         ("charge", -QI * QJ / R**1.9),
         ("charge", -QI / R**2),
         ("superposition", (MI * MJ + QI * QJ) / R**2),
