@@ -5,8 +5,8 @@
 Every variant is the bottleneck with some options of the main job; "paper" is the paper's
 plain setting as far as a CPU can follow it (8,000 steps in place of a million). "newton",
 "antisymmetric" and "central" build in more than the paper does. Saves after each cell; a
-cell that is already in the output file is not repeated. Prints one row per system and one
-column per variant.
+cell that is already in the output file is not repeated. Prints one row per variant and one
+column per system.
 """
 
 import argparse
@@ -46,18 +46,18 @@ def _text(cell):
 
 
 def print_table(rows):
-    """Systems by variants; a row of the table for each system and dimension."""
-    names = [name for name in VARIANTS if any(row["variant"] == name for row in rows)]
+    """Variants by systems and dimensions."""
+    cases = sorted({(row["system"], row["dim"]) for row in rows})
     print("\nLaws recovered; R^2 untrimmed, gauge-fixed; prediction error over mean |a|\n")
-    print(f"| case | {' | '.join(names)} |")
-    print("|---" * (len(names) + 1) + "|")
-    for system, dim in sorted({(row["system"], row["dim"]) for row in rows}):
+    print(f"| variant | {' | '.join(f'{system}-{dim}' for system, dim in cases)} |")
+    print("|---" * (len(cases) + 1) + "|")
+    for name in VARIANTS:
         texts = []
-        for name in names:
-            key = (system, dim, name)
-            cell = [r for r in rows if (r["system"], r["dim"], r["variant"]) == key]
+        for case in cases:
+            cell = [r for r in rows if (r["system"], r["dim"], r["variant"]) == (*case, name)]
             texts.append(_text(cell) if cell else "")
-        print(f"| {system}-{dim} | {' | '.join(texts)} |")
+        if any(texts):
+            print(f"| {name} | {' | '.join(texts)} |")
 
 
 def main():
