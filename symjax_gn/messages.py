@@ -316,9 +316,14 @@ def check_messages(
 def receiver_basis(
     mass: Float[np.ndarray, " edge"], charge: Float[np.ndarray, " edge"]
 ) -> Float[np.ndarray, "edge basis"]:
-    """Functions of the receiver's own mass and charge, the first one constant."""
+    """Functions of the receiver's own mass and charge, the first one constant.
+
+    Powers of log m, some of them times the charge. The heaviest few bodies hardly move, so a
+    network may weigh their messages as it likes: less than the fourth power cannot follow it.
+    """
     log_mass = np.log(mass)
-    columns = [np.ones_like(log_mass), log_mass, log_mass**2, charge, charge * log_mass]
+    columns = [log_mass**power for power in range(5)]
+    columns += [charge * log_mass**power for power in range(3)]
     return np.stack(columns, axis=-1)
 
 
