@@ -266,6 +266,8 @@ def print_summary(rows):
 
 
 def _r2(row, kind):
+    if kind == "gauge" and row["strategy"] == "flathgn":
+        return None  # It has energies, no messages.
     return (row.get("message_r2") or {}).get(kind)
 
 

@@ -75,7 +75,8 @@ def parse(argv):
         "--rollout-substeps",
         type=int,
         default=8,
-        help="steps of the midpoint rule between two outputs, over --every",
+        help="steps of the midpoint rule in each of the system's time steps, or between two "
+        "moments of --data",
     )
     return parser.parse_args(argv)
 
@@ -115,7 +116,7 @@ def follow(args, system, trajectory, test, trained, potential, kinetic):
         bodies,
         time,
         true="true" if system is not None else None,
-        substeps=args.rollout_substeps * args.every,
+        substeps=args.rollout_substeps * (1 if args.data else args.every),
     ), None
 
 
@@ -190,7 +191,7 @@ def discover(args):
         # A law of dH/dp without an integral is no energy.
         checks["kinetic"]["holds"] &= kinetic.energy is not None
     refitted = symbolic.refit(force, alone, training)
-    potential = energies.refitted_potential(refitted)
+    potential = energies.refitted_potential(refitted, table.forces.features)
     lap("refit")
     rows, why_not = follow(args, system, trajectory, test, trained, potential, kinetic)
     lap("follow")

@@ -288,6 +288,13 @@ def distill_gauge(table: MessageTable, regressors: Sequence[Regressor]) -> Law:
     messages are forces, 1 / m_i where they are accelerations, else what training left. It is
     1 too where all masses and charges are alike. The law's error, relative, says how much of
     the size they explain: a node function may do with messages what no law of two numbers is.
+
+    Args:
+        table: what `record_messages` gave.
+        regressors: engines that search, each of them.
+
+    Raises:
+        RegressionError: a search ended without a usable expression.
     """
     size = table.message_scale
     rows = np.arange(len(size))[:1000]

@@ -1,6 +1,6 @@
 """Energies of a trained Hamiltonian: recorded, and distilled into potentials."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -177,8 +177,8 @@ class PotentialLaw(NamedTuple):
     """What recorded energies have on top of the potential, as a law of masses, charges and
     momenta `p_i` and `p_j`: no force depends on it. None where there is no potential."""
     additive_error: float | None
-    """What the additive function leaves of what recorded energies have on top of those that
-    forces show, over that or, if it is larger, over what forces show (standard deviations)."""
+    """What the additive function leaves of what recorded energies have on top of the potential,
+    over the potential's change and what is on top, together (standard deviations)."""
 
 
 class KineticLaw(NamedTuple):
@@ -211,7 +211,7 @@ def distill_potential(
     force = distill(table.forces, regressors, **options)
     potential = None
     if force.form == "central" and force.scalar is not None:
-        potential = integrate(force.scalar)
+        potential = _if_finite(integrate(force.scalar), table.forces.features)
     if potential is None:
         return PotentialLaw(force, None, None, None)
     columns = dict(table.forces.features)
@@ -219,12 +219,8 @@ def distill_potential(
     for end in ("i", "j"):
         columns[f"p_{end}"] = _momentum(columns, end)[1]
         units[f"p_{end}"] = units["m_i"] * units["vx_i"]
-    # Where the law was looked for: the nearest pairs' energies would drown all others.
     r = columns["r"]
-    rows = np.flatnonzero((r >= np.quantile(r, 0.01)) & (r <= np.quantile(r, 0.99)))
-    with np.errstate(all="ignore"):
-        if not np.all(np.isfinite(evaluate(potential, columns)[rows])):
-            return PotentialLaw(force, None, None, None)
+    rows = _rows(columns)
 
     def values(law, **changed):
         return evaluate(law, columns | changed)
@@ -246,7 +242,7 @@ def distill_potential(
         )
         additive = select(found[0]).expression
     sizes = np.std(rest[rows]), np.std(table.change[rows])
-    error = float(np.std((rest - values(additive))[rows]) / max(*sizes))
+    error = float(np.std((rest - values(additive))[rows]) / np.hypot(*sizes))
     return PotentialLaw(force, potential, additive, error)
 
 
@@ -269,15 +265,40 @@ def distill_kinetic(
     rows = np.arange(len(size))[:num_samples]
     (front,) = search_in_units(regressors, columns, units, along[:, None], rows=rows)
     law = select(front).expression
-    return KineticLaw(law, integrate(law, "p"), front)
+    return KineticLaw(law, _if_finite(integrate(law, "p"), features | {"p": size}), front)
 
 
-def refitted_potential(refitted: Refit) -> Any:
-    """The potential of a refitted central law, softened as it is; None if not known."""
-    if refitted.scalar is None:
+def refitted_potential(
+    refitted: Refit, features: Mapping[str, Float[np.ndarray, " edge"]]
+) -> sympy.Expr | None:
+    """The potential of a refitted central law, softened as it is.
+
+    Args:
+        refitted: what `symbolic.refit` gave.
+        features: columns of a `MessageTable`.
+
+    Returns:
+        V(r, ...), or None if it is not known or not finite on the pairs of the table.
+    """
+    found = None if refitted.scalar is None else integrate(refitted.scalar)
+    if found is not None:
+        found = found.xreplace({sympy.Symbol("r"): refitted.distance})
+    return _if_finite(found, features)
+
+
+def _rows(columns):
+    """Where a law was looked for: the nearest pairs' energies would drown all others."""
+    r = columns["r"]
+    return np.flatnonzero((r >= np.quantile(r, 0.01)) & (r <= np.quantile(r, 0.99)))
+
+
+def _if_finite(law, columns):
+    """The law, or None if it is none or not finite where it was looked for."""
+    if law is None:
         return None
-    found = integrate(refitted.scalar)
-    return None if found is None else found.xreplace({sympy.Symbol("r"): refitted.distance})
+    with np.errstate(all="ignore"):
+        values = evaluate(law, columns)[_rows(columns)]
+    return law if np.all(np.isfinite(values)) else None
 
 
 def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
@@ -294,7 +315,11 @@ def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
         if symbol == plain or str(symbol).startswith("m_")
     }
     by = signed[plain]
-    found: Any = manualintegrate(sympy.expand(slope.xreplace(signed)), by)
+    try:
+        found: Any = manualintegrate(sympy.expand(slope.xreplace(signed)), by)
+    except Exception:
+        # SymPy fails in many ways over what it cannot integrate (floats beside symbols).
+        return None
     if found.has(sympy.expint):
         # Integrals of exp(-r) / r^n all become that of exp(-r) / r, of which they may have none.
         found = sympy.expand_func(found).replace(

@@ -55,7 +55,7 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "",
         ]
     if report.get("motion"):
-        lines += ["Together, and with the mass that a force has to move:", ""]
+        lines += ["Newton's law as a whole, with constants as they were distilled:", ""]
         lines += [f"$$ {latex} $$\n" for latex in report["motion"]]
     if report["checks"]:
         lines += ["## Checks", "", "| check | numbers | holds |", "|---|---|---|"]
@@ -167,13 +167,17 @@ def _energy_lines(report):
             "",
         ]
     if found["potential"] is None:
-        lines += ["No potential: the law of force is not central or has no known integral.", ""]
+        lines += [
+            "No potential: the law of force is not central, or has no integral that is known and "
+            "real on the data.",
+            "",
+        ]
     else:
         lines += ["The potential of a pair:", "", f"$$ {found['potential']['latex']} $$", ""]
         lines += [
             "Energies of the network have on top of it, without effect on any force: "
-            f"${found['additive']['latex']}$. This leaves {found['additive_error']:.2%} of it "
-            "(standard deviation).",
+            f"${found['additive']['latex']}$. What is left over is {found['additive_error']:.2%} "
+            "of both together (standard deviations).",
             "",
         ]
     if found.get("refitted"):
@@ -186,7 +190,7 @@ def _energy_lines(report):
     elif kinetic:
         lines += [
             f"The network's dH/dp is ${kinetic['velocity']['latex']}$, of which no integral is "
-            "known: there is no kinetic energy.",
+            "known that is real on the data: there is no kinetic energy.",
             "",
         ]
     for name, check in found["checks"].items():

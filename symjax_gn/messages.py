@@ -40,7 +40,7 @@ class MessageTable(NamedTuple):
     """[edge, dim], the force on the receiver without its messages, user's units."""
     message_scale: Float[np.ndarray, " edge"]
     """[edge], size of the receiver's messages per unit of force, g(v_i) of the design
-    up to a constant factor; geometric mean 1."""
+    up to a constant factor; median 1."""
     offset: Float[np.ndarray, "edge dim"]
     """[edge, dim], the part of the receiver's messages that was the same for all of its
     senders and counts with `one_body_force` instead, as a force per sender."""
@@ -59,6 +59,8 @@ class GaugeFit(NamedTuple):
     """Coefficients of log g."""
     offset: Float[np.ndarray, "basis component"]
     """Coefficients of b, [basis, component]."""
+    units: tuple[float, float]
+    """Mass and charge that `receiver_basis` counts in."""
 
     def predict(
         self,
@@ -67,7 +69,7 @@ class GaugeFit(NamedTuple):
         charge: Float[np.ndarray, " edge"],
     ) -> tuple[Float[np.ndarray, "edge component"], Float[np.ndarray, "edge component"]]:
         """The parts g A f and b of the messages `[edge, component]` of given pairs."""
-        basis = receiver_basis(mass, charge)
+        basis = receiver_basis(mass / self.units[0], charge / self.units[1])
         factor = _receiver_factor(self.name, self.scale, mass, basis)
         return factor[:, None] * (force @ self.matrix.T), basis @ self.offset
 
@@ -318,8 +320,12 @@ def receiver_basis(
 ) -> Float[np.ndarray, "edge basis"]:
     """Functions of the receiver's own mass and charge, the first one constant.
 
-    Powers of log m, some of them times the charge. The heaviest few bodies hardly move, so a
-    network may weigh their messages as it likes: less than the fourth power cannot follow it.
+    Powers of log m, up to the fourth, some of them times the charge, so that the heaviest few
+    bodies may be out of line: they hardly move, and a network weighs their messages as it likes.
+
+    Args:
+        mass: `[edge]`, in a unit that makes it about one.
+        charge: `[edge]`, the same.
     """
     log_mass = np.log(mass)
     columns = [log_mass**power for power in range(5)]
@@ -357,7 +363,8 @@ def fit_gauge(
         constant_offset: whether b is a constant or a combination of `receiver_basis`.
         weight: `[edge]`, weights of the errors, or None for equal ones.
     """
-    basis = receiver_basis(mass, charge)
+    units = float(np.exp(np.mean(np.log(mass)))), float(np.max(np.abs(charge))) or 1.0
+    basis = receiver_basis(mass / units[0], charge / units[1])
     offsets = basis[:, :1] if constant_offset else basis
     weight = np.ones_like(mass) if weight is None else weight
 
@@ -384,7 +391,7 @@ def fit_gauge(
     dim = force.shape[1]
     offset = np.zeros((basis.shape[1], messages.shape[1]))
     offset[: offsets.shape[1]] = solution[dim:]
-    return GaugeFit(name, solution[:dim].T, coefficients, offset)
+    return GaugeFit(name, solution[:dim].T, coefficients, offset, units)
 
 
 def r_squared(

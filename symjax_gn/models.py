@@ -255,7 +255,8 @@ class FlatHGN(nn.Module):
 
     def __post_init__(self):
         check_choice("inputs", self.inputs, INPUTS)
-        if self.activation in (nn.relu, nn.relu6, nn.leaky_relu, nn.hard_tanh):
+        kinked = (nn.relu, nn.relu6, nn.leaky_relu, nn.hard_tanh, nn.hard_sigmoid, nn.hard_silu)
+        if self.activation in kinked:
             raise ValueError("A Hamiltonian needs a smooth activation, e.g. silu or softplus.")
         super().__post_init__()
 

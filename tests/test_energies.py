@@ -125,6 +125,11 @@ def test_integrals_are_real_on_both_sides_of_a_pole(slope):
         assert (high - low) / (2 * step) == pytest.approx(expected, rel=1e-4)
 
 
+def test_what_integration_fails_over_is_not_known():
+    # SymPy raises a TypeError over floats beside symbols here.
+    assert integrate(1 / (R * (0.3 * QI + R))) is None
+
+
 def test_kinetic_energy():
     table = planted(TRUE["spring"])
     law = distill_kinetic(table, ENGINES)

@@ -49,6 +49,19 @@ def test_a_planted_gauge_is_found(name):
         np.testing.assert_allclose(gauge.matrix, MATRIX, atol=1e-2)
 
 
+@pytest.mark.parametrize(("kilogram", "coulomb"), [(1.0, 1.0), (2e30, 1.6e-19)])
+def test_the_heaviest_bodies_may_be_out_of_line(kilogram, coulomb):
+    """A receiver function that bends, in any units."""
+    log_mass = np.log(MASS)
+    factor = np.exp(0.3 * log_mass + 0.1 * log_mass**3 + 0.2 * CHARGE * log_mass)
+    values = factor[:, None] * (FORCE @ MATRIX.T) + CHARGE[:, None]
+    mass, charge = kilogram * MASS, coulomb * CHARGE
+    gauge = fit_gauge(values, FORCE, mass, charge, name="fitted", constant_offset=False)
+    guess = sum(gauge.predict(FORCE, mass, charge))
+    # Without the third power it is below 0.9.
+    assert messages.r_squared(values, guess) > 0.9999
+
+
 def test_an_offset_that_depends_on_the_receiver():
     values = FORCE @ MATRIX.T + np.log(MASS)[:, None] * [1.0, -1.0]
     options = dict(name="1", constant_offset=False)

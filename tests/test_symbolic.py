@@ -81,7 +81,8 @@ def test_a_refit_finds_the_softening_that_close_encounters_show():
     assert found.scalar == MI * MJ / R
     before, _ = law_error([MI * MJ * x / R**2 for x in (DX, DY)], NOTHING, dataset)
     assert law_error(found.force, found.one_body, dataset)[0] < 1e-4 * before
-    potential = refitted_potential(found)
+    pairs = dict(r=np.linspace(0.01, 3.0, 9), m_i=np.ones(9), m_j=np.ones(9))
+    potential = refitted_potential(found, pairs)
     for r in (0.02, 2.0):
         at = {R: r, MI: 1.5, MJ: 0.7}
         slope = float(sympy.diff(potential, R).subs(at))
@@ -103,10 +104,16 @@ def test_a_refit_leaves_alone_what_it_cannot_better(damped):
     assert found.distance == R
     assert found.force == exact[0].components
     assert found.error == found.error_before < 1e-4
-    assert sympy.expand(refitted_potential(found)) == R**2 - sympy.Rational(99, 50) * R
+    pairs = dict(r=np.linspace(0.01, 3.0, 9))
+    potential = refitted_potential(found, pairs)
+    assert sympy.expand(potential) == R**2 - sympy.Rational(99, 50) * R
+    # A potential that is not real where the pairs are is none.
+    root = found._replace(scalar=sympy.sqrt(R - 1))
+    assert refitted_potential(root, dict(r=pairs["r"] + 1)) is not None
+    assert refitted_potential(root, pairs) is None
     wrong = picked((), [-VX, -VY], sympy.Float(2.0) * R + sympy.log(-R))
     assert refit(*wrong, damped).error == np.inf
-    assert refitted_potential(refit(*picked([DX, DY]), take(damped, np.arange(5)))) is None
+    assert refitted_potential(refit(*picked([DX, DY]), take(damped, np.arange(5))), pairs) is None
 
 
 @pytest.mark.parametrize("softening", [0.0, 5e-11])
