@@ -84,6 +84,7 @@ class OperonRegressor:
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search; see `Regressor.fit`."""
+        import sklearn
         from pyoperon.sklearn import SymbolicRegressor
 
         check_problem(features, target)
@@ -105,7 +106,9 @@ class OperonRegressor:
             uncertainty=[float(np.std(target))],
             epsilon=0.0,
         )
-        with warnings.catch_warnings():
+        # Fronts may hold expressions with poles on the samples: not used here, but no error.
+        finite = sklearn.config_context(assume_finite=True)
+        with warnings.catch_warnings(), finite, np.errstate(all="ignore"):
             # It warns of constant expressions, which are a proper part of a front.
             warnings.filterwarnings("ignore", "Model contains no variables")
             engine = SymbolicRegressor(**(settings | dict(self.options)))

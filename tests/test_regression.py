@@ -199,3 +199,21 @@ def test_pysr_finds_a_planted_law():
     law = select(PySRRegressor(iterations=5).fit(FEATURES, TARGET))
     columns = np.stack(list(FEATURES.values()), axis=-1)
     np.testing.assert_allclose(to_numpy(law.expression, ["r", "m_i"])(columns), TARGET, atol=2e-2)
+
+
+def test_a_front_with_a_pole_is_no_error(monkeypatch):
+    """The engine rates all of its front, and scikit-learn refuses infinite predictions."""
+    from pyoperon import sklearn as engine
+
+    rate = engine.mean_squared_error
+    rated = []
+
+    def overflowing(target, guess):
+        rated.append(rate(target, np.full_like(guess, np.inf)))
+        return rated[-1]
+
+    monkeypatch.setattr(engine, "mean_squared_error", overflowing)
+    r = np.linspace(0.5, 3.0, 100)
+    front = OperonRegressor(evaluations=5000).fit({"r": r}, 2 * r - 2)
+    assert rated and not np.any(np.isfinite(rated))
+    assert front.laws[-1].mae < 0.01
