@@ -11,6 +11,16 @@ from symjax_gn.systems import SYSTEMS
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def optimised():
+    """Long runs are compiled as users' are."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def spring_trajectory():
     return simulate(

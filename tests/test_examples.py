@@ -233,6 +233,7 @@ def test_help_is_readable(script, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("system", ["spring", "r1", "examples/yukawa.py"])
 def test_laws_are_recovered(script, tmp_path, system, monkeypatch):
     monkeypatch.chdir(ROOT)
