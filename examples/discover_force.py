@@ -380,7 +380,6 @@ def discover(args):
             f"Pareto front {k}",
             plots.plot_front(front, law.error_unit),
         )
-    titles = report.save_figures(folder, figures)
     lap("report")
     contents = report.make_report(
         law=law,
@@ -409,7 +408,8 @@ def discover(args):
             told=args.strategy == "bottleneck",
         ),
     )
-    report.write_report(folder, contents, titles)
+    # Together and last, so that an interruption mixes no two runs.
+    report.write_report(folder, contents, report.save_figures(folder, figures))
     print_laws(law.components, alone.components, args.gauge)
     print_refit(refitted)
     print_outcome(contents, folder)

@@ -196,9 +196,6 @@ def discover(args):
     rows, why_not = follow(args, system, trajectory, test, trained, potential, kinetic)
     lap("follow")
 
-    law_on_test = symbolic.law_error(force.components, alone.components, test)
-    refit_record = report.refit_record(refitted, test)
-    more_bodies = measure_more_bodies(other, trained, refitted)
     figures = {
         "trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory)),
         "training.png": ("Training", plots.plot_training(trained.history, 1)),
@@ -216,7 +213,6 @@ def discover(args):
             f"Pareto front {k}",
             plots.plot_front(front, force.error_unit),
         )
-    titles = report.save_figures(folder, figures)
     lap("report")
     contents = report.make_report(
         law=force,
@@ -226,9 +222,9 @@ def discover(args):
         seconds=seconds,
         one_body=alone,
         one_body_check=alone_check,
-        law_on_test=law_on_test,
-        refit=refit_record,
-        more_bodies=more_bodies,
+        law_on_test=symbolic.law_error(force.components, alone.components, test),
+        refit=report.refit_record(refitted, test),
+        more_bodies=measure_more_bodies(other, trained, refitted),
         energies=report.energy_record(law, kinetic, checks, rows, why_not, potential),
         system=args.data or (system.name if system else None),
         dim=dim,
@@ -241,11 +237,12 @@ def discover(args):
         failed_simulations=trajectory.failed,
         drag_without_dissipation=bool(system and system.drag and not args.dissipative),
     )
-    report.write_report(folder, contents, titles)
+    # Together and last, so that an interruption mixes no two runs.
+    report.write_report(folder, contents, report.save_figures(folder, figures))
     if law.potential is not None:
         print(f"potential of a pair: {rounded(law.potential)}")
     if potential is not None:
-        print(f"with refitted constants: {rounded(potential)}")
+        print(f"potential of a pair, constants refitted: {rounded(potential)}")
     if kinetic is not None and kinetic.energy is not None:
         print(f"kinetic energy of a body: {rounded(kinetic.energy)}")
     print_laws(force.components, alone.components)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from symjax_gn.models import Prediction
+
 # A rise of the loss that a cut may cost. A component of the force is worth more: one of
 # three, about a third of what there is.
 _MOST = 0.1
@@ -40,6 +42,17 @@ def kept_components(
     Falls from `message_dim` to 1 as `fading` does.
     """
     return jnp.ceil(1 + (message_dim - 1) * fading(progress, end))
+
+
+def significance(prediction: Prediction) -> Float[Array, " component"]:
+    """How much each component says: its standard deviation, for KL over that of its noise.
+
+    The divergence itself would rank a mean that is far from zero, though it says nothing, high.
+    """
+    spread = jnp.std(prediction.messages, axis=(0, 1))
+    if prediction.log_variance is None:
+        return spread
+    return spread / jnp.sqrt(jnp.mean(jnp.exp(prediction.log_variance), axis=(0, 1)))
 
 
 def prune(

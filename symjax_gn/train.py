@@ -16,7 +16,7 @@ from tqdm import tqdm
 from symjax_gn import losses
 from symjax_gn.graphs import Dataset, Scales, measure_scales, normalise, take
 from symjax_gn.models import FlatHGN, GraphNet, Prediction
-from symjax_gn.pruning import Cut, cut_or_undo, fading
+from symjax_gn.pruning import Cut, cut_or_undo, fading, significance
 from symjax_gn.systems import check_at_least, check_body, check_choice, check_edges
 
 OPTIMIZERS = ("muon", "adam")
@@ -203,17 +203,6 @@ def draw(key: PRNGKeyArray, num_graphs: int, batch_size: int, focus: float) -> I
 def _focus(focus, progress):
     """The focus at a share `progress` of the training."""
     return 1 + (focus - 1) * min(1.0, 2 * (1 - progress))
-
-
-def significance(prediction: Prediction) -> Float[Array, " component"]:
-    """How much each component says: its standard deviation, for KL over that of its noise.
-
-    The divergence itself would rank a mean that is far from zero, though it says nothing, high.
-    """
-    spread = jnp.std(prediction.messages, axis=(0, 1))
-    if prediction.log_variance is None:
-        return spread
-    return spread / jnp.sqrt(jnp.mean(jnp.exp(prediction.log_variance), axis=(0, 1)))
 
 
 @functools.partial(

@@ -204,6 +204,7 @@ def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_p
     far = data._replace(nodes=data.nodes._replace(position=position))
     for significance in (found, messages.component_significance(planted, far)):
         assert messages.count_components(planted, significance) == 2
+        assert sorted(np.argsort(-significance)[:2]) == [0, 1]
     masked = planted._replace(mask=jnp.array([1.0, 0.0, 1.0]))
     assert messages.component_significance(masked, data)[1] == 0.0
 

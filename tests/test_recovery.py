@@ -224,7 +224,7 @@ def test_the_summary_has_no_options_and_marks_what_is_missing(recovery, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_cells_of_the_table(recovery, monkeypatch, tmp_path):
-    """Five cells, one of each kind of law; the whole table is in benchmarks/results."""
+    """Five cells in eight minutes on two idle cores; the whole table is in benchmarks/results."""
     out = tmp_path / "out.json"
     for system, dim, strategy in [
         ("charge", 2, "l1"),
