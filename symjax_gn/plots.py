@@ -125,9 +125,8 @@ def plot_potential(
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(
-        r, table.change, ".", color=_BLUE, markersize=5, alpha=0.35, label="energies of the network"
-    )
+    label = "energies of the network"
+    axes.plot(r, table.change, ".", color=_BLUE, markersize=12, alpha=0.35, label=label)
     if table.potential is not None:
         axes.plot(r, table.potential, "x", color="k", markersize=2.5, label="true potential")
     value = above_middle(law.potential)
