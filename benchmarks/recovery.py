@@ -221,6 +221,26 @@ def print_rollouts(rows):
         print(f"| {case} | {solver} | {' | '.join(texts)} |")
 
 
+def print_energies(rows):
+    """Laws of energies that hold, and how well what no force shows was found."""
+    rows = [row for row in rows if row.get("energies")]
+    if not rows:
+        return
+    print(
+        "\nEnergies that hold, of those that ran; and what the additive function leaves of what "
+        "pair energies have on top of the potential, over their spread, median over seeds\n"
+    )
+    print("| case | potential | kinetic energy | additive function |\n|---|---|---|---|")
+    for case in sorted({_case(row) for row in rows}):
+        cell = _cell(rows, case, "flathgn")
+        counts = []
+        for name in ("potential", "kinetic"):
+            checks = [(row["energies"]["checks"].get(name) or {}).get("holds") for row in cell]
+            counts.append(f"{sum(map(bool, checks))}/{len(cell)}")
+        additive = cell_median(cell, "energies", "additive_error")
+        print(f"| {case} | {' | '.join(counts)} | {additive:.1%} |")
+
+
 def print_more_bodies(rows):
     """Errors with another number of bodies than in training, over mean |a|."""
     rows = [row for row in rows if row.get("more_bodies")]
@@ -321,6 +341,7 @@ def main():
         print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
     rows = [row for row in rows if row["budget"] == args.budget]
     print_tables(rows)
+    print_energies(rows)
     print_rollouts(rows)
     print_more_bodies(rows)
     print_summary(rows)

@@ -84,7 +84,7 @@ def make_parser(description):
         default=2.0,
         help="how much oftener graphs with large accelerations are drawn; 1 draws all alike",
     )
-    training.add_argument("--steps", type=int, default=8000, help="training steps")
+    training.add_argument("--steps", type=int, default=8000, help="training steps (%(default)s)")
     training.add_argument("--width", type=int, default=64, help="width of the hidden layers")
     training.add_argument("--depth", type=int, default=4, help="number of hidden layers")
     search = parser.add_argument_group("symbolic regression")

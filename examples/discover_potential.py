@@ -78,6 +78,8 @@ def parse(argv):
         help="steps of the midpoint rule in each of the system's time steps, or between two "
         "moments of --data",
     )
+    # Accelerations are gradients of what is learned, and take longer to get right.
+    parser.set_defaults(steps=16_000)
     return parser.parse_args(argv)
 
 

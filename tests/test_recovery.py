@@ -125,6 +125,7 @@ def test_flathgn_is_the_other_job(recovery):
         start = ["--system", system, "--dim", "2", "--seed", "3"]
         assert arguments == [*start, *options, "--steps", "9"]
         assert job.parse(arguments).dissipative == bool(options)
+        assert job.parse(arguments[:-2]).steps == 16_000
     assert recovery._error_text("spring-2", "flathgn", [dict(
         n=4, test_error=dict(value=0.04, mean_abs_target=4.0), law_error=0.04,
     )]).endswith("[0.016; 0.62]")  # fmt: skip
@@ -196,6 +197,20 @@ def test_rows_of_both_budgets_are_kept(recovery, fake, monkeypatch, tmp_path):
     for budget in ("cpu", "gpu", "cpu"):
         run(recovery, monkeypatch, *cells, "--budget", budget)
     assert [row["budget"] for row in rows(out)] == ["cpu", "gpu"]
+
+
+def test_the_table_of_energies(recovery, capsys):
+    recovery.print_energies([dict(system="r1", dim=2, energies=None)])
+    assert capsys.readouterr().out == ""
+
+    def row(error, **checks):
+        checks = {name: dict(holds=holds) for name, holds in checks.items()}
+        energies = dict(checks=checks, additive_error=error)
+        return dict(system="r1", dim=2, strategy="flathgn", energies=energies)
+
+    kept = [row(0.1, potential=True, kinetic=False), row(0.3, potential=True), row(None)]
+    recovery.print_energies(kept)
+    assert "| r1-2 | 2/3 | 0/3 | 20.0% |" in capsys.readouterr().out
 
 
 def test_the_table_of_more_bodies(recovery, capsys):
