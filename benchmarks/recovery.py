@@ -9,10 +9,10 @@ Each cell (system, dimension, strategy, seed) is one call of the main job,
 `examples/discover_force.py`, in this process, or for the strategy "flathgn" of
 `examples/discover_potential.py`, with a Rayleigh function (`--dissipative`) where the system
 has drag; its report is the cell's row. Saves after each cell; a cell that is already in the
-output file is not repeated, unless it ended with an error. Then prints the paper's tables 1
-(R^2 of messages), 3 (prediction error) and 5 (law recovered) beside the published figures,
-and how well Hamiltonians keep their energies. Options of the main job after `--options` make
-rows of their own.
+output file is not repeated, whatever the defaults were then, unless it ended with an error.
+Then prints the paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered)
+beside the published figures, and how well Hamiltonians keep their energies. Options of the
+main job after `--options` make rows of their own.
 """
 
 import argparse

@@ -92,7 +92,8 @@ def main():
                     save(args.out, rows)
                     law = row["laws"][0]["sympy"] if "laws" in row else row["error"]
                     print(f"{name}: {row['recovered']}, {row['value']:.0f} s, {law}", flush=True)
-    save(args.out, rows)
+    if args.merge:
+        save(args.out, rows)
     print_table(rows)
 
 

@@ -365,6 +365,7 @@ def discover(args):
             system,
             training,
             test,
+            gauge=args.gauge,
             num_components=len(table.components),
         )
         alone_check = verdict.judge_one_body(keys[4], alone.components, system, test)

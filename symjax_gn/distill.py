@@ -232,6 +232,8 @@ def distill_one_body(
 ) -> OneBodyLaw:
     """Find the law of what the node function adds to the messages: drag, outer fields.
 
+    A force that less than half of the bodies feel is not found: it counts as none.
+
     Args:
         table: what `record_messages` gave.
         regressors: engines that search for each target in turn.

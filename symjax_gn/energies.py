@@ -111,7 +111,7 @@ def record_energies(
         components=np.zeros(1, int),
         influence=force * unit,
         one_body_force=alone * unit,
-        message_scale=np.ones(num_edges),
+        message_scale=np.ones(len(energy)),
         offset=np.zeros_like(force),
         force=None if system is None else true_forces(system, receiver, sender),
     )
@@ -119,7 +119,9 @@ def record_energies(
     if model.kinetic:
         whole = jax.jit(predict, static_argnums=0)(model, params, picked).velocity
         receivers = np.asarray(data.receivers)[np.asarray(edge)]
-        slope = np.asarray(whole, np.float64)[np.arange(num_edges), receivers] * scales.velocity
+        slope = (
+            np.asarray(whole, np.float64)[np.arange(len(receivers)), receivers] * scales.velocity
+        )
     truth = None
     if system is not None:
         truth = true_potential(system, receiver, sender, middle)

@@ -1,8 +1,8 @@
 """Datasets of graphs: from simulations, from a user's arrays, to and from jraph."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -151,10 +151,13 @@ def _derivative(time: np.ndarray, value: np.ndarray, order: int) -> np.ndarray:
 
 
 _KEYS = ("time", "position", "velocity", "acceleration", "mass", "charge")
+_NOTES = ("derived", "failed")
 
 
-def load_trajectory(path: str | PathLike[str]) -> Trajectory:
+def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
     """Read a `.npz` file with the arrays of `trajectory_from_arrays` under those names.
+
+    What `save_trajectory` wrote is read as it was, `derived` and `failed` with it.
 
     Raises:
         ValueError: the file is not an `.npz`, lacks `time` or `position`, has a name
@@ -167,18 +170,28 @@ def load_trajectory(path: str | PathLike[str]) -> Trajectory:
     except (ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
     missing = [name for name in _KEYS[:2] if name not in arrays]
-    unknown = [name for name in arrays if name not in _KEYS]
+    unknown = [name for name in arrays if name not in (*_KEYS, *_NOTES)]
     if missing or unknown:
         raise ValueError(
             f"{path}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}; "
             f"the names are {', '.join(_KEYS)}, of which time and position are required."
         )
-    return trajectory_from_arrays(**arrays)
+    trajectory = trajectory_from_arrays(**{k: v for k, v in arrays.items() if k in _KEYS})
+    derived = (*trajectory.derived, *arrays.get("derived", np.zeros(0, str)).tolist())
+    failed = int(arrays.get("failed", 0))
+    return dataclasses.replace(trajectory, derived=derived, failed=failed)
 
 
-def save_trajectory(path: str | PathLike[str], trajectory: Trajectory) -> None:
-    """Write a `Trajectory` as an `.npz` file that `load_trajectory` reads."""
-    np.savez_compressed(path, **{name: getattr(trajectory, name) for name in _KEYS})
+def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
+    """Write a `Trajectory` as an `.npz` file, under just this name, for `load_trajectory`.
+
+    In one stroke: an interruption leaves the old file or the new one.
+    """
+    arrays: Any = {name: np.asarray(getattr(trajectory, name)) for name in (*_KEYS, *_NOTES)}
+    part = f"{os.fspath(path)}.part"
+    with open(part, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    os.replace(part, path)
 
 
 def make_dataset(

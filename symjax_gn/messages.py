@@ -101,13 +101,22 @@ def feature_scale(name: str, scales: Scales) -> float:
 def sample_pairs(
     key: PRNGKeyArray, dataset: Dataset, num_edges: int
 ) -> tuple[Int[Array, " edge"], Int[Array, " edge"]]:
-    """Random graphs and random edges in them, `[num_edges]` each, with replacement."""
+    """Random graphs and random edges in them, `[num_edges]` each, with replacement.
+
+    Fewer where some fall on coincident bodies, between which there is no direction.
+
+    Raises:
+        ValueError: `num_edges` is not positive, or all sampled pairs coincide.
+    """
     check_at_least("num_edges", num_edges, 1)
     graph_key, edge_key = jax.random.split(key)
-    return (
-        jax.random.randint(graph_key, (num_edges,), 0, len(dataset.acceleration)),
-        jax.random.randint(edge_key, (num_edges,), 0, len(dataset.senders)),
-    )
+    graph = jax.random.randint(graph_key, (num_edges,), 0, len(dataset.acceleration))
+    edge = jax.random.randint(edge_key, (num_edges,), 0, len(dataset.senders))
+    receiver, sender = pair_bodies(dataset, graph, edge)
+    apart = np.flatnonzero(np.any(receiver.position != sender.position, axis=-1))
+    if not apart.size:
+        raise ValueError("All pairs coincide: there is no distance to learn from.")
+    return graph[apart], edge[apart]
 
 
 def pair_bodies(dataset: Dataset, graph: Any, edge: Any) -> tuple[Body, Body]:
@@ -407,7 +416,8 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
 
     Returns:
         `force`: untrimmed, g = 1. `force_trimmed`: the same without the 10% of edges
-        that fit worst. `gauge` and `gauge_name`: untrimmed, with the best g of `GAUGES`;
+        that fit worst. `gauge` and `gauge_name`: untrimmed, with the best g of `GAUGES`
+        and a constant b;
         a simpler g is named unless the next one is better by 0.001. `influence`: untrimmed,
         g = 1, of the influence, whose gauge was fixed without knowing the forces.
 

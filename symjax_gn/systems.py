@@ -387,8 +387,12 @@ def check_body(body: Body, source: str) -> None:
 
 
 def check_edges(senders: AnyArray, receivers: AnyArray, num_nodes: int) -> None:
-    """Raise a `ValueError` unless edges are non-empty, in range and in both directions."""
-    pairs = set(zip(np.asarray(senders).tolist(), np.asarray(receivers).tolist(), strict=True))
+    """Raise a `ValueError` unless edges are some, each once, in range and in both directions."""
+    shapes = np.shape(senders), np.shape(receivers)
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        raise ValueError(f"senders and receivers must have one shape, [edge], got {shapes}.")
+    edges = list(zip(np.asarray(senders).tolist(), np.asarray(receivers).tolist(), strict=True))
+    pairs = set(edges)
     if not pairs:
         raise ValueError("The graph has no edges; messages need at least one pair of nodes.")
     if min(map(min, pairs)) < 0 or max(map(max, pairs)) >= num_nodes:
@@ -397,6 +401,8 @@ def check_edges(senders: AnyArray, receivers: AnyArray, num_nodes: int) -> None:
         raise ValueError("An edge joins a node with itself.")
     if any((j, i) not in pairs for i, j in pairs):
         raise ValueError("Every edge must be given in both directions.")
+    if len(pairs) < len(edges):
+        raise ValueError("An edge is given more than once; its force would count as often.")
 
 
 def _check_num_nodes(num_nodes: int) -> None:

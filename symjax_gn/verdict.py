@@ -8,6 +8,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float, PRNGKeyArray
 
+from symjax_gn import distill
 from symjax_gn.energies import true_potential
 from symjax_gn.expressions import evaluate
 from symjax_gn.graphs import Dataset, typical_size
@@ -20,7 +21,7 @@ from symjax_gn.messages import (
     sample_pairs,
     true_forces,
 )
-from symjax_gn.systems import Body, System, one_body_force
+from symjax_gn.systems import Body, System, check_choice, one_body_force
 
 MAX_CONDITION = 100.0
 MAX_ERROR = {"seen": (0.02, 0.1), "beyond": (0.05, 0.2)}
@@ -54,6 +55,7 @@ def judge(
     train: Dataset,
     test: Dataset,
     *,
+    gauge: str = "influence",
     num_components: int | None = None,
     num_pairs: int = 4000,
 ) -> Verdict:
@@ -69,16 +71,34 @@ def judge(
     |g A f|); where most pairs feel nothing and that median is 0, it is the median of the
     pairs that do (`graphs.typical_size`).
 
+    All this is of raw messages. A law that was distilled with `gauge="influence"` says that
+    it is the force: that it is so as it stands, with g = 1, A = 1 and b = 0, is one check
+    more, by the limits of fresh pairs. The gauge then says what else the law may be.
+
     Args:
         key: PRNG key that chooses the pairs.
         components: the law, one expression of the features of `pair_features` per dimension.
         system: the system whose pair force is the truth.
         train: the graphs the law was learned from, user's units.
         test: graphs of other simulations.
+        gauge: the one the law was distilled in: "influence", for a force, or "messages".
         num_components: number of message components that the run found in use, which
             must be the number of dimensions; None where it was not asked.
         num_pairs: number of pairs in each of the three sets.
+
+    Raises:
+        ValueError: the gauge is unknown, a law of forces has not one component for each
+            dimension, or a component has variables that pairs do not have.
     """
+    check_choice("gauge", gauge, distill.GAUGES)
+    dim = train.acceleration.shape[-1]
+    if gauge == "influence" and len(components) != dim:
+        raise ValueError(
+            f"A force in {dim} dimensions has as many components, not {len(components)}; for laws "
+            'of raw messages, say gauge="messages".'
+        )
+    if num_components is None and gauge == "messages":
+        num_components = len(components)
     keys = jax.random.split(key, 4)
     known = _sample(keys[0], train, num_pairs, components)
     fresh = _sample(keys[1], test, num_pairs, components)
@@ -93,20 +113,22 @@ def judge(
         for constant_offset in (True, False):
             attempts = []
             for softening in softenings:
-                gauge = _fit(known, forces[softening][0], name, constant_offset)
+                fitted = _fit(known, forces[softening][0], name, constant_offset)
                 errors = [
-                    _errors(pairs, force, gauge)
+                    _errors(pairs, *fitted.predict(force, *_properties(pairs)))
                     for pairs, force in zip((fresh, far), forces[softening][1:], strict=True)
                 ]
-                checks = _checks(gauge, errors)
+                checks = _checks(fitted, errors)
+                if gauge == "influence":
+                    error = _errors(fresh, forces[softening][1], 0.0)
+                    checks["is_force"] = _check_errors(error, MAX_ERROR["seen"])
                 if num_components is not None:
-                    dim = train.acceleration.shape[-1]
                     checks["dimension"] = dict(
                         components=num_components, needed=dim, holds=num_components == dim
                     )
                 recovered = all(check["holds"] for check in checks.values())
                 distance = np.median(errors[0]) + np.median(errors[1])
-                attempts.append((distance, Verdict(recovered, checks, gauge, softening)))
+                attempts.append((distance, Verdict(recovered, checks, fitted, softening)))
             attempt = min(attempts, key=lambda pair: pair[0])
             if attempt[1].recovered:
                 return attempt[1]
@@ -260,8 +282,7 @@ def _fit(pairs, force, name, constant_offset):
     return gauge
 
 
-def _errors(pairs, force, gauge):
-    scaled, offset = gauge.predict(force, *_properties(pairs))
+def _errors(pairs, scaled, offset):
     size = np.linalg.norm(scaled, axis=1)
     with np.errstate(all="ignore"):
         error = np.linalg.norm(pairs.law - scaled - offset, axis=1)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -85,6 +87,33 @@ def test_npz_round_trip(tmp_path, spring_trajectory):
     assert back.derived == ()
     for name in ("time", "position", "velocity", "acceleration", "mass", "charge"):
         np.testing.assert_array_equal(getattr(back, name), getattr(spring_trajectory, name))
+
+
+def test_saved_under_its_name_and_with_what_was_derived(tmp_path):
+    time, position, *_ = waves()
+    made = dataclasses.replace(trajectory_from_arrays(time, position), failed=3)
+    path = tmp_path / "run.dat"
+    save_trajectory(path, made)
+    back = load_trajectory(path)
+    assert back.derived == ("velocity", "acceleration", "mass", "charge")
+    assert back.failed == 3
+    save_trajectory(path, back)
+    assert load_trajectory(path).derived == made.derived
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.dat"]
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, spring_trajectory, monkeypatch):
+    path = tmp_path / "run.npz"
+    save_trajectory(path, spring_trajectory)
+
+    def interrupted(stream, **arrays):
+        stream.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_trajectory(path, spring_trajectory)
+    np.testing.assert_array_equal(load_trajectory(path).time, spring_trajectory.time)
 
 
 def test_missing_derivatives_are_made_and_said():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn import messages
+from symjax_gn import energies, messages
 from symjax_gn.graphs import normalise, take
 from symjax_gn.messages import MessageTable, fit_gauge, message_r2, record_messages
 from symjax_gn.models import Prediction
@@ -97,6 +97,32 @@ def test_recorded_messages_are_the_networks(trained, spring_parts):
     r = recorded.features["r"]
     size = np.linalg.norm(recorded.force, axis=1)
     np.testing.assert_allclose(size, 2 * np.abs(r + 0.01 - 1), rtol=1e-4, atol=1e-4)
+
+
+def with_coincident_pair(data):
+    """The data with two bodies of the first graph in one place, for just the first 20 graphs."""
+    few = take(data, slice(0, 20))
+    position = np.array(few.nodes.position)
+    position[0, few.senders[0]] = position[0, few.receivers[0]]
+    return few._replace(nodes=few.nodes._replace(position=position))
+
+
+def test_coincident_pairs_are_not_sampled(trained, hamiltonian, spring_parts):
+    data = with_coincident_pair(spring_parts[0])
+    pairs = {tuple(x) for x in np.stack(messages.sample_pairs(jax.random.key(0), data, 4000), 1)}
+    every = len(data.acceleration) * len(data.senders)
+    # The first edge of the first graph, and the same the other way round.
+    assert len(pairs) == every - 2
+    assert (0, 0) not in pairs
+    recorded = record_messages(jax.random.key(0), trained, data)
+    assert 3900 < len(recorded.influence) < 4000
+    table = energies.record_energies(jax.random.key(0), hamiltonian, data)
+    for column in (*recorded.features.values(), recorded.influence, table.change):
+        assert np.all(np.isfinite(column))
+    assert np.all(recorded.features["r"] > 0)
+    together = data._replace(nodes=data.nodes._replace(position=np.zeros_like(data.nodes.position)))
+    with pytest.raises(ValueError, match="All pairs coincide"):
+        messages.sample_pairs(jax.random.key(0), together, 5)
 
 
 def test_influence_is_the_change_of_force_when_a_message_changes(trained, spring_parts):

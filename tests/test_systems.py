@@ -173,6 +173,13 @@ def missing_node(key, num_nodes, dim):
         (spring_like(dt=0.0), 4, 2, "dt must be positive"),
         (spring_like(edges=lambda n: (np.array([0]), np.array([1]))), 4, 2, "both directions"),
         (spring_like(edges=lambda n: (np.array([], int),) * 2), 4, 2, "no edges"),
+        (spring_like(edges=lambda n: (np.array([0, 1]), np.array([1]))), 4, 2, "one shape"),
+        (
+            spring_like(edges=lambda n: (np.array([0, 1, 0]), np.array([1, 0, 1]))),
+            4,
+            2,
+            "more than once",
+        ),
         (spring_like(edges=lambda n: (np.array([0, 9]), np.array([9, 0]))), 4, 2, "outside 0 to"),
         (spring_like(edges=lambda n: (np.array([1]), np.array([1]))), 4, 2, "with itself"),
     ],

@@ -43,9 +43,10 @@ def data():
     return made
 
 
-def verdict(data, name, components):
+def verdict(data, name, components, gauge="messages"):
     system, train, _, test = data[name]
-    return judge(jax.random.key(1), components, system, train, test, num_pairs=2000)
+    key = jax.random.key(1)
+    return judge(key, components, system, train, test, gauge=gauge, num_pairs=2000)
 
 
 def vector(scalar, axes=(DX, DY)):
@@ -54,10 +55,32 @@ def vector(scalar, axes=(DX, DY)):
 
 @pytest.mark.parametrize("name", TRUE)
 def test_the_truth_passes_as_it_is(data, name):
-    result = verdict(data, name, vector(TRUE[name]))
-    assert result.recovered
-    assert result.gauge.name == "1"
-    assert result.softening == (0.0 if name in ("r2", "charge", "superposition") else 0.01)
+    for gauge in ("messages", "influence"):
+        result = verdict(data, name, vector(TRUE[name]), gauge)
+        assert result.recovered
+        assert result.gauge.name == "1"
+        assert result.softening == (0.0 if name in ("r2", "charge", "superposition") else 0.01)
+
+
+@pytest.mark.parametrize("factor", [-1, 5, 1.05, 1 / MI])
+def test_a_law_of_forces_must_be_the_force(data, factor):
+    """The same as a raw message would do."""
+    law = vector(factor * TRUE["r1"])
+    assert verdict(data, "r1", law, "messages").recovered
+    result = verdict(data, "r1", law, "influence")
+    assert not result.recovered
+    assert [name for name, check in result.checks.items() if not check["holds"]] == ["is_force"]
+    turned = mixed(vector(TRUE["r1"]), [[0.0, 1.0], [-1.0, 0.0]], [0.0, 0.0])
+    assert not verdict(data, "r1", turned, "influence").recovered
+    assert not verdict(data, "r1", [x + 1 for x in vector(TRUE["r1"])], "influence").recovered
+
+
+def test_wrong_arguments(data):
+    x, y = vector(TRUE["spring"])
+    with pytest.raises(ValueError, match="A force in 2 dimensions has as many components, not 1"):
+        verdict(data, "spring", [x], "influence")
+    with pytest.raises(ValueError, match="Unknown gauge 'influenza'. Did you mean 'influence'"):
+        verdict(data, "spring", [x, y], "influenza")
 
 
 @pytest.mark.parametrize(
@@ -176,14 +199,14 @@ def test_near_misses_fail(data, name, law):
 
 def test_components_must_determine_the_force(data):
     x, y = vector(TRUE["spring"])
-    for dependent in ([x], [x, x], [x, x + 0.001 * y], [x, sympy.Float(1.0) + 0 * R]):
+    for dependent in ([x], [x, x], [x, x + 0.001 * y], [x, sympy.Float(1.0) + 0 * R], [x, y, x]):
         result = verdict(data, "spring", dependent)
         assert not result.recovered
 
 
 def test_checks_say_their_numbers(data):
     checks = verdict(data, "spring", vector(TRUE["spring"])).checks
-    assert set(checks) == {"determines_force", "error_seen", "error_beyond"}
+    assert set(checks) == {"determines_force", "error_seen", "error_beyond", "dimension"}
     assert checks["determines_force"]["condition_number"] == pytest.approx(1.0, abs=1e-3)
     assert checks["error_seen"]["median_limit"] == 0.02
     assert checks["error_beyond"]["quantile_90_limit"] == 0.2
