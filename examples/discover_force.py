@@ -19,6 +19,7 @@ import jax
 from symjax_gn import distill, graphs, messages, plots, regression, report, symbolic, train, verdict
 from symjax_gn.expressions import rounded
 from symjax_gn.fronts import RegressionError
+from symjax_gn.gauge import message_r2
 from symjax_gn.losses import LOSSES, STRATEGIES
 from symjax_gn.models import NODES, PAIRS
 from symjax_gn.simulate import SOLVERS, SimulationError, simulate
@@ -358,7 +359,7 @@ def discover(args):
 
     r2 = judged = alone_check = None
     if system is not None:
-        r2 = messages.message_r2(table)
+        r2 = message_r2(table)
         judged = verdict.judge(
             keys[4],
             law.components,

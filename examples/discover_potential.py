@@ -35,7 +35,6 @@ from symjax_gn import (
     distill,
     energies,
     graphs,
-    messages,
     plots,
     report,
     rollout,
@@ -44,6 +43,7 @@ from symjax_gn import (
     verdict,
 )
 from symjax_gn.expressions import rounded
+from symjax_gn.gauge import message_r2
 from symjax_gn.systems import Body, check_at_least
 
 
@@ -180,7 +180,7 @@ def discover(args):
     checks = {}
     r2 = judged = alone_check = None
     if system is not None:
-        r2 = messages.message_r2(table.forces._replace(messages=table.forces.influence))
+        r2 = message_r2(table.forces._replace(messages=table.forces.influence))
         judged = verdict.judge(keys[4], force.components, system, training, test)
         checks["potential"] = verdict.judge_potential(keys[4], law.potential, system, test)
         judged = judged._replace(

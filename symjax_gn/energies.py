@@ -119,9 +119,7 @@ def record_energies(
     if model.kinetic:
         whole = jax.jit(predict, static_argnums=0)(model, params, picked).velocity
         receivers = np.asarray(data.receivers)[np.asarray(edge)]
-        slope = (
-            np.asarray(whole, np.float64)[np.arange(len(receivers)), receivers] * scales.velocity
-        )
+        slope = np.asarray(whole, np.float64)[np.arange(len(edge)), receivers] * scales.velocity
     truth = None
     if system is not None:
         truth = true_potential(system, receiver, sender, middle)

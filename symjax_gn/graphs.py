@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 from scipy.interpolate import make_smoothing_spline
 
+from symjax_gn.files import in_one_stroke
 from symjax_gn.simulate import Trajectory
 from symjax_gn.systems import AnyArray, Body, check_body, check_edges, complete_edges
 
@@ -188,10 +189,8 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
     In one stroke: an interruption leaves the old file or the new one.
     """
     arrays: Any = {name: np.asarray(getattr(trajectory, name)) for name in (*_KEYS, *_NOTES)}
-    part = f"{os.fspath(path)}.part"
-    with open(part, "wb") as stream:
+    with in_one_stroke(path) as part, open(part, "wb") as stream:
         np.savez_compressed(stream, **arrays)
-    os.replace(part, path)
 
 
 def make_dataset(

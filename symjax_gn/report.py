@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from symjax_gn.distill import ForceLaw, OneBodyLaw
 from symjax_gn.energies import KineticLaw, PotentialLaw
 from symjax_gn.expressions import rounded
+from symjax_gn.files import in_one_stroke
 from symjax_gn.fronts import Law
 from symjax_gn.graphs import Dataset
 from symjax_gn.markdown import report_markdown
@@ -59,16 +60,14 @@ def open_folder(path: str | os.PathLike[str]) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one stroke: an interruption leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with in_one_stroke(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def save_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG in one stroke."""
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    with in_one_stroke(path) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
 def law_latex(expression: sympy.Expr) -> str:

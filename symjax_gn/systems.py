@@ -387,7 +387,7 @@ def check_body(body: Body, source: str) -> None:
 
 
 def check_edges(senders: AnyArray, receivers: AnyArray, num_nodes: int) -> None:
-    """Raise a `ValueError` unless edges are some, each once, in range and in both directions."""
+    """Raise a `ValueError` unless there are edges, each once, in range and both ways."""
     shapes = np.shape(senders), np.shape(receivers)
     if shapes[0] != shapes[1] or len(shapes[0]) != 1:
         raise ValueError(f"senders and receivers must have one shape, [edge], got {shapes}.")

@@ -11,11 +11,9 @@ from jaxtyping import Float, PRNGKeyArray
 from symjax_gn import distill
 from symjax_gn.energies import true_potential
 from symjax_gn.expressions import evaluate
+from symjax_gn.gauge import FACTORS, GaugeFit, fit_gauge
 from symjax_gn.graphs import Dataset, typical_size
 from symjax_gn.messages import (
-    GAUGES,
-    GaugeFit,
-    fit_gauge,
     pair_bodies,
     pair_features,
     sample_pairs,
@@ -108,8 +106,14 @@ def judge(
         softening: [true_forces(system, *pairs[1:], softening) for pairs in (known, fresh, far)]
         for softening in softenings
     }
+    as_it_is = {}
+    if gauge == "influence":
+        as_it_is = {
+            softening: _check_errors(_errors(fresh, force[1], 0.0), MAX_ERROR["seen"])
+            for softening, force in forces.items()
+        }
     nearest = None
-    for name in GAUGES:
+    for name in FACTORS:
         for constant_offset in (True, False):
             attempts = []
             for softening in softenings:
@@ -119,9 +123,8 @@ def judge(
                     for pairs, force in zip((fresh, far), forces[softening][1:], strict=True)
                 ]
                 checks = _checks(fitted, errors)
-                if gauge == "influence":
-                    error = _errors(fresh, forces[softening][1], 0.0)
-                    checks["is_force"] = _check_errors(error, MAX_ERROR["seen"])
+                if as_it_is:
+                    checks["is_force"] = as_it_is[softening]
                 if num_components is not None:
                     checks["dimension"] = dict(
                         components=num_components, needed=dim, holds=num_components == dim

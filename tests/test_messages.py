@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from symjax_gn import energies, messages
+from symjax_gn.gauge import FACTORS, fit_gauge, message_r2, r_squared
 from symjax_gn.graphs import normalise, take
-from symjax_gn.messages import MessageTable, fit_gauge, message_r2, record_messages
+from symjax_gn.messages import MessageTable, record_messages
 from symjax_gn.models import Prediction
 from symjax_gn.systems import SYSTEMS
 from symjax_gn.train import predict
@@ -16,7 +17,7 @@ MASS = np.exp(RNG.normal(size=2000))
 CHARGE = np.sign(RNG.normal(size=2000))
 MATRIX = np.array([[0.5, -0.8], [1.2, 0.3]])
 
-FACTORS = {
+SCALES = {
     "1": np.ones(2000),
     "1/m_i": 1 / MASS,
     "fitted": MASS**0.4 * np.exp(0.7 * CHARGE),
@@ -33,9 +34,9 @@ def table(values):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", messages.GAUGES)
+@pytest.mark.parametrize("name", FACTORS)
 def test_a_planted_gauge_is_found(name):
-    values = FACTORS[name][:, None] * (FORCE @ MATRIX.T) + [0.3, -2.0]
+    values = SCALES[name][:, None] * (FORCE @ MATRIX.T) + [0.3, -2.0]
     noisy = values + 1e-3 * RNG.normal(size=values.shape)
     result = message_r2(table(noisy))
     assert result["gauge_name"] == name
@@ -59,7 +60,7 @@ def test_the_heaviest_bodies_may_be_out_of_line(kilogram, coulomb):
     gauge = fit_gauge(values, FORCE, mass, charge, name="fitted", constant_offset=False)
     guess = sum(gauge.predict(FORCE, mass, charge))
     # With powers up to the second it is 0.97.
-    assert messages.r_squared(values, guess) > 0.9999
+    assert r_squared(values, guess) > 0.9999
 
 
 def test_an_offset_that_depends_on_the_receiver():
