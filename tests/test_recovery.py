@@ -239,7 +239,7 @@ def test_the_summary_has_no_options_and_marks_what_is_missing(recovery, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_cells_of_the_table(recovery, monkeypatch, tmp_path):
-    """Five cells, in less than ten minutes on two idle cores; `benchmarks` has them all."""
+    """Five cells, an estimated nine minutes on two idle cores; `benchmarks` has them all."""
     out = tmp_path / "out.json"
     for system, dim, strategy in [
         ("charge", 2, "l1"),
