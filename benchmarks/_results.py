@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from symjax_gn.report import open_folder, versions, write_text
+from symjax_gn.report.records import open_folder, versions, write_text
 
 
 @functools.cache

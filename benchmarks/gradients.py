@@ -5,7 +5,7 @@
 The loss of a `FlatHGN` has the gradient of an energy by positions and momenta in it, and
 training takes the gradient of that by the parameters. Every way below gives the same
 numbers (checked before timing); a graph network of the same width and depth, whose loss
-holds no gradient, is the unit. Steps are those of `train.step` without the optimiser, on
+holds no gradient, is the unit. Steps are those of `training.step` without the optimiser, on
 batches of graphs of four bodies. Warm, repeats alternate, the median counts.
 """
 
@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from _results import open_out, save
 
-from symjax_gn import train
-from symjax_gn.losses import relative_loss
-from symjax_gn.rollout import to_canonical
-from symjax_gn.systems import complete_edges, sample_normal
+from symjax_gn.data.graphs import complete_edges
+from symjax_gn.networks import training
+from symjax_gn.networks.losses import relative_loss
+from symjax_gn.physics.dynamics import to_canonical
+from symjax_gn.physics.systems import sample_normal
 
 SENDERS, RECEIVERS = complete_edges(4)
 
@@ -146,8 +147,8 @@ def main():
     args = parser.parse_args()
     open_out(args.out)
     options = dict(width=args.width, depth=args.depth)
-    hamiltonian = train.make_model("flathgn", args.dim, **options)
-    network = train.make_model("bottleneck", args.dim, **options)
+    hamiltonian = training.make_model("flathgn", args.dim, **options)
+    network = training.make_model("bottleneck", args.dim, **options)
     rows = []
     for batch in args.batch_sizes:
         keys = jax.random.split(jax.random.key(0), batch)

@@ -30,9 +30,10 @@ from pathlib import Path
 
 from _results import commit, load_rows, open_out, save
 
-from symjax_gn.simulate import SimulationWarning
-from symjax_gn.systems import SYSTEMS, check_choice
-from symjax_gn.train import STRATEGIES
+from symjax_gn.data.checks import check_choice
+from symjax_gn.networks.training import STRATEGIES
+from symjax_gn.physics.simulation import SimulationWarning
+from symjax_gn.physics.systems import SYSTEMS
 
 ROOT = Path(__file__).parent.parent
 ROWS = ("spring", "r1", "r2", "charge", "damped", "discontinuous", "superposition")

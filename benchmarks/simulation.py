@@ -20,8 +20,9 @@ import numpy as np
 from _results import open_out, save
 from scipy.integrate import cumulative_trapezoid
 
-from symjax_gn.simulate import SOLVERS, simulate, solve
-from symjax_gn.systems import SYSTEMS, Body, energy
+from symjax_gn.data.nodes import Body
+from symjax_gn.physics.simulation import SOLVERS, simulate, solve
+from symjax_gn.physics.systems import SYSTEMS, energy
 
 OUTPUTS = 500
 

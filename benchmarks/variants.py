@@ -15,8 +15,9 @@ import warnings
 from _results import load_rows, open_out, save
 from recovery import cell_median, run
 
-from symjax_gn.simulate import SimulationWarning
-from symjax_gn.systems import SYSTEMS, check_choice
+from symjax_gn.data.checks import check_choice
+from symjax_gn.physics.simulation import SimulationWarning
+from symjax_gn.physics.systems import SYSTEMS
 
 PAPER = "--network paper --width 300 --depth 2 --loss absolute --focus 1 --optimizer adam "
 PAPER += "--learning-rate 1e-3 --steps 8000 --gauge messages --flatten 0 --errors absolute"

@@ -16,14 +16,19 @@ import time
 
 import jax
 
-from symjax_gn import distill, graphs, messages, plots, regression, report, symbolic, train, verdict
-from symjax_gn.expressions import rounded
-from symjax_gn.fronts import RegressionError
-from symjax_gn.gauge import message_r2
-from symjax_gn.losses import LOSSES, STRATEGIES
-from symjax_gn.models import NODES, PAIRS
-from symjax_gn.simulate import SOLVERS, SimulationError, simulate
-from symjax_gn.systems import SYSTEMS, check_at_least, check_choice, get_system, load_system
+from symjax_gn.data import datasets, trajectories
+from symjax_gn.data.checks import check_at_least, check_choice
+from symjax_gn.discovery import distillation, recording, refitting, verdict
+from symjax_gn.discovery.gauge import message_r2
+from symjax_gn.laws import engines
+from symjax_gn.laws.expressions import rounded
+from symjax_gn.laws.fronts import RegressionError
+from symjax_gn.networks import training
+from symjax_gn.networks.graphnet import NODES, PAIRS
+from symjax_gn.networks.losses import LOSSES, STRATEGIES
+from symjax_gn.physics.simulation import SOLVERS, SimulationError, simulate
+from symjax_gn.physics.systems import SYSTEMS, get_system, load_system
+from symjax_gn.report import plots, records
 
 COUNTS = dict(simulations=3, outputs=2, every=1, steps=1, width=1, depth=1, searches=1)
 COUNTS |= dict(evaluations=1, iterations=1, batch_size=1, focus=1)
@@ -74,26 +79,26 @@ def make_parser(description):
         help="whether a body may feel a field that depends on its position (default: as the "
         "system has one; for --data, no)",
     )
-    training = parser.add_argument_group("training")
-    training.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
-    training.add_argument("--optimizer", default="muon", help=" or ".join(train.OPTIMIZERS))
-    training.add_argument("--learning-rate", type=float, default=1e-2, help="peak of the schedule")
-    training.add_argument("--batch-size", type=int, default=64, help="graphs per step")
-    training.add_argument(
+    fitting = parser.add_argument_group("training")
+    fitting.add_argument("--loss", default="relative", help=" or ".join(LOSSES))
+    fitting.add_argument("--optimizer", default="muon", help=" or ".join(training.OPTIMIZERS))
+    fitting.add_argument("--learning-rate", type=float, default=1e-2, help="peak of the schedule")
+    fitting.add_argument("--batch-size", type=int, default=64, help="graphs per step")
+    fitting.add_argument(
         "--focus",
         type=float,
         default=2.0,
         help="how much oftener graphs with large accelerations are drawn; 1 draws all alike",
     )
-    training.add_argument("--steps", type=int, default=8000, help="training steps (%(default)s)")
-    training.add_argument("--width", type=int, default=64, help="width of the hidden layers")
-    training.add_argument("--depth", type=int, default=4, help="number of hidden layers")
+    fitting.add_argument("--steps", type=int, default=8000, help="training steps (%(default)s)")
+    fitting.add_argument("--width", type=int, default=64, help="width of the hidden layers")
+    fitting.add_argument("--depth", type=int, default=4, help="number of hidden layers")
     search = parser.add_argument_group("symbolic regression")
-    search.add_argument("--regressor", default="operon", help=" or ".join(regression.REGRESSORS))
+    search.add_argument("--regressor", default="operon", help=" or ".join(engines.REGRESSORS))
     search.add_argument(
         "--operators",
         nargs="+",
-        default=list(regression.DEFAULT_OPERATORS),
+        default=list(engines.DEFAULT_OPERATORS),
         help="operators a law may use",
     )
     search.add_argument("--searches", type=int, default=6, help="most searches per target")
@@ -106,7 +111,7 @@ def make_parser(description):
         help="power of the distance that targets are multiplied with (default: found)",
     )
     search.add_argument("--errors", default="relative", help="relative or absolute")
-    search.add_argument("--form", default="auto", help=", ".join(distill.FORMS))
+    search.add_argument("--form", default="auto", help=", ".join(distillation.FORMS))
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--out", default="discovered", help="folder for the report")
     return parser
@@ -132,7 +137,7 @@ def parse(argv):
         help="mask message components as training goes on, and let penalties fade (default: "
         "for pruning, l1 and kl)",
     )
-    network.add_argument("--gauge", default="influence", help=" or ".join(distill.GAUGES))
+    network.add_argument("--gauge", default="influence", help=" or ".join(distillation.GAUGES))
     return parser.parse_args(argv)
 
 
@@ -145,7 +150,7 @@ def regressors(args):
     )
     seeds = [args.searches * args.seed + k for k in range(args.searches)]
     options = limits | {"operators": tuple(args.operators)}
-    return [regression.make_regressor(args.regressor, seed=seed, **options) for seed in seeds]
+    return [engines.make_regressor(args.regressor, seed=seed, **options) for seed in seeds]
 
 
 def may_feel_field(args, system):
@@ -157,7 +162,7 @@ def may_feel_field(args, system):
 
 def make_network(args, dim, system):
     """The graph network that the options ask for."""
-    return train.make_model(
+    return training.make_model(
         args.strategy,
         dim,
         width=args.width,
@@ -170,7 +175,7 @@ def make_network(args, dim, system):
 
 
 def training_options(args):
-    """Arguments of `train.fit` that do not depend on the network's kind."""
+    """Arguments of `training.fit` that do not depend on the network's kind."""
     return dict(
         loss=args.loss,
         penalty_weight=args.penalty,
@@ -199,7 +204,7 @@ def stopwatch():
 def check_options(args):
     """What is wrong with the shared options is an error before anything runs."""
     check_choice("loss", args.loss, LOSSES)
-    check_choice("optimizer", args.optimizer, train.OPTIMIZERS)
+    check_choice("optimizer", args.optimizer, training.OPTIMIZERS)
     check_choice("kind of errors", args.errors, ("relative", "absolute"))
     check_at_least("--seed", args.seed, 0)
     if args.penalty is not None:
@@ -218,7 +223,7 @@ def check_options(args):
 def get_source(args):
     """The system, or else the measured trajectories; and the spatial dimension."""
     if args.data:
-        trajectory = graphs.load_trajectory(args.data)
+        trajectory = trajectories.load_trajectory(args.data)
         return None, trajectory, trajectory.position.shape[-1]
     load = load_system if ".py" in args.system else get_system
     return load(args.system), None, args.dim
@@ -230,7 +235,7 @@ def get_data(args, key, system, trajectory):
         return make_data(args, key, system, args.n, args.simulations)
     if trajectory.derived:
         print(f"not in the data, so differentiated or assumed: {', '.join(trajectory.derived)}")
-    return trajectory, graphs.make_dataset(trajectory)
+    return trajectory, datasets.make_dataset(trajectory)
 
 
 def get_more_bodies(args, key, system):
@@ -244,8 +249,8 @@ def measure_more_bodies(other, trained, refitted):
     """Errors of the network and of the refitted laws on graphs of another number of bodies."""
     if other is None:
         return None
-    network, size = train.held_out_error(trained, other)
-    law, _ = symbolic.law_error(refitted.force, refitted.one_body, other)
+    network, size = training.held_out_error(trained, other)
+    law, _ = refitting.law_error(refitted.force, refitted.one_body, other)
     count = other.nodes.mass.shape[1]
     return dict(n=count, network=network, law=law, mean_abs_target=size)
 
@@ -291,7 +296,7 @@ def make_data(args, key, system, num_nodes, num_simulations):
         solver=args.solver,
         progress=True,
     )
-    return trajectory, graphs.make_dataset(trajectory, *system.edges(trajectory.mass.shape[1]))
+    return trajectory, datasets.make_dataset(trajectory, *system.edges(trajectory.mass.shape[1]))
 
 
 def discover(args):
@@ -300,7 +305,7 @@ def discover(args):
     check_choice("network", args.network, NETWORKS)
     check_choice("node function", args.node, NODES)
     check_choice("pair function", args.pair, PAIRS)
-    distill.check_form(args.gauge, args.form)
+    distillation.check_form(args.gauge, args.form)
     if args.strategy == "pruning" and args.prune is False:
         raise ValueError('Without pruning the strategy is "standard".')
     if args.penalty is not None and args.strategy not in ("l1", "kl"):
@@ -311,32 +316,32 @@ def discover(args):
     if args.test_n is not None and args.gauge == "messages":
         raise ValueError("--test-n needs --gauge influence.")
     engines = regressors(args)
-    folder = report.open_folder(args.out)
+    folder = records.open_folder(args.out)
     keys = jax.random.split(jax.random.key(args.seed), 5)
     lap, seconds = stopwatch()
 
     system, trajectory, dim = get_source(args)
     model = make_network(args, dim, system)
     trajectory, dataset = get_data(args, keys[0], system, trajectory)
-    training, validation, test = graphs.split(keys[1], dataset)
+    train, validation, test = datasets.split(keys[1], dataset)
     other = get_more_bodies(args, keys[0], system)
     lap("simulate")
 
-    trained = train.fit(
+    trained = training.fit(
         keys[2],
-        training,
+        train,
         validation,
         strategy=args.strategy,
         model=model,
         prune=args.prune,
         **training_options(args),
     )
-    test_error = train.held_out_error(trained, test)
+    test_error = training.held_out_error(trained, test)
     lap("train")
 
     print("looking for laws")
-    table = messages.record_messages(keys[3], trained, training, system=system)
-    law = distill.distill(
+    table = recording.record_messages(keys[3], trained, train, system=system)
+    law = distillation.distill(
         table,
         engines,
         gauge=args.gauge,
@@ -347,14 +352,14 @@ def discover(args):
     features = ["m_i", "q_i"]
     if trained.model.external_field:
         features += [f"{axis}_i" for axis in "xyz"[:dim]]
-    alone = distill.distill_one_body(table, engines, features=features)
-    gauge_law = distill.distill_gauge(table, engines[:1])
+    alone = distillation.distill_one_body(table, engines, features=features)
+    gauge_law = distillation.distill_gauge(table, engines[:1])
     lap("regress")
 
     on_test = refitted = None
     if args.gauge == "influence":
-        on_test = symbolic.law_error(law.components, alone.components, test)
-        refitted = symbolic.refit(law, alone, training)
+        on_test = refitting.law_error(law.components, alone.components, test)
+        refitted = refitting.refit(law, alone, train)
     lap("refit")
 
     r2 = judged = alone_check = None
@@ -364,7 +369,7 @@ def discover(args):
             keys[4],
             law.components,
             system,
-            training,
+            train,
             test,
             gauge=args.gauge,
             num_components=len(table.components),
@@ -383,7 +388,7 @@ def discover(args):
             plots.plot_front(front, law.error_unit),
         )
     lap("report")
-    contents = report.make_report(
+    contents = records.make_report(
         law=law,
         verdict=judged,
         message_r2=r2,
@@ -392,7 +397,7 @@ def discover(args):
         one_body=alone,
         one_body_check=alone_check,
         law_on_test=on_test,
-        refit=refitted and report.refit_record(refitted, test),
+        refit=refitted and records.refit_record(refitted, test),
         more_bodies=measure_more_bodies(other, trained, refitted),
         gauge_law=gauge_law,
         system=args.data or (system.name if system else None),
@@ -411,7 +416,7 @@ def discover(args):
         ),
     )
     # Together and last, so that an interruption mixes no two runs.
-    report.write_report(folder, contents, report.save_figures(folder, figures))
+    records.write_report(folder, contents, records.save_figures(folder, figures))
     print_laws(law.components, alone.components, args.gauge)
     print_refit(refitted)
     print_outcome(contents, folder)
@@ -427,7 +432,7 @@ def guarded(job, args):
         OSError,
         ImportError,
         SimulationError,
-        train.TrainingError,
+        training.TrainingError,
         RegressionError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)

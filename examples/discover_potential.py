@@ -31,20 +31,15 @@ from discover_force import (
     training_options,
 )
 
-from symjax_gn import (
-    distill,
-    energies,
-    graphs,
-    plots,
-    report,
-    rollout,
-    symbolic,
-    train,
-    verdict,
-)
-from symjax_gn.expressions import rounded
-from symjax_gn.gauge import message_r2
-from symjax_gn.systems import Body, check_at_least
+from symjax_gn.data import datasets
+from symjax_gn.data.checks import check_at_least
+from symjax_gn.data.nodes import Body
+from symjax_gn.discovery import distillation, energies, refitting, rollouts, verdict
+from symjax_gn.discovery.gauge import message_r2
+from symjax_gn.laws.expressions import rounded
+from symjax_gn.networks import training
+from symjax_gn.physics import dynamics
+from symjax_gn.report import plots, records
 
 
 def parse(argv):
@@ -84,7 +79,7 @@ def parse(argv):
 
 
 def follow(args, system, trajectory, test, trained, potential, kinetic):
-    """Rows of `rollout.compare_rollouts` from the starts of test simulations, or why none."""
+    """Rows of `rollouts.compare_rollouts` from the starts of test simulations, or why none."""
     if not args.rollouts:
         return None, "none asked for"
     if system is not None and system.drag:
@@ -98,11 +93,11 @@ def follow(args, system, trajectory, test, trained, potential, kinetic):
     if len(trajectory.time) < 2:
         return None, "the data hold one moment of each simulation"
     edges = (np.asarray(test.senders), np.asarray(test.receivers))
-    hamiltonians = {"network": rollout.trained_hamiltonian(trained, edges)}
+    hamiltonians = {"network": rollouts.trained_hamiltonian(trained, edges)}
     if potential is not None:
-        hamiltonians["distilled"] = rollout.distilled_hamiltonian(potential, kinetic.energy, edges)
+        hamiltonians["distilled"] = rollouts.distilled_hamiltonian(potential, kinetic.energy, edges)
     if system is not None:
-        hamiltonians["true"] = rollout.true_hamiltonian(system)
+        hamiltonians["true"] = dynamics.true_hamiltonian(system)
     sims = np.unique(test.simulation)[: args.rollouts]
     bodies = Body(
         trajectory.position[sims, 0],
@@ -113,7 +108,7 @@ def follow(args, system, trajectory, test, trained, potential, kinetic):
     outputs = args.rollout_length * (len(trajectory.time) - 1) + 1
     length = args.rollout_length * float(trajectory.time[-1] - trajectory.time[0])
     time = np.linspace(0.0, length, outputs)
-    return rollout.compare_rollouts(
+    return rollouts.compare_rollouts(
         hamiltonians,
         bodies,
         time,
@@ -125,17 +120,17 @@ def follow(args, system, trajectory, test, trained, potential, kinetic):
 def discover(args):
     """Run the whole path and write the report; returns the report."""
     check_options(args)
-    distill.check_form("influence", args.form)
+    distillation.check_form("influence", args.form)
     check_at_least("--rollouts", args.rollouts, 0)
     check_at_least("--rollout-length", args.rollout_length, 1)
     check_at_least("--rollout-substeps", args.rollout_substeps, 1)
     engines = regressors(args)
-    folder = report.open_folder(args.out)
+    folder = records.open_folder(args.out)
     keys = jax.random.split(jax.random.key(args.seed), 5)
     lap, seconds = stopwatch()
 
     system, trajectory, dim = get_source(args)
-    model = train.make_model(
+    model = training.make_model(
         "flathgn",
         dim,
         width=args.width,
@@ -145,23 +140,23 @@ def discover(args):
         external_field=may_feel_field(args, system),
     )
     trajectory, dataset = get_data(args, keys[0], system, trajectory)
-    training, validation, test = graphs.split(keys[1], dataset)
+    train, validation, test = datasets.split(keys[1], dataset)
     other = get_more_bodies(args, keys[0], system)
     lap("simulate")
 
-    trained = train.fit(
+    trained = training.fit(
         keys[2],
-        training,
+        train,
         validation,
         strategy="flathgn",
         model=model,
         **training_options(args),
     )
-    test_error = train.held_out_error(trained, test)
+    test_error = training.held_out_error(trained, test)
     lap("train")
 
     print("looking for laws")
-    table = energies.record_energies(keys[3], trained, training, system=system)
+    table = energies.record_energies(keys[3], trained, train, system=system)
     law = energies.distill_potential(
         table,
         engines,
@@ -172,7 +167,7 @@ def discover(args):
     features = ["m_i", "q_i"]
     if model.external_field:
         features += [f"{axis}_i" for axis in "xyz"[:dim]]
-    alone = distill.distill_one_body(table.forces, engines, features=features)
+    alone = distillation.distill_one_body(table.forces, engines, features=features)
     kinetic = energies.distill_kinetic(table, engines)
     lap("regress")
 
@@ -181,7 +176,7 @@ def discover(args):
     r2 = judged = alone_check = None
     if system is not None:
         r2 = message_r2(table.forces._replace(messages=table.forces.influence))
-        judged = verdict.judge(keys[4], force.components, system, training, test)
+        judged = verdict.judge(keys[4], force.components, system, train, test)
         checks["potential"] = verdict.judge_potential(keys[4], law.potential, system, test)
         judged = judged._replace(
             recovered=judged.recovered and checks["potential"]["holds"],
@@ -192,7 +187,7 @@ def discover(args):
         checks["kinetic"] = verdict.judge_kinetic(keys[4], kinetic.velocity, test)
         # A law of dH/dp without an integral is no energy.
         checks["kinetic"]["holds"] &= kinetic.energy is not None
-    refitted = symbolic.refit(force, alone, training)
+    refitted = refitting.refit(force, alone, train)
     potential = energies.refitted_potential(refitted, table.forces.features)
     lap("refit")
     rows, why_not = follow(args, system, trajectory, test, trained, potential, kinetic)
@@ -216,7 +211,7 @@ def discover(args):
             plots.plot_front(front, force.error_unit),
         )
     lap("report")
-    contents = report.make_report(
+    contents = records.make_report(
         law=force,
         verdict=judged,
         message_r2=r2,
@@ -224,10 +219,10 @@ def discover(args):
         seconds=seconds,
         one_body=alone,
         one_body_check=alone_check,
-        law_on_test=symbolic.law_error(force.components, alone.components, test),
-        refit=report.refit_record(refitted, test),
+        law_on_test=refitting.law_error(force.components, alone.components, test),
+        refit=records.refit_record(refitted, test),
         more_bodies=measure_more_bodies(other, trained, refitted),
-        energies=report.energy_record(law, kinetic, checks, rows, why_not, potential),
+        energies=records.energy_record(law, kinetic, checks, rows, why_not, potential),
         system=args.data or (system.name if system else None),
         dim=dim,
         n=trajectory.position.shape[2],
@@ -240,7 +235,7 @@ def discover(args):
         drag_without_dissipation=bool(system and system.drag and not args.dissipative),
     )
     # Together and last, so that an interruption mixes no two runs.
-    report.write_report(folder, contents, report.save_figures(folder, figures))
+    records.write_report(folder, contents, records.save_figures(folder, figures))
     if law.potential is not None:
         print(f"potential of a pair: {rounded(law.potential)}")
     if potential is not None:

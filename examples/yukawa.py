@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from symjax_gn.systems import System
+from symjax_gn.physics.systems import System
 
 
 def yukawa(r, receiver, sender):

@@ -3,9 +3,10 @@
 import jax
 import pytest
 
-from symjax_gn import graphs, train
-from symjax_gn.simulate import simulate
-from symjax_gn.systems import SYSTEMS
+from symjax_gn.data import datasets
+from symjax_gn.networks import training
+from symjax_gn.physics.simulation import simulate
+from symjax_gn.physics.systems import SYSTEMS
 
 # Compiling is most of what tests cost, and what they compile they run a few times.
 jax.config.update("jax_disable_most_optimizations", True)
@@ -30,19 +31,19 @@ def spring_trajectory():
 
 @pytest.fixture(scope="session")
 def spring_dataset(spring_trajectory):
-    return graphs.make_dataset(spring_trajectory)
+    return datasets.make_dataset(spring_trajectory)
 
 
 @pytest.fixture(scope="session")
 def spring_parts(spring_dataset):
-    return graphs.split(jax.random.key(1), spring_dataset)
+    return datasets.split(jax.random.key(1), spring_dataset)
 
 
 @pytest.fixture(scope="session")
 def trained(spring_parts):
     """A network that has seen a little; good enough to look at, not to judge."""
-    model = train.make_model("bottleneck", 2, width=16, depth=2)
-    return train.fit(
+    model = training.make_model("bottleneck", 2, width=16, depth=2)
+    return training.fit(
         jax.random.key(2), *spring_parts[:2], model=model, steps=400, batch_size=16, intervals=4
     )
 
@@ -50,8 +51,8 @@ def trained(spring_parts):
 @pytest.fixture(scope="session")
 def hamiltonian(spring_parts):
     """A Hamiltonian network, trained as little."""
-    model = train.make_model("flathgn", 2, width=16, depth=2, dissipative=True)
+    model = training.make_model("flathgn", 2, width=16, depth=2, dissipative=True)
     options = dict(steps=400, batch_size=16, intervals=4)
-    return train.fit(
+    return training.fit(
         jax.random.key(2), *spring_parts[:2], strategy="flathgn", model=model, **options
     )

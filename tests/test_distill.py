@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.distill import (
+from symjax_gn.discovery.distillation import (
     across_share,
     direction_matrix,
     distill,
@@ -10,9 +10,9 @@ from symjax_gn.distill import (
     distill_one_body,
     flattening_power,
 )
-from symjax_gn.expressions import to_numpy
-from symjax_gn.messages import MessageTable
-from symjax_gn.regression import OperonRegressor
+from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.expressions import to_numpy
 
 ENGINE = OperonRegressor(evaluations=20_000, max_length=15)
 RNG = np.random.default_rng(0)

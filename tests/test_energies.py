@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import energies, plots
-from symjax_gn.distill import ForceLaw
-from symjax_gn.energies import (
+from symjax_gn.discovery import energies as energy_module
+from symjax_gn.discovery.distillation import ForceLaw
+from symjax_gn.discovery.energies import (
     EnergyTable,
     PotentialLaw,
     distill_kinetic,
     distill_potential,
     integrate,
 )
-from symjax_gn.expressions import to_numpy
-from symjax_gn.fronts import ParetoFront
-from symjax_gn.messages import MessageTable
-from symjax_gn.regression import OperonRegressor
+from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.expressions import to_numpy
+from symjax_gn.laws.fronts import ParetoFront
+from symjax_gn.report import plots
 
 ENGINES = [OperonRegressor(evaluations=20_000, max_length=15, seed=k) for k in range(2)]
 COUNT = 1500
@@ -103,9 +104,9 @@ def test_a_potential_that_is_not_finite_on_the_data_is_none(monkeypatch):
     table = planted(TRUE["spring"])
     slope = 1 / (R + 0.1)
     force = ForceLaw("central", 0.0, None, (R,), slope, (), (), 0, "|target|")
-    monkeypatch.setattr(energies, "distill", lambda table, regressors, **options: force)
+    monkeypatch.setattr(energy_module, "distill", lambda table, regressors, **options: force)
     assert distill_potential(table, ENGINES[:1], processes=1).potential is not None
-    monkeypatch.setattr(energies, "integrate", lambda law: sympy.log(0.02 - R))
+    monkeypatch.setattr(energy_module, "integrate", lambda law: sympy.log(0.02 - R))
     found = distill_potential(table, ENGINES[:1])
     assert found.potential is found.additive is found.additive_error is None
 

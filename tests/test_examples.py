@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.energies import KineticLaw
-from symjax_gn.fronts import ParetoFront
+from symjax_gn.discovery.energies import KineticLaw
+from symjax_gn.laws.fronts import ParetoFront
 
 ROOT = Path(__file__).parent.parent
 QUICK = [

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.expressions import (
+from symjax_gn.laws.expressions import (
     complexity,
     constants,
     equivalent,

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn import energies, train
-from symjax_gn.graphs import normalise, take
-from symjax_gn.messages import record_messages
-from symjax_gn.models import FlatHGN
-from symjax_gn.systems import SYSTEMS, complete_edges, sample_normal
+from symjax_gn.data.datasets import take
+from symjax_gn.data.graphs import complete_edges
+from symjax_gn.data.units import normalise
+from symjax_gn.discovery import energies
+from symjax_gn.discovery.recording import record_messages
+from symjax_gn.networks import training
+from symjax_gn.networks.hamiltonian import FlatHGN
+from symjax_gn.physics.systems import SYSTEMS, sample_normal
 
 SENDERS, RECEIVERS = complete_edges(4)
 
@@ -132,20 +135,20 @@ def test_training_lowers_the_error(hamiltonian, spring_parts):
     assert history.loss[-1] < 0.5 * history.loss[0]
     scales = hamiltonian.scales
     assert scales.velocity**2 == pytest.approx(scales.acceleration * scales.length)
-    error, size = train.held_out_error(hamiltonian, spring_parts[2])
+    error, size = training.held_out_error(hamiltonian, spring_parts[2])
     assert error < 0.5 * size
 
 
 def test_the_regulariser_is_trained_on(spring_parts):
-    model = train.make_model("flathgn", 2, width=8, depth=1, kinetic=False)
+    model = training.make_model("flathgn", 2, width=8, depth=1, kinetic=False)
     sizes = []
     for weight in (0.0, 1e4):
-        result = train.fit(
+        result = training.fit(
             jax.random.key(0), *spring_parts[:2], strategy="flathgn", model=model,
             penalty_weight=weight, steps=40, batch_size=8, intervals=2,
         )  # fmt: skip
         data = normalise(take(spring_parts[1], np.arange(20)), result.scales)
-        prediction = train.predict(model, result.params, data)
+        prediction = training.predict(model, result.params, data)
         assert prediction.velocity is None
         sizes.append(float(jnp.mean(prediction.regulariser)))
     assert sizes[1] < 0.7 * sizes[0]
@@ -156,13 +159,13 @@ def test_velocities_are_trained_on(spring_parts):
     data = take(spring_parts[1], np.arange(20))
     errors = []
     for steps in (1, 200):
-        result = train.fit(
+        result = training.fit(
             jax.random.key(0), *spring_parts[:2], strategy="flathgn",
-            model=train.make_model("flathgn", 2, width=8, depth=1),
+            model=training.make_model("flathgn", 2, width=8, depth=1),
             steps=steps, batch_size=8, intervals=1,
         )  # fmt: skip
         inside = normalise(data, result.scales)
-        prediction = train.predict(result.model, result.params, inside)
+        prediction = training.predict(result.model, result.params, inside)
         assert prediction.velocity is not None
         errors.append(float(jnp.mean(jnp.abs(prediction.velocity - inside.nodes.velocity))))
     assert errors[1] < 0.5 * errors[0]
@@ -181,7 +184,9 @@ def test_recorded_forces_and_energies_add_up(hamiltonian, spring_parts):
         jax.random.key(3), hamiltonian, pair, num_edges=300, system=SYSTEMS["spring"]
     )
     table, scales = recorded.forces, hamiltonian.scales
-    prediction = train.predict(hamiltonian.model, hamiltonian.params, normalise(pair, scales), None)
+    prediction = training.predict(
+        hamiltonian.model, hamiltonian.params, normalise(pair, scales), None
+    )
     total = np.asarray(prediction.acceleration) * scales.acceleration
     total *= np.asarray(pair.nodes.mass)[:, :, None]
     found = table.influence + table.one_body_force

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.fronts import RegressionError, make_front, refine, select
+from symjax_gn.laws.fronts import RegressionError, make_front, refine, select
 
 RNG = np.random.default_rng(0)
 FEATURES = {"r": RNG.uniform(0.5, 3, 400), "m_i": RNG.uniform(0.5, 2, 400)}

@@ -4,22 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from symjax_gn import graphs
-from symjax_gn.graphs import (
-    from_jraph,
-    load_trajectory,
-    make_dataset,
-    measure_scales,
-    normalise,
-    save_trajectory,
-    split,
-    take,
-    thin,
-    to_jraph,
-    trajectory_from_arrays,
-    typical_size,
-)
-from symjax_gn.systems import chain_edges
+from symjax_gn.data import trajectories
+from symjax_gn.data.datasets import from_jraph, make_dataset, split, take, thin, to_jraph
+from symjax_gn.data.graphs import chain_edges
+from symjax_gn.data.trajectories import load_trajectory, save_trajectory, trajectory_from_arrays
+from symjax_gn.data.units import measure_scales, normalise, typical_size
 
 
 def waves(num_times=200, noise=0.0):
@@ -246,7 +235,7 @@ def test_bad_datasets(spring_trajectory, spring_dataset):
 
 
 def test_module_has_no_other_keys():
-    assert graphs._KEYS == ("time", "position", "velocity", "acceleration", "mass", "charge")
+    assert trajectories._KEYS == ("time", "position", "velocity", "acceleration", "mass", "charge")
 
 
 def test_zeros_do_not_decide_what_is_typical():

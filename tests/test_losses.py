@@ -1,13 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from symjax_gn.losses import (
-    absolute_loss,
-    kl_divergence,
-    message_penalty,
-    relative_loss,
-)
-from symjax_gn.models import Prediction
+from symjax_gn.networks.layers import Prediction
+from symjax_gn.networks.losses import absolute_loss, kl_divergence, message_penalty, relative_loss
 
 
 def test_prediction_losses():

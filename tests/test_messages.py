@@ -3,13 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn import energies, messages
-from symjax_gn.gauge import FACTORS, fit_gauge, message_r2, r_squared
-from symjax_gn.graphs import normalise, take
-from symjax_gn.messages import MessageTable, record_messages
-from symjax_gn.models import Prediction
-from symjax_gn.systems import SYSTEMS
-from symjax_gn.train import predict
+from symjax_gn.data import features
+from symjax_gn.data.datasets import take
+from symjax_gn.data.units import normalise
+from symjax_gn.discovery import energies, recording
+from symjax_gn.discovery.gauge import FACTORS, fit_gauge, message_r2, r_squared
+from symjax_gn.discovery.recording import MessageTable, record_messages
+from symjax_gn.networks.layers import Prediction
+from symjax_gn.networks.training import predict
+from symjax_gn.physics.systems import SYSTEMS
 
 RNG = np.random.default_rng(0)
 FORCE = RNG.standard_t(3, (2000, 2))
@@ -82,7 +84,7 @@ def test_recorded_messages_are_the_networks(trained, spring_parts):
     data = spring_parts[0]
     key = jax.random.key(4)
     recorded = record_messages(key, trained, data, num_edges=50, system=SYSTEMS["spring"])
-    graph, edge = (np.asarray(x) for x in messages.sample_pairs(key, data, 50))
+    graph, edge = (np.asarray(x) for x in features.sample_pairs(key, data, 50))
     prediction = predict(trained.model, trained.params, normalise(data, trained.scales))
     expected = np.asarray(prediction.messages)[graph, edge][:, recorded.components]
     # The same network on batches of another shape.
@@ -110,7 +112,7 @@ def with_coincident_pair(data):
 
 def test_coincident_pairs_are_not_sampled(trained, hamiltonian, spring_parts):
     data = with_coincident_pair(spring_parts[0])
-    pairs = {tuple(x) for x in np.stack(messages.sample_pairs(jax.random.key(0), data, 4000), 1)}
+    pairs = {tuple(x) for x in np.stack(features.sample_pairs(jax.random.key(0), data, 4000), 1)}
     every = len(data.acceleration) * len(data.senders)
     # The first edge of the first graph, and the same the other way round.
     assert len(pairs) == every - 2
@@ -123,14 +125,14 @@ def test_coincident_pairs_are_not_sampled(trained, hamiltonian, spring_parts):
     assert np.all(recorded.features["r"] > 0)
     together = data._replace(nodes=data.nodes._replace(position=np.zeros_like(data.nodes.position)))
     with pytest.raises(ValueError, match="All pairs coincide"):
-        messages.sample_pairs(jax.random.key(0), together, 5)
+        features.sample_pairs(jax.random.key(0), together, 5)
 
 
 def test_influence_is_the_change_of_force_when_a_message_changes(trained, spring_parts):
     data = spring_parts[0]
     key = jax.random.key(4)
     recorded = record_messages(key, trained, data, num_edges=5)
-    graph, edge = (np.asarray(x) for x in messages.sample_pairs(key, data, 5))
+    graph, edge = (np.asarray(x) for x in features.sample_pairs(key, data, 5))
     inside = take(normalise(data, trained.scales), graph)
     for k in range(5):
         nodes = jax.tree.map(lambda x, k=k: x[k], inside.nodes)
@@ -186,12 +188,12 @@ def test_the_offset_of_messages_is_found_by_parity(spring_parts, trained):
 
 def test_components_are_counted_without_the_dimension(trained):
     # The bottleneck was told; what is masked does not count.
-    assert messages.count_components(trained, np.array([1.0, 0.01])) == 2
+    assert recording.count_components(trained, np.array([1.0, 0.01])) == 2
     pruned = trained._replace(mask=np.array([1.0, 0.0]))
-    assert messages.count_components(pruned, np.array([1.0, 0.0])) == 1
+    assert recording.count_components(pruned, np.array([1.0, 0.0])) == 1
     other = trained._replace(strategy="l1", mask=np.ones(4))
     for significance, count in [([5.0, 0.01, 3.0, 0.02], 2), ([5.0, 4.0, 3.0, 2.5], 4)]:
-        assert messages.count_components(other, np.array(significance)) == count
+        assert recording.count_components(other, np.array(significance)) == count
 
 
 class Scaled:
@@ -221,7 +223,7 @@ class Scaled:
 def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_parts):
     data = normalise(spring_parts[0], trained.scales)
     planted = trained._replace(model=Scaled(), mask=jnp.ones(3), strategy="l1")
-    found = messages.component_significance(planted, data)
+    found = recording.component_significance(planted, data)
     # Both axes are alike, but for what a small sample makes of them.
     assert found[1] == pytest.approx(found[0], rel=0.3)
     assert found[2] == 0.0
@@ -229,21 +231,21 @@ def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_p
     position = np.array(data.nodes.position)
     position[0, 0] += 1e6
     far = data._replace(nodes=data.nodes._replace(position=position))
-    for significance in (found, messages.component_significance(planted, far)):
-        assert messages.count_components(planted, significance) == 2
+    for significance in (found, recording.component_significance(planted, far)):
+        assert recording.count_components(planted, significance) == 2
         assert sorted(np.argsort(-significance)[:2]) == [0, 1]
     masked = planted._replace(mask=jnp.array([1.0, 0.0, 1.0]))
-    assert messages.component_significance(masked, data)[1] == 0.0
+    assert recording.component_significance(masked, data)[1] == 0.0
 
 
 def test_messages_without_anything_to_say():
     names = np.arange(2)
     with pytest.raises(ValueError, match="component 1 is constant"):
-        messages.check_messages(np.stack([MASS, np.ones(2000)], axis=1), names)
+        recording.check_messages(np.stack([MASS, np.ones(2000)], axis=1), names)
     with pytest.raises(ValueError, match="component 0 has NaN"):
-        messages.check_messages(np.stack([MASS * np.nan, MASS], axis=1), names)
+        recording.check_messages(np.stack([MASS * np.nan, MASS], axis=1), names)
     with pytest.raises(ValueError, match="no messages"):
-        messages.check_messages(np.zeros((0, 2)), names)
+        recording.check_messages(np.zeros((0, 2)), names)
 
 
 def test_more_components_than_are_in_use(trained, spring_parts):

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn.models import GraphNet
-from symjax_gn.systems import complete_edges, sample_normal
+from symjax_gn.data.graphs import complete_edges
+from symjax_gn.networks.graphnet import GraphNet
+from symjax_gn.physics.systems import sample_normal
 
 SENDERS, RECEIVERS = complete_edges(4)
 

@@ -3,7 +3,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from symjax_gn.pruning import Cut, cut_or_undo, fading, kept_components, prune
+from symjax_gn.networks.pruning import Cut, cut_or_undo, fading, kept_components, prune
 
 
 def test_pruning_schedule():

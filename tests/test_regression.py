@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import regression
-from symjax_gn.expressions import to_numpy
-from symjax_gn.fronts import refine, select
-from symjax_gn.regression import (
-    OperonRegressor,
-    PySRRegressor,
-    check_problem,
-    make_regressor,
-)
+from symjax_gn.laws import engines
+from symjax_gn.laws.engines import OperonRegressor, PySRRegressor, check_problem, make_regressor
+from symjax_gn.laws.expressions import to_numpy
+from symjax_gn.laws.fronts import refine, select
 
 RNG = np.random.default_rng(0)
 FEATURES = {"r": RNG.uniform(0.5, 3, 400), "m_i": RNG.uniform(0.5, 2, 400)}
@@ -56,7 +51,7 @@ def test_expressions_agree_with_the_engine():
         theirs = engine.evaluate_model(row["tree"], columns)
         if not np.all(np.isfinite(theirs)):
             continue
-        expression = regression.tree_to_sympy(row["tree"], hashes)
+        expression = engines.tree_to_sympy(row["tree"], hashes)
         ours = to_numpy(expression, names)(columns)
         # The engine computes in float32; so the contract of 1e-5, relative to the largest.
         assert np.max(np.abs(ours - theirs)) <= 1e-5 * np.max(np.abs(theirs))
@@ -81,13 +76,13 @@ def test_every_kind_of_node_is_converted():
     }  # fmt: skip
     for name, expected in cases.items():
         # Postfix, first argument last: the way Operon lays out its trees.
-        assert regression.tree_to_sympy(Tree(two, x, Node(name, arity=2)), variables) == expected
+        assert engines.tree_to_sympy(Tree(two, x, Node(name, arity=2)), variables) == expected
     for name in ["Exp", "Log", "Sin", "Cos", "Tan", "Tanh", "Asin", "Acos", "Atan", "Sinh", "Cosh"]:
-        found = regression.tree_to_sympy(Tree(x, Node(name, arity=1)), variables)
+        found = engines.tree_to_sympy(Tree(x, Node(name, arity=1)), variables)
         assert found == getattr(sympy, name.lower())(R)
 
     nodes = [Node("Constant", 30.0), *(Node("Exp", arity=1) for _ in range(5))]
-    tower = regression.tree_to_sympy(Tree(x, *nodes, Node("Add", arity=2)), variables)
+    tower = engines.tree_to_sympy(Tree(x, *nodes, Node("Add", arity=2)), variables)
     assert tower == sympy.nan
 
 
@@ -172,7 +167,7 @@ class FakePySR:
 
 def test_pysr_results_become_a_front(monkeypatch):
     fake = type("Module", (), {"PySRRegressor": FakePySR})
-    monkeypatch.setattr(regression, "_import_pysr", lambda: fake)
+    monkeypatch.setattr(engines, "_import_pysr", lambda: fake)
     front = PySRRegressor().fit(FEATURES, TARGET)
     step = sympy.Heaviside(R + 1.0)
     expected = [2.0 * R, M * (2.0 * R - 1.9), M * (2.0 * R - 1.98) * step]
@@ -188,7 +183,7 @@ def test_pysr_missing_says_what_to_install(monkeypatch):
 
 
 def test_pysr_without_julia_says_so(monkeypatch):
-    monkeypatch.setattr(regression.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "pysr", None)
     with pytest.raises(ImportError, match="PySR is installed, but"):
         PySRRegressor().fit(FEATURES, TARGET)

@@ -5,11 +5,11 @@ import pytest
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn import report
-from symjax_gn.distill import ForceLaw
-from symjax_gn.energies import KineticLaw, PotentialLaw
-from symjax_gn.fronts import Law, ParetoFront
-from symjax_gn.markdown import report_markdown
+from symjax_gn.discovery.distillation import ForceLaw
+from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
+from symjax_gn.laws.fronts import Law, ParetoFront
+from symjax_gn.report import records
+from symjax_gn.report.markdown import report_markdown
 
 R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
 
@@ -22,7 +22,7 @@ def contents(recovered=None, form="central", **run):
         form, 0.2, np.eye(2) if form == "linear" else None, components,
         None if form == "components" else law.expression, (law,), (front,), 2, "|target|",
     )  # fmt: skip
-    made = report.make_report(
+    made = records.make_report(
         law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
         seconds={"total": 1.0}, system="mine.npz", dim=2, n=4, strategy="bottleneck",
         regressor="operon", seed=0, **run,
@@ -33,11 +33,11 @@ def contents(recovered=None, form="central", **run):
 def test_files(tmp_path):
     figure = Figure()
     figure.subplots().plot([0, 1])
-    old = report.save_figures(tmp_path, {"old.png": ("An old one", figure)})
-    report.write_report(tmp_path, contents(), old)
-    titles = report.save_figures(tmp_path, {"one.png": ("A title", figure)})
+    old = records.save_figures(tmp_path, {"old.png": ("An old one", figure)})
+    records.write_report(tmp_path, contents(), old)
+    titles = records.save_figures(tmp_path, {"one.png": ("A title", figure)})
     assert titles == {"one.png": "A title"}
-    report.write_report(tmp_path, contents(), titles)
+    records.write_report(tmp_path, contents(), titles)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "one.png", "report.json", "report.md",
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def test_energies_are_said():
         (R**2, rows, ["$$ r^{2} $$", "| symplectic | network | 0.1 |  | 7 of 8 |", "3.00%"]),
         (None, None, ["No potential:", "No paths were followed: because."]),
     ):
-        found = report.energy_record(
+        found = records.energy_record(
             PotentialLaw(force, potential, sympy.Integer(4), 0.03),
             KineticLaw(p / mass, p**2 / (2 * mass), front),
             dict(potential=check),
@@ -106,19 +106,19 @@ def test_energies_are_said():
 
 
 def test_latex_uses_the_symbols_of_physics():
-    assert report.law_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
+    assert records.law_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
-    report.write_text(path, "old")
+    records.write_text(path, "old")
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.os, "replace", killed)
+    monkeypatch.setattr(records.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        report.write_text(path, "new")
+        records.write_text(path, "new")
     assert path.read_text() == "old"
 
 
@@ -126,5 +126,5 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(ValueError, match="Cannot write results to .*Choose another folder"):
-        report.open_folder(file / "inside")
-    assert report.open_folder(tmp_path / "new" / "deep").is_dir()
+        records.open_folder(file / "inside")
+    assert records.open_folder(tmp_path / "new" / "deep").is_dir()

@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import train
-from symjax_gn.graphs import normalise, take
-from symjax_gn.rollout import (
-    SOLVERS,
+from symjax_gn.data.datasets import take
+from symjax_gn.data.graphs import complete_edges
+from symjax_gn.data.nodes import Body
+from symjax_gn.data.units import normalise
+from symjax_gn.discovery.rollouts import (
     compare_rollouts,
     distilled_hamiltonian,
+    trained_hamiltonian,
+)
+from symjax_gn.networks import training
+from symjax_gn.physics.dynamics import (
+    SOLVERS,
     energy_drift,
     roll_out,
     to_canonical,
-    trained_hamiltonian,
     true_hamiltonian,
 )
-from symjax_gn.systems import Body, System, complete_edges
+from symjax_gn.physics.systems import System
 
 R, P, MI = sympy.symbols("r p m_i")
 HARMONIC = System("harmonic", lambda r, receiver, sender: r**2)
@@ -79,11 +84,11 @@ def test_vmap_equals_loop():
 
 
 def test_a_trained_hamiltonian_has_the_users_units(hamiltonian, spring_parts):
-    model = train.make_model("flathgn", 2, width=16, depth=2)
+    model = training.make_model("flathgn", 2, width=16, depth=2)
     trained = hamiltonian._replace(model=model)
     data = take(spring_parts[0], np.arange(3))
     edges = (np.asarray(data.senders), np.asarray(data.receivers))
-    prediction = train.predict(model, trained.params, normalise(data, trained.scales))
+    prediction = training.predict(model, trained.params, normalise(data, trained.scales))
     assert prediction.velocity is not None
     energy = trained_hamiltonian(trained, edges)
     for k in range(3):
@@ -105,7 +110,7 @@ def test_a_trained_hamiltonian_has_the_users_units(hamiltonian, spring_parts):
 def test_a_trained_hamiltonian_needs_one(trained, hamiltonian):
     with pytest.raises(ValueError, match="kinetic=True"):
         trained_hamiltonian(trained, PAIR)
-    model = train.make_model("flathgn", 2, kinetic=False)
+    model = training.make_model("flathgn", 2, kinetic=False)
     with pytest.raises(ValueError, match="kinetic=True"):
         trained_hamiltonian(hamiltonian._replace(model=model), PAIR)
 

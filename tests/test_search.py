@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.fronts import make_front, select
-from symjax_gn.regression import OperonRegressor
-from symjax_gn.search import Problem, search, with_switch
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.fronts import make_front, select
+from symjax_gn.laws.searching import Problem, search, with_switch
 
 RNG = np.random.default_rng(0)
 FEATURES = {"r": RNG.uniform(0.5, 3, 400), "m_i": RNG.uniform(0.5, 2, 400)}
@@ -35,7 +35,7 @@ class Fake:
 
 def test_searches_go_on_until_the_law_is_as_good_as_any(monkeypatch):
     # What the engines know is all there is.
-    monkeypatch.setattr("symjax_gn.search.refine", lambda front, *_, **__: front)
+    monkeypatch.setattr("symjax_gn.laws.searching.refine", lambda front, *_, **__: front)
     true = "m_i*(2*r - 1.98)"
     clumsy = true + " + 1e-4" + "".join(f"*sin({k}*r)*sin({k}*m_i)" for k in range(2, 9))
     problem = [Problem(FEATURES, TARGET, np.ones(400))]

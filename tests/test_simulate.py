@@ -5,9 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn import simulate as module
-from symjax_gn.simulate import SimulationError, SimulationWarning, simulate, solve
-from symjax_gn.systems import SYSTEMS, Body, System, energy
+from symjax_gn.data.nodes import Body
+from symjax_gn.physics.simulation import (
+    SOLVERS,
+    SimulationError,
+    SimulationWarning,
+    simulate,
+    solve,
+)
+from symjax_gn.physics.systems import SYSTEMS, System, energy
 
 
 def two_bodies(distance, speed):
@@ -20,7 +26,7 @@ def two_bodies(distance, speed):
     )
 
 
-@pytest.mark.parametrize("solver", module.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_spring_at_rest_oscillates_as_a_cosine(solver):
     # Radial motion of two unit masses under (r - 1)^2: reduced mass 1/2, so omega = 2.
     system = dataclasses.replace(SYSTEMS["spring"], softening=0.0)
@@ -37,7 +43,7 @@ def test_spring_at_rest_oscillates_as_a_cosine(solver):
     )
 
 
-@pytest.mark.parametrize("solver", module.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_circular_kepler_orbit(solver):
     system = dataclasses.replace(SYSTEMS["r2"], softening=0.0)
     with jax.enable_x64(True):
@@ -57,7 +63,7 @@ def test_circular_kepler_orbit(solver):
 DRIFT = {"adaptive": 5e-3, "symplectic": 0.1}
 
 
-@pytest.mark.parametrize("solver", module.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["spring", "r1", "string"])
 def test_energy_is_kept(name, solver):
     system = SYSTEMS[name]

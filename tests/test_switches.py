@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.expressions import complexity, to_jax, to_numpy
-from symjax_gn.fronts import select
-from symjax_gn.regression import OperonRegressor
-from symjax_gn.search import Problem, search
-from symjax_gn.switches import Switch, find_switch, step
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.expressions import complexity, to_jax, to_numpy
+from symjax_gn.laws.fronts import select
+from symjax_gn.laws.searching import Problem, search
+from symjax_gn.laws.switches import Switch, find_switch, step
 
 RNG = np.random.default_rng(0)
 R = np.sort(RNG.uniform(0.2, 5.0, 1000))

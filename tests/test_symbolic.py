@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.distill import ForceLaw, OneBodyLaw
-from symjax_gn.energies import refitted_potential
-from symjax_gn.graphs import make_dataset, take
-from symjax_gn.simulate import simulate
-from symjax_gn.symbolic import law_accelerations, law_error, refit
-from symjax_gn.systems import SYSTEMS
+from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
+from symjax_gn.discovery.energies import refitted_potential
+from symjax_gn.discovery.refitting import law_accelerations, law_error, refit
+from symjax_gn.physics.simulation import simulate
+from symjax_gn.physics.systems import SYSTEMS
 
 NAMES = "dx dy r m_i m_j vx_i vy_i"
 DX, DY, R, MI, MJ, VX, VY = sympy.symbols(NAMES)

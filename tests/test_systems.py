@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn.systems import (
+from symjax_gn.data.graphs import chain_edges, complete_edges
+from symjax_gn.data.nodes import Body
+from symjax_gn.physics.systems import (
     SYSTEMS,
-    Body,
     System,
     acceleration,
-    chain_edges,
     check_system,
-    complete_edges,
     energy,
     get_system,
     load_system,

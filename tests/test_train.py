@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn import train
-from symjax_gn.graphs import take
+from symjax_gn.data import units
+from symjax_gn.data.datasets import take
+from symjax_gn.networks import training
 
 TINY = dict(steps=40, batch_size=8, intervals=4)
 
 
 def tiny(strategy="bottleneck", **options):
-    return train.make_model(strategy, 2, message_dim=6, width=8, depth=1, **options)
+    return training.make_model(strategy, 2, message_dim=6, width=8, depth=1, **options)
 
 
 def test_training_lowers_the_error(trained, spring_parts):
@@ -22,14 +23,14 @@ def test_training_lowers_the_error(trained, spring_parts):
     assert history.message_std.shape == (4, 2)
     assert history.validation_error[-1] < 0.8 * history.validation_error[0]
     assert history.loss[-1] < 0.5 * history.loss[0]
-    error, size = train.held_out_error(trained, spring_parts[2])
+    error, size = training.held_out_error(trained, spring_parts[2])
     assert error < 0.5 * size
     by_hand = np.mean(np.sum(np.abs(spring_parts[2].acceleration), axis=(1, 2)))
     np.testing.assert_allclose(size, by_hand, rtol=1e-5)
 
 
 def test_error_does_not_depend_on_the_batch(trained, spring_parts):
-    errors = [train.held_out_error(trained, spring_parts[2], batch=b)[0] for b in (7, 64, 1000)]
+    errors = [training.held_out_error(trained, spring_parts[2], batch=b)[0] for b in (7, 64, 1000)]
     # Matrix products of other shapes round differently in float32.
     np.testing.assert_allclose(errors, errors[0], rtol=1e-4)
 
@@ -39,7 +40,7 @@ def test_error_does_not_depend_on_the_batch(trained, spring_parts):
     [("standard", None), ("l1", None), ("kl", None), ("pruning", None), ("kl", False)],
 )
 def test_every_strategy_trains(strategy, prune, spring_parts):
-    result = train.fit(
+    result = training.fit(
         jax.random.key(0),
         *spring_parts[:2],
         strategy=strategy,
@@ -58,7 +59,7 @@ def test_every_strategy_trains(strategy, prune, spring_parts):
 
 @pytest.mark.parametrize(("focus", "share"), [(1.0, 0.01), (2.0, 0.1), (4.0, 0.01**0.25)])
 def test_focus(focus, share):
-    drawn = train.draw(jax.random.key(0), 1000, 40_000, focus)
+    drawn = training.draw(jax.random.key(0), 1000, 40_000, focus)
     assert drawn.min() == 0
     assert 900 < drawn.max() < 1000
     # Five standard errors of a share of 40,000 draws.
@@ -67,13 +68,13 @@ def test_focus(focus, share):
 
 
 def test_focus_falls_to_one_in_the_second_half():
-    found = [train._focus(2.0, progress) for progress in (0.0, 0.5, 0.75, 1.0)]
+    found = [training._focus(2.0, progress) for progress in (0.0, 0.5, 0.75, 1.0)]
     assert found == [2.0, 2.0, 1.5, 1.0]
 
 
 def test_penalty_shrinks_messages(spring_parts):
     spread = [
-        train.fit(
+        training.fit(
             jax.random.key(0), *spring_parts[:2], strategy="l1", model=tiny("l1"),
             penalty_weight=weight, prune=False, **TINY,
         ).history.message_std[-1].sum()
@@ -92,16 +93,16 @@ def test_penalty_shrinks_messages(spring_parts):
 )
 def test_options(options, spring_parts):
     options = dict(model=tiny()) | options
-    result = train.fit(jax.random.key(0), *spring_parts[:2], **options, **TINY)
+    result = training.fit(jax.random.key(0), *spring_parts[:2], **options, **TINY)
     assert result.history.loss[-1] < result.history.loss[0]
 
 
 def test_same_key_same_result(spring_parts):
     one, two = (
-        train.fit(jax.random.key(3), *spring_parts[:2], model=tiny(), **TINY) for _ in range(2)
+        training.fit(jax.random.key(3), *spring_parts[:2], model=tiny(), **TINY) for _ in range(2)
     )
     chex.assert_trees_all_equal(one.params, two.params)
-    other = train.fit(jax.random.key(4), *spring_parts[:2], model=tiny(), **TINY)
+    other = training.fit(jax.random.key(4), *spring_parts[:2], model=tiny(), **TINY)
     assert not np.array_equal(one.history.loss, other.history.loss)
 
 
@@ -110,31 +111,31 @@ def test_units_do_not_matter(spring_parts):
         nodes = part.nodes._replace(position=part.nodes.position.astype(float) * 1e11)
         return part._replace(nodes=nodes, acceleration=part.acceleration.astype(float) * 1e-9)
 
-    plain = train.fit(jax.random.key(0), *spring_parts[:2], model=tiny(), **TINY)
+    plain = training.fit(jax.random.key(0), *spring_parts[:2], model=tiny(), **TINY)
     parts = [in_other_units(part) for part in spring_parts[:2]]
-    scaled = train.fit(jax.random.key(0), *parts, model=tiny(), **TINY)
+    scaled = training.fit(jax.random.key(0), *parts, model=tiny(), **TINY)
     # Rounding of the inputs to float32, amplified by 40 steps of training.
     np.testing.assert_allclose(scaled.history.loss, plain.history.loss, rtol=0.05)
 
 
 def test_one_compilation_per_shape(spring_parts):
-    train._interval.clear_cache()
+    training._interval.clear_cache()
     for seed, steps in [(0, 40), (1, 40)]:
         options = TINY | dict(steps=steps)
-        train.fit(jax.random.key(seed), *spring_parts[:2], model=tiny(), **options)
-    assert train._interval._cache_size() == 1
+        training.fit(jax.random.key(seed), *spring_parts[:2], model=tiny(), **options)
+    assert training._interval._cache_size() == 1
 
 
 def test_steps_compose_under_vmap(spring_parts):
-    data = train.normalise(spring_parts[0], train.measure_scales(spring_parts[0]))
-    model, optimizer = tiny(), train.make_optimizer(steps=5)
+    data = units.normalise(spring_parts[0], units.measure_scales(spring_parts[0]))
+    model, optimizer = tiny(), training.make_optimizer(steps=5)
     batch = take(data, jnp.arange(4))
     keys = jax.random.split(jax.random.key(0), 3)
 
     def one(key):
-        state = train.init(key, model, optimizer, batch)
+        state = training.init(key, model, optimizer, batch)
         options = dict(model=model, optimizer=optimizer, strategy="bottleneck", loss="relative")
-        return train.step(key, state, batch, weight=0.0, **options)[1].loss
+        return training.step(key, state, batch, weight=0.0, **options)[1].loss
 
     loop = [float(jax.jit(one)(key)) for key in keys]
     # Matrix products of other shapes round differently in float32.
@@ -143,7 +144,7 @@ def test_steps_compose_under_vmap(spring_parts):
 
 def test_callback_sees_every_interval(spring_parts):
     seen = []
-    train.fit(
+    training.fit(
         jax.random.key(0), *spring_parts[:2], model=tiny(), **TINY,
         callback=lambda state, step: seen.append((int(state.step), step)),
     )  # fmt: skip
@@ -151,8 +152,8 @@ def test_callback_sees_every_interval(spring_parts):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(spring_parts):
-    with pytest.raises(train.TrainingError, match="not finite at step") as caught:
-        train.fit(
+    with pytest.raises(training.TrainingError, match="not finite at step") as caught:
+        training.fit(
             jax.random.key(0), *spring_parts[:2], model=tiny(), optimizer="adam",
             learning_rate=1e30, **TINY,
         )  # fmt: skip
@@ -174,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(spring_pa
         (dict(model=dataclasses.replace(tiny(), dim=3)), "this data and strategy need dim=2"),
         (dict(strategy="kl", model=tiny()), "variational=True"),
         (dict(strategy="flathgn", model=tiny()), "and a GraphNet"),
-        (dict(model=train.make_model("flathgn", 2)), "and a FlatHGN"),
+        (dict(model=training.make_model("flathgn", 2)), "and a FlatHGN"),
         (dict(penalty_weight=-1.0), "penalty_weight must be at least 0"),
         (dict(learning_rate=0.0), "learning_rate must be positive"),
         (dict(learning_rate=np.nan), "learning_rate must be positive"),
@@ -182,7 +183,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(spring_pa
 )
 def test_bad_options(options, message, spring_parts):
     with pytest.raises(ValueError, match=message):
-        train.fit(jax.random.key(0), *spring_parts[:2], **options)
+        training.fit(jax.random.key(0), *spring_parts[:2], **options)
 
 
 def test_bad_data(spring_parts):
@@ -199,4 +200,4 @@ def test_bad_data(spring_parts):
         (data._replace(senders=data.senders[:0], receivers=data.receivers[:0]), "no edges"),
     ]:
         with pytest.raises(ValueError, match=message):
-            train.fit(jax.random.key(0), bad, validation)
+            training.fit(jax.random.key(0), bad, validation)

@@ -4,21 +4,15 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import graphs
-from symjax_gn.distill import distill
-from symjax_gn.messages import (
-    MessageTable,
-    pair_bodies,
-    pair_features,
-    record_messages,
-    sample_pairs,
-    true_forces,
-)
-from symjax_gn.regression import OperonRegressor
-from symjax_gn.simulate import simulate
-from symjax_gn.systems import SYSTEMS, System
-from symjax_gn.train import fit
-from symjax_gn.verdict import judge, judge_kinetic, judge_one_body, judge_potential
+from symjax_gn.data import datasets
+from symjax_gn.data.features import pair_bodies, pair_features, sample_pairs
+from symjax_gn.discovery.distillation import distill
+from symjax_gn.discovery.recording import MessageTable, record_messages
+from symjax_gn.discovery.verdict import judge, judge_kinetic, judge_one_body, judge_potential
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.networks.training import fit
+from symjax_gn.physics.simulation import simulate
+from symjax_gn.physics.systems import SYSTEMS, System, true_forces
 
 DX, DY, DZ, R, MI, MJ, QI, QJ = sympy.symbols("dx dy dz r m_i m_j q_i q_j")
 TRUE = {
@@ -38,7 +32,7 @@ def data():
         system = SYSTEMS[name]
         options = dict(dim=dim, num_simulations=60, num_outputs=20)
         run = simulate(jax.random.key(sorted(TRUE).index(name)), system, **options)
-        parts = (system, *graphs.split(jax.random.key(0), graphs.make_dataset(run)))
+        parts = (system, *datasets.split(jax.random.key(0), datasets.make_dataset(run)))
         made[name if dim == 2 else f"{name}-3"] = parts
     return made
 
@@ -277,7 +271,7 @@ def test_shuffled_accelerations_are_never_a_recovered_law():
     for seed in range(20):
         keys = jax.random.split(jax.random.key(seed), 6)
         run = simulate(keys[0], system, num_simulations=100, num_outputs=30, dt=0.05)
-        parts = graphs.split(keys[1], graphs.make_dataset(run))
+        parts = datasets.split(keys[1], datasets.make_dataset(run))
         shuffled = [
             part._replace(acceleration=jax.random.permutation(keys[2], part.acceleration))
             for part in parts[:2]

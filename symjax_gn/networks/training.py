@@ -13,17 +13,30 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from optax import contrib
 from tqdm import tqdm
 
-from symjax_gn import losses
-from symjax_gn.graphs import Dataset, Scales, measure_scales, normalise, take
-from symjax_gn.models import FlatHGN, GraphNet, Prediction
-from symjax_gn.pruning import Cut, cut_or_undo, fading, significance
-from symjax_gn.systems import check_at_least, check_body, check_choice, check_edges
+from symjax_gn.data.checks import check_at_least, check_choice
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.graphs import check_edges
+from symjax_gn.data.nodes import check_body
+from symjax_gn.data.units import Scales, measure_scales, normalise
+from symjax_gn.networks import losses
+from symjax_gn.networks.graphnet import GraphNet
+from symjax_gn.networks.hamiltonian import FlatHGN
+from symjax_gn.networks.layers import Prediction
+from symjax_gn.networks.pruning import Cut, cut_or_undo, fading, significance
 
 OPTIMIZERS = ("muon", "adam")
+
+
 STRATEGIES = (*losses.STRATEGIES, "flathgn")
 """Those of graph networks, and that of Hamiltonians."""
+
+
 _LOSS_FNS = {"relative": losses.relative_loss, "absolute": losses.absolute_loss}
+
+
 _DEFAULT_WEIGHT = {"l1": 1e-3, "kl": 1e-3, "flathgn": 1e-6}
+
+
 _PRUNED = ("l1", "kl", "pruning")
 
 

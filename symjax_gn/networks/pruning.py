@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from symjax_gn.models import Prediction
+from symjax_gn.networks.layers import Prediction
 
 # A rise of the loss that a cut may cost. A component of the force is worth more: one of
 # three, about a third of what there is.

@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from symjax_gn.models import Prediction
-from symjax_gn.systems import AnyArray
+from symjax_gn.data.nodes import AnyArray
+from symjax_gn.networks.layers import Prediction
 
 STRATEGIES = ("standard", "bottleneck", "l1", "kl", "pruning")
+
+
 LOSSES = ("relative", "absolute")
 
 

@@ -216,3 +216,6 @@ def _energy_lines(report):
             f"| {row['paths'] - row['failed']} of {row['paths']} |"
         )
     return [*lines, ""]
+
+
+_GREY, _BLUE, _RED, _ORANGE = "0.7", "#1f5fa8", "#c0392b", "#e69f00"

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares
 
-from symjax_gn.messages import MessageTable
+from symjax_gn.discovery.recording import MessageTable
 
 FACTORS = ("1", "1/m_i", "fitted")
 """The receiver functions g that are tried, the simplest first."""

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import sympy
 
-from symjax_gn.expressions import with_heaviside
-from symjax_gn.fronts import Column, Columns, ParetoFront, make_front
-from symjax_gn.systems import check_choice
+from symjax_gn.data.checks import check_choice
+from symjax_gn.laws.expressions import with_heaviside
+from symjax_gn.laws.fronts import Column, Columns, ParetoFront, make_front
 
 REGRESSORS = ("operon", "pysr")
 
@@ -51,9 +51,13 @@ def check_problem(features: Columns, target: Column) -> None:
 
 
 _UNARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "asin", "acos", "atan", "sinh", "cosh")
+
+
 _OPERON_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"} | {
     name: name for name in (*_UNARY, "abs", "square", "cbrt")
 }
+
+
 DEFAULT_OPERATORS = ("+", "-", "*", "/", "exp")
 
 
@@ -151,9 +155,17 @@ def tree_to_sympy(tree: Any, variables: Mapping[int, sympy.Symbol]) -> sympy.Exp
 
 # The operators that PySR 2 lists for itself, by their number of arguments.
 _PYSR_BINARY = ("+", "-", "*", "/", "^", "max", "min", "mod", ">", ">=", "<", "<=", "cond")
+
+
 _PYSR_BINARY += ("greater", "logical_or", "logical_and")
+
+
 _PYSR_UNARY = (*_UNARY, "neg", "inv", "abs", "sign", "square", "cube", "cbrt", "log10", "log2")
+
+
 _PYSR_UNARY += ("log1p", "asinh", "acosh", "atanh", "atanh_clip", "erf", "erfc", "gamma", "relu")
+
+
 _PYSR_UNARY += ("sinc", "round", "floor", "ceil")
 
 

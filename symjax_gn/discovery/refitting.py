@@ -9,11 +9,12 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.distill import ForceLaw, OneBodyLaw
-from symjax_gn.expressions import fit_constants, to_numpy, with_slots
-from symjax_gn.graphs import Dataset, take, typical_size
-from symjax_gn.messages import AXES, pair_features
-from symjax_gn.systems import check_choice
+from symjax_gn.data.checks import check_choice
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.features import AXES, pair_features
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
+from symjax_gn.laws.expressions import fit_constants, to_numpy, with_slots
 
 # A mean relative error at which float32 data have no more to say.
 _EXACT = 1e-5
@@ -35,7 +36,7 @@ def law_accelerations(
 
     Args:
         force: force on the receiver from the sender along each axis, of the features of
-            `messages.pair_features`, user's units.
+            `pair_features`, user's units.
         one_body: force on the receiver alone along each axis, of its own features.
         dataset: graphs in the user's units; only bodies and edges are used.
 
@@ -58,7 +59,7 @@ def law_error(
 ) -> tuple[float, float]:
     """Error of the laws' accelerations and the size of what is predicted.
 
-    In the unit of `train.held_out_error`: means over graphs of sums over nodes and
+    In the unit of `held_out_error`: means over graphs of sums over nodes and
     dimensions of |a - a_hat| and of |a|. Infinite where a law is not finite.
     """
     target = np.asarray(dataset.acceleration, np.float64)

@@ -8,16 +8,23 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.fronts import Law, ParetoFront, select
-from symjax_gn.graphs import typical_size
-from symjax_gn.messages import AXES, MessageTable, take_edges
-from symjax_gn.regression import Regressor
-from symjax_gn.search import Problem, search
-from symjax_gn.systems import check_choice
+from symjax_gn.data.checks import check_choice
+from symjax_gn.data.features import AXES
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.recording import MessageTable, take_edges
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.fronts import Law, ParetoFront, select
+from symjax_gn.laws.searching import Problem, search
 
 FORMS = ("auto", "central", "linear", "components")
+
+
 GAUGES = ("influence", "messages")
+
+
 _LEAST_ACROSS = 0.05
+
+
 DEFAULT_FEATURES = ("m_i", "m_j", "q_i", "q_j")
 
 
@@ -148,7 +155,7 @@ def distill(
     Args:
         table: what `record_messages` gave.
         regressors: engines that search for each target and share their findings, e.g.
-            one engine with several seeds; see `search.search`.
+            one engine with several seeds; see `search`.
         features: names of columns of the table a law may use, besides the distance
             and, unless the form is central, the displacement; constant ones are left out.
         gauge: "influence" regresses the force that a message stands for, "messages"
@@ -162,7 +169,7 @@ def distill(
             with `flattening_power`.
         relative_error: whether the errors by which laws are ranked, and from which the
             score follows, are those of the law itself, relative to |target| + 0.1 typical
-            |target| (see `graphs.typical_size`), or absolute ones of the multiplied targets.
+            |target| (see `typical_size`), or absolute ones of the multiplied targets.
         num_samples: number of edges that are regressed on; the nearest and farthest 1%
             are left out, for there the network has seen little.
         processes: searches that run side by side; None takes one per core.
@@ -323,14 +330,14 @@ def search_in_units(
     """One front per target: searched near one, on the given rows, and back in units.
 
     Args:
-        regressors: see `search.search`.
+        regressors: see `search`.
         features: columns by name; among them `r` if there is a power.
         scales: typical size of each feature.
         targets: `[edge, target]`, user's units.
         rows: indices of the samples to regress on.
         power: power of the distance that targets are multiplied with in the search.
         relative_error: see `distill`.
-        processes: see `search.search`.
+        processes: see `search`.
     """
     units = {name: _power_of_ten(scales[name]) for name in features}
     stretch = (features["r"] / units["r"]) ** power if power else np.ones(len(targets))

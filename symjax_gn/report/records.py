@@ -14,18 +14,20 @@ import numpy as np
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.distill import ForceLaw, OneBodyLaw
-from symjax_gn.energies import KineticLaw, PotentialLaw
-from symjax_gn.expressions import rounded
-from symjax_gn.files import in_one_stroke
-from symjax_gn.fronts import Law
-from symjax_gn.graphs import Dataset
-from symjax_gn.markdown import report_markdown
-from symjax_gn.messages import AXES
-from symjax_gn.symbolic import Refit, law_error
-from symjax_gn.verdict import Verdict
+from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.features import AXES
+from symjax_gn.data.files import in_one_stroke
+from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
+from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
+from symjax_gn.discovery.refitting import Refit, law_error
+from symjax_gn.discovery.verdict import Verdict
+from symjax_gn.laws.expressions import rounded
+from symjax_gn.laws.fronts import Law
+from symjax_gn.report.markdown import report_markdown
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
+
+
 _PACKAGES += ("numpy", "scipy", "sympy", "pyoperon", "pysr")
 
 
@@ -118,11 +120,11 @@ def make_report(
         law: the distilled law.
         verdict: what `judge` said, or None for data whose law is not known.
         message_r2: what `message_r2` gave, or None.
-        test_error: what `train.held_out_error` gave.
+        test_error: what `held_out_error` gave.
         seconds: duration of each stage.
         one_body: what `distill_one_body` gave, or None.
         one_body_check: what `judge_one_body` said of it, or None.
-        law_on_test: what `symbolic.law_error` gave on the test graphs, or None.
+        law_on_test: what `law_error` gave on the test graphs, or None.
         more_bodies: for graphs of another number of bodies, that number `n` and the
             errors `network` and `law` with `mean_abs_target`, or None.
         gauge_law: what `distill_gauge` gave, or None.
@@ -208,13 +210,13 @@ def energy_record(
     """What a Hamiltonian adds to `report.json`.
 
     Args:
-        law: what `energies.distill_potential` gave.
-        kinetic: what `energies.distill_kinetic` gave, or None.
+        law: what `distill_potential` gave.
+        kinetic: what `distill_kinetic` gave, or None.
         checks: outcomes of `judge_potential` and `judge_kinetic`, by the names `potential`
             and `kinetic`.
-        rollouts: what `rollout.compare_rollouts` gave, or None.
+        rollouts: what `compare_rollouts` gave, or None.
         no_rollouts: why there are none.
-        refitted: what `energies.refitted_potential` gave, or None.
+        refitted: what `refitted_potential` gave, or None.
     """
 
     def record(expression):
@@ -238,7 +240,7 @@ def refit_record(refitted: Refit, test: Dataset) -> dict[str, Any]:
     """What a refit adds to `report.json`: the laws, and their error on test graphs.
 
     Args:
-        refitted: what `symbolic.refit` gave.
+        refitted: what `refit` gave.
         test: graphs that played no part, user's units.
     """
     towards = refitted.towards

@@ -8,20 +8,20 @@ import numpy as np
 import sympy
 from jaxtyping import Float, PRNGKeyArray
 
-from symjax_gn import distill
-from symjax_gn.energies import true_potential
-from symjax_gn.expressions import evaluate
-from symjax_gn.gauge import FACTORS, GaugeFit, fit_gauge
-from symjax_gn.graphs import Dataset, typical_size
-from symjax_gn.messages import (
-    pair_bodies,
-    pair_features,
-    sample_pairs,
-    true_forces,
-)
-from symjax_gn.systems import Body, System, check_choice, one_body_force
+from symjax_gn.data.checks import check_choice
+from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.features import pair_bodies, pair_features, sample_pairs
+from symjax_gn.data.nodes import Body
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery import distillation
+from symjax_gn.discovery.energies import true_potential
+from symjax_gn.discovery.gauge import FACTORS, GaugeFit, fit_gauge
+from symjax_gn.laws.expressions import evaluate
+from symjax_gn.physics.systems import System, one_body_force, true_forces
 
 MAX_CONDITION = 100.0
+
+
 MAX_ERROR = {"seen": (0.02, 0.1), "beyond": (0.05, 0.2)}
 """Largest median and 90% quantile of the error on fresh pairs of the test simulations,
 and on pairs whose separation goes beyond those of training."""
@@ -67,7 +67,7 @@ def judge(
     passes is named, or else the nearest. The true law counts with its softening and without,
     whichever is nearer. The error of a pair is |law - (g A f + b)| / (|g A f| + 0.1 median
     |g A f|); where most pairs feel nothing and that median is 0, it is the median of the
-    pairs that do (`graphs.typical_size`).
+    pairs that do (`typical_size`).
 
     All this is of raw messages. A law that was distilled with `gauge="influence"` says that
     it is the force: that it is so as it stands, with g = 1, A = 1 and b = 0, is one check
@@ -88,7 +88,7 @@ def judge(
         ValueError: the gauge is unknown, a law of forces has not one component for each
             dimension, or a component has variables that pairs do not have.
     """
-    check_choice("gauge", gauge, distill.GAUGES)
+    check_choice("gauge", gauge, distillation.GAUGES)
     dim = train.acceleration.shape[-1]
     if gauge == "influence" and len(components) != dim:
         raise ValueError(

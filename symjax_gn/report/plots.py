@@ -4,13 +4,14 @@ import numpy as np
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.distill import ForceLaw, along_direction
-from symjax_gn.energies import EnergyTable, PotentialLaw
-from symjax_gn.expressions import evaluate
-from symjax_gn.fronts import ParetoFront, select
-from symjax_gn.messages import AXES, MessageTable
-from symjax_gn.simulate import Trajectory
-from symjax_gn.train import History
+from symjax_gn.data.features import AXES
+from symjax_gn.data.trajectories import Trajectory
+from symjax_gn.discovery.distillation import ForceLaw, along_direction
+from symjax_gn.discovery.energies import EnergyTable, PotentialLaw
+from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.laws.expressions import evaluate
+from symjax_gn.laws.fronts import ParetoFront, select
+from symjax_gn.networks.training import History
 
 _GREY, _BLUE, _RED, _ORANGE = "0.7", "#1f5fa8", "#c0392b", "#e69f00"
 
@@ -112,7 +113,7 @@ def plot_potential(
     """A potential over the energies of pairs it was distilled from, and the true one if known.
 
     All are 0 at the median distance, and with that free of what no force shows. `refitted` is
-    what `energies.refitted_potential` gave, to be drawn too.
+    what `refitted_potential` gave, to be drawn too.
     """
     if law.potential is None:
         raise ValueError("Only a potential that was found can be drawn.")

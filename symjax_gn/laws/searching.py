@@ -8,12 +8,13 @@ import numpy as np
 import sympy
 from joblib import Parallel, delayed
 
-from symjax_gn.expressions import evaluate
-from symjax_gn.fronts import Column, Columns, ParetoFront, make_front, refine, select
-from symjax_gn.regression import Regressor, check_problem
-from symjax_gn.switches import find_switch, step
+from symjax_gn.laws.engines import Regressor, check_problem
+from symjax_gn.laws.expressions import evaluate
+from symjax_gn.laws.fronts import Column, Columns, ParetoFront, make_front, refine, select
+from symjax_gn.laws.switches import find_switch, step
 
 _AT_ONCE = 2
+
 
 # Share of the samples on each side of a switch that say little of the law around it:
 # a smooth network rounds the corner off.

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import sympy
 
-from symjax_gn.fronts import Column, Columns
+from symjax_gn.laws.fronts import Column, Columns
 
 _WINDOW = 50
+
 
 # Samples on each side of a place that are passed over: a smooth network blurs a step.
 _GUARD = 15

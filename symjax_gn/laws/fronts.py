@@ -13,7 +13,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.expressions import (
+from symjax_gn.laws.expressions import (
     complexity,
     constants,
     evaluate,
@@ -24,6 +24,8 @@ from symjax_gn.expressions import (
 )
 
 Column = Float[np.ndarray, " sample"]
+
+
 Columns = Mapping[str, Column]
 
 

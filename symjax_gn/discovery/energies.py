@@ -10,25 +10,20 @@ import sympy
 from jaxtyping import Array, Float, PRNGKeyArray
 from sympy.integrals.manualintegrate import manualintegrate
 
-from symjax_gn.distill import ForceLaw, distill, search_in_units
-from symjax_gn.expressions import evaluate, unknown_functions
-from symjax_gn.fronts import ParetoFront, select
-from symjax_gn.graphs import Dataset, normalise, take
-from symjax_gn.messages import (
-    AXES,
-    MessageTable,
-    feature_scale,
-    pair_bodies,
-    pair_features,
-    sample_pairs,
-    true_forces,
-)
-from symjax_gn.models import FlatHGN
-from symjax_gn.regression import Regressor
-from symjax_gn.rollout import to_canonical
-from symjax_gn.symbolic import Refit
-from symjax_gn.systems import Body, System, pair_force
-from symjax_gn.train import Trained, predict
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.features import AXES, feature_scale, pair_bodies, pair_features, sample_pairs
+from symjax_gn.data.nodes import Body
+from symjax_gn.data.units import normalise
+from symjax_gn.discovery.distillation import ForceLaw, distill, search_in_units
+from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.discovery.refitting import Refit
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.expressions import evaluate, unknown_functions
+from symjax_gn.laws.fronts import ParetoFront, select
+from symjax_gn.networks.hamiltonian import FlatHGN
+from symjax_gn.networks.training import Trained, predict
+from symjax_gn.physics.dynamics import to_canonical
+from symjax_gn.physics.systems import System, pair_force, true_forces
 
 
 class EnergyTable(NamedTuple):
@@ -145,7 +140,7 @@ def true_potential(
         receiver: fields `[edge, ...]`.
         sender: fields `[edge, ...]`.
         start: distance, length.
-        softening: as in `systems.pair_force`.
+        softening: as in `pair_force`.
         num_points: points of the integral.
     """
 
@@ -202,11 +197,11 @@ def distill_potential(
 
     Args:
         table: what `record_energies` gave.
-        regressors: engines, see `search.search`.
-        **options: of `distill.distill`.
+        regressors: engines, see `search`.
+        **options: of `distill`.
 
     Raises:
-        ValueError, RegressionError: as `distill.distill`.
+        ValueError, RegressionError: as `distill`.
     """
     force = distill(table.forces, regressors, **options)
     potential = None
@@ -274,7 +269,7 @@ def refitted_potential(
     """The potential of a refitted central law, softened as it is.
 
     Args:
-        refitted: what `symbolic.refit` gave.
+        refitted: what `refit` gave.
         features: columns of a `MessageTable`.
 
     Returns:

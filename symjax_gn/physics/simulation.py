@@ -4,7 +4,6 @@ import functools
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import diffrax
@@ -14,38 +13,17 @@ import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from symjax_gn.systems import Body, System, acceleration, check_at_least, check_choice, check_system
+from symjax_gn.data.checks import check_at_least, check_choice
+from symjax_gn.data.nodes import Body
+from symjax_gn.data.trajectories import Trajectory
+from symjax_gn.physics.systems import System, acceleration, check_system
 
 SOLVERS = ("adaptive", "symplectic")
+
 
 # Simulations advanced in lockstep: enough to fill vector units, few enough that the
 # working set stays in cache and one close encounter does not hold up all others.
 _CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """Bodies followed in time, as NumPy arrays in the user's units.
-
-    Attributes:
-        time: `[time]`, strictly increasing.
-        position: `[sim, time, node, dim]`, length.
-        velocity: `[sim, time, node, dim]`, length / time.
-        acceleration: `[sim, time, node, dim]`, length / time^2.
-        mass: `[sim, node]`, mass.
-        charge: `[sim, node]`, charge.
-        derived: the names of fields that were not given but differentiated or assumed.
-        failed: number of simulations left out because they failed.
-    """
-
-    time: Float[np.ndarray, " time"]
-    position: Float[np.ndarray, "sim time node dim"]
-    velocity: Float[np.ndarray, "sim time node dim"]
-    acceleration: Float[np.ndarray, "sim time node dim"]
-    mass: Float[np.ndarray, "sim node"]
-    charge: Float[np.ndarray, "sim node"]
-    derived: tuple[str, ...] = ()
-    failed: int = 0
 
 
 class SimulationError(RuntimeError):

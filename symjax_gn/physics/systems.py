@@ -13,51 +13,25 @@ Quantities carry the user's units; the built-in systems are dimensionless.
 """
 
 import contextlib
-import difflib
 import functools
 import runpy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-AnyArray = Array | np.ndarray
-
-
-class Body(NamedTuple):
-    """Point bodies; any leading axes, often `[graph, node]`, shared by all fields."""
-
-    position: Float[AnyArray, "*batch dim"]
-    """[..., dim], length."""
-    velocity: Float[AnyArray, "*batch dim"]
-    """[..., dim], length / time."""
-    mass: Float[AnyArray, "*batch"]
-    """[...], mass; positive."""
-    charge: Float[AnyArray, "*batch"]
-    """[...], charge."""
-
+from symjax_gn.data.checks import check_choice
+from symjax_gn.data.graphs import Edges, _check_num_nodes, chain_edges, check_edges, complete_edges
+from symjax_gn.data.nodes import AnyArray, Body, check_body
 
 PairPotential = Callable[..., Float[Array, ""]]
+
+
 OneBodyPotential = Callable[..., Float[Array, ""]]
-Edges = tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"]]
-
-
-def complete_edges(num_nodes: int) -> Edges:
-    """Senders and receivers `[n (n - 1)]` of every ordered pair of `num_nodes` nodes."""
-    _check_num_nodes(num_nodes)
-    receivers, senders = np.nonzero(~np.eye(num_nodes, dtype=bool))
-    return senders, receivers
-
-
-def chain_edges(num_nodes: int) -> Edges:
-    """Senders and receivers `[2 (n - 1)]` that join each node with its neighbours."""
-    _check_num_nodes(num_nodes)
-    left = np.arange(num_nodes - 1)
-    return np.concatenate([left, left + 1]), np.concatenate([left + 1, left])
 
 
 def sample_normal(key: PRNGKeyArray, num_nodes: int, dim: int) -> Body:
@@ -228,9 +202,12 @@ def _gravity_and_ball(body):
 
 
 _SOFT: dict[str, Any] = dict(softening=0.01)
+
+
 _STRING: dict[str, Any] = _SOFT | dict(
     edges=chain_edges, sample=sample_string, dims=(2,), num_nodes=30
 )
+
 
 SYSTEMS: dict[str, System] = {
     system.name: system
@@ -252,22 +229,6 @@ def get_system(name: str) -> System:
     """The built-in system of that name; an unknown name is an error with the nearest ones."""
     check_choice("system", name, SYSTEMS)
     return SYSTEMS[name]
-
-
-def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
-    """Raise a `ValueError` that lists the choices, nearest first, unless `name` is one."""
-    choices = list(choices)
-    if name in choices:
-        return
-    near = difflib.get_close_matches(str(name), choices, n=2, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
-
-
-def check_at_least(name: str, value: float, least: float) -> None:
-    """Raise a `ValueError` that names the argument unless its value is at least `least`."""
-    if not value >= least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 @functools.lru_cache
@@ -363,53 +324,6 @@ def _check_potentials(system, body, senders, receivers):
         )
 
 
-def check_body(body: Body, source: str) -> None:
-    """Raise a `ValueError` naming `source` unless shapes agree, all is finite, mass > 0."""
-    if np.ndim(body.position) < 1 or np.shape(body.position) != np.shape(body.velocity):
-        raise ValueError(
-            f"Position and velocity from {source} must agree in shape, got "
-            f"{np.shape(body.position)} and {np.shape(body.velocity)}."
-        )
-    for name in ("mass", "charge"):
-        if np.shape(getattr(body, name)) != np.shape(body.position)[:-1]:
-            raise ValueError(
-                f"The {name} from {source} must have shape {np.shape(body.position)[:-1]}, "
-                f"got {np.shape(getattr(body, name))}."
-            )
-    for name, value in body._asdict().items():
-        bad = int(np.size(value) - np.sum(np.isfinite(value)))
-        if bad:
-            raise ValueError(f"The {name} from {source} has {bad} NaN or infinite values.")
-    if not np.all(np.asarray(body.mass) > 0):
-        raise ValueError(
-            f"Masses from {source} must be positive, the smallest is {np.min(body.mass)}."
-        )
-
-
-def check_edges(senders: AnyArray, receivers: AnyArray, num_nodes: int) -> None:
-    """Raise a `ValueError` unless there are edges, each once, in range and both ways."""
-    shapes = np.shape(senders), np.shape(receivers)
-    if shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        raise ValueError(f"senders and receivers must have one shape, [edge], got {shapes}.")
-    edges = list(zip(np.asarray(senders).tolist(), np.asarray(receivers).tolist(), strict=True))
-    pairs = set(edges)
-    if not pairs:
-        raise ValueError("The graph has no edges; messages need at least one pair of nodes.")
-    if min(map(min, pairs)) < 0 or max(map(max, pairs)) >= num_nodes:
-        raise ValueError(f"An edge names a node outside 0 to {num_nodes - 1}.")
-    if any(i == j for i, j in pairs):
-        raise ValueError("An edge joins a node with itself.")
-    if any((j, i) not in pairs for i, j in pairs):
-        raise ValueError("Every edge must be given in both directions.")
-    if len(pairs) < len(edges):
-        raise ValueError("An edge is given more than once; its force would count as often.")
-
-
-def _check_num_nodes(num_nodes: int) -> None:
-    if num_nodes < 2:
-        raise ValueError(f"Pairs need at least 2 bodies, got n={num_nodes}.")
-
-
 def load_system(path: str) -> System:
     """A `System` from a Python file, given as `FILE.py` or `FILE.py:NAME`.
 
@@ -433,3 +347,13 @@ def load_system(path: str) -> System:
         potential: Any = found
         return System(name=name, pair_potential=potential)
     raise ValueError(f"{file} defines no System and no pair potential of the name {name!r}.")
+
+
+def true_forces(
+    system: System, receiver: Body, sender: Body, softening: float | None = None
+) -> Float[np.ndarray, "edge dim"]:
+    """Forces `[edge, dim]` of senders on receivers; `softening` as in `pair_force`."""
+    force = jax.vmap(lambda i, j: pair_force(system, i, j, softening))(
+        *jax.tree.map(jnp.asarray, (receiver, sender))
+    )
+    return np.asarray(force, np.float64)

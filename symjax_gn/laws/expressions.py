@@ -10,7 +10,7 @@ from jax.scipy import special
 from jaxtyping import Array, Float
 from scipy.optimize import least_squares
 
-from symjax_gn.systems import AnyArray
+from symjax_gn.data.nodes import AnyArray
 
 _FUNCTIONS = {
     sympy.exp: jnp.exp,
@@ -37,6 +37,7 @@ _FUNCTIONS = {
     sympy.erf: special.erf,
     sympy.erfc: special.erfc,
 }
+
 
 _INEQUALITIES = (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
 

@@ -1,0 +1,1 @@
+"""What the data are: graphs, units and files. Knows no physics."""

@@ -1,0 +1,142 @@
+"""Hamiltonians of networks and of laws, followed in time beside the true one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.data.checks import check_at_least, check_choice
+from symjax_gn.data.graphs import Edges, check_edges
+from symjax_gn.data.nodes import Body, check_body
+from symjax_gn.laws.expressions import to_jax
+from symjax_gn.networks.hamiltonian import FlatHGN
+from symjax_gn.networks.training import Trained
+from symjax_gn.physics.dynamics import SOLVERS, Hamiltonian, energy_drift, roll_out, to_canonical
+from symjax_gn.physics.systems import safe_norm
+
+
+def trained_hamiltonian(trained: Trained, edges: Edges) -> Hamiltonian:
+    """The energy that a `FlatHGN` has learned, in the user's units; no Rayleigh function.
+
+    Args:
+        trained: what `fit` gave.
+        edges: senders and receivers.
+
+    Raises:
+        ValueError: the model is not a `FlatHGN`, or was not trained on dq/dt.
+    """
+    model, scales = trained.model, trained.scales
+    if not isinstance(model, FlatHGN) or not model.kinetic:
+        raise ValueError(
+            'Motion needs dH/dq and dH/dp: train with strategy="flathgn" and a model with '
+            "kinetic=True."
+        )
+    centre = jnp.asarray(scales.centre, jnp.float32)
+
+    def hamiltonian(body):
+        inside = Body(
+            (body.position - centre) / scales.length,
+            body.velocity / (scales.mass * scales.velocity),
+            body.mass / scales.mass,
+            body.charge / scales.charge,
+        )
+        total, _ = model.apply(trained.params, inside, *edges, method="energy")
+        return total * (scales.mass * scales.velocity**2)
+
+    return hamiltonian
+
+
+def distilled_hamiltonian(potential: sympy.Expr, kinetic: sympy.Expr, edges: Edges) -> Hamiltonian:
+    """The energy of a distilled potential and kinetic energy, user's units.
+
+    Args:
+        potential: V(r, m_i, m_j, q_i, q_j) of a pair.
+        kinetic: k(p, m_i, q_i) of a body.
+        edges: senders and receivers, every pair in both directions.
+
+    Raises:
+        ValueError: an expression depends on something else, or the edges are wrong.
+    """
+    check_edges(*edges, 1 + int(np.max(edges, initial=0)))
+    of_pair, pair_constants = to_jax(potential, ["r", "m_i", "m_j", "q_i", "q_j"])
+    of_body, body_constants = to_jax(kinetic, ["p", "m_i", "q_i"])
+
+    def hamiltonian(body):
+        sender, receiver = (jax.tree.map(lambda x, i=i: x[i], body) for i in edges)
+        r = safe_norm(sender.position - receiver.position)
+        pair = (r, receiver.mass, sender.mass, receiver.charge, sender.charge)
+        alone = (safe_norm(body.velocity), body.mass, body.charge)
+        pairs = of_pair(pair_constants, jnp.stack(pair, axis=-1))
+        # Each pair has two edges, and a law need not treat its ends quite alike.
+        return 0.5 * jnp.sum(pairs) + jnp.sum(of_body(body_constants, jnp.stack(alone, axis=-1)))
+
+    return hamiltonian
+
+
+def compare_rollouts(
+    hamiltonians: Mapping[str, Hamiltonian],
+    bodies: Body,
+    time: Float[np.ndarray, " time"],
+    *,
+    true: str | None = None,
+    substeps: int = 1,
+    tolerance: float = 1e-6,
+) -> list[dict[str, Any]]:
+    """How well Hamiltonians keep their own energy, and the true one, along their paths.
+
+    Args:
+        hamiltonians: energies by name.
+        bodies: initial states, fields `[sim, node, ...]`, with velocities.
+        time: output times `[time]`, equally spaced.
+        true: which of the names is the truth, or None.
+        substeps: see `roll_out`.
+        tolerance: see `roll_out`.
+
+    Returns:
+        One row for each solver and name: `own_drift` and `true_drift` (None without a
+        truth), the largest |H(t) - H(0)| over the initial kinetic energy (for bodies that
+        start at rest, the largest on the path), median over all paths, those that failed as
+        infinite; and `failed`, their number.
+
+    Raises:
+        ValueError: `true` is not among the names, or bodies, times or steps are wrong.
+    """
+    if true is not None:
+        check_choice("true Hamiltonian", true, hamiltonians)
+    check_body(bodies, "bodies")
+    check_at_least("substeps", substeps, 1)
+    time = np.asarray(time, np.float64)
+    gaps = np.diff(time)
+    # Times in float32 are evenly spaced to fewer places than others.
+    if time.ndim != 1 or not np.any(gaps > 0) or not np.allclose(gaps, gaps[:1], 1e-3, 0):
+        raise ValueError("time must hold two or more times, rising and equally spaced.")
+    start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), to_canonical(bodies))
+    times = jnp.asarray(time, jnp.float32)
+    rows = []
+    for solver in SOLVERS:
+        options = dict(solver=solver, substeps=substeps, tolerance=tolerance)
+        for name, hamiltonian in hamiltonians.items():
+            judges = {"own_drift": hamiltonian}
+            if true is not None:
+                judges["true_drift"] = hamiltonians[true]
+
+            @jax.jit
+            @jax.vmap
+            def follow(body, hamiltonian=hamiltonian, judges=judges, options=options):
+                path, ok = roll_out(hamiltonian, body, times, **options)
+                kinetic = 0.5 * jnp.sum(jnp.sum(path.velocity**2, axis=-1) / path.mass, axis=-1)
+                unit = jnp.where(kinetic[0] > 0, kinetic[0], jnp.max(kinetic))
+                unit = jnp.where(unit > 0, unit, 1.0)
+                drifts = {k: jnp.max(energy_drift(h, path, unit)) for k, h in judges.items()}
+                return drifts, ok & jnp.all(jnp.isfinite(jnp.stack(list(drifts.values()))))
+
+            drifts, ok = jax.tree.map(np.asarray, follow(start))
+            row: dict[str, Any] = dict(hamiltonian=name, solver=solver, true_drift=None)
+            # A path that failed counts as the worst: which ones fail depends on the energy.
+            row |= {k: float(np.median(np.where(ok, x, np.inf))) for k, x in drifts.items()}
+            rows.append(row | dict(failed=int(np.sum(~ok)), paths=len(ok)))
+    return rows

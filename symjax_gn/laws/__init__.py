@@ -1,0 +1,1 @@
+"""Expressions: searched for, refined and rated."""

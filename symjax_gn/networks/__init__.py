@@ -1,0 +1,1 @@
+"""Graph networks and how they are trained."""

@@ -1,0 +1,1 @@
+"""Laws of motion as pure functions, and bodies followed in time."""
