@@ -19,13 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from _results import open_out, save
 
-from symjax_gn.data.graphs import complete_edges
-from symjax_gn.networks import training
+from symjax_gn.data.graphs import complete_edges, flatten, stack_graphs
+from symjax_gn.data.nodes import take_nodes
+from symjax_gn.model import predict
+from symjax_gn.networks.graphnet import GraphNet
+from symjax_gn.networks.hamiltonian import FlatHGN
+from symjax_gn.networks.layers import Properties
 from symjax_gn.networks.losses import relative_loss
 from symjax_gn.physics.dynamics import to_canonical
 from symjax_gn.physics.systems import sample_normal
 
 SENDERS, RECEIVERS = complete_edges(4)
+PROPERTIES = Properties(("charge",), ("mass",))
 
 
 def reverse_over_reverse(energy):
@@ -91,7 +96,7 @@ WAYS = {
 
 def gathered(nodes):
     """Receivers and senders by indexing, whose transpose is a scatter."""
-    return [jax.tree.map(lambda x, i=i: x[i], nodes) for i in (RECEIVERS, SENDERS)]
+    return [take_nodes(nodes, index) for index in (RECEIVERS, SENDERS)]
 
 
 def multiplied(nodes):
@@ -114,7 +119,7 @@ def hamiltonian_step(model, way, pairs_of=gathered):
     def loss(params, nodes, target):
         def one(body):
             total, slope = value_and_slope(params, to_canonical(body))
-            penalty = total**2 + jnp.sum(slope.charge**2) + jnp.sum(slope.mass**2)
+            penalty = total**2 + sum(jnp.sum(x**2) for x in slope.properties.values())
             return -slope.position / body.mass[:, None], slope.velocity, penalty
 
         acceleration, velocity, penalty = jax.vmap(one)(nodes)
@@ -128,8 +133,8 @@ def network_step(model):
     """The same for a graph network."""
 
     def loss(params, nodes, target):
-        one = lambda body: model.apply(params, body, SENDERS, RECEIVERS).acceleration  # noqa: E731
-        return relative_loss(jax.vmap(one)(nodes), target)
+        graphs = stack_graphs(nodes, jnp.asarray(SENDERS), jnp.asarray(RECEIVERS))
+        return relative_loss(predict(model, params, graphs).value, target)
 
     return jax.jit(jax.grad(loss))
 
@@ -147,23 +152,23 @@ def main():
     args = parser.parse_args()
     open_out(args.out)
     options = dict(width=args.width, depth=args.depth)
-    hamiltonian = training.make_model("flathgn", args.dim, **options)
-    network = training.make_model("bottleneck", args.dim, **options)
+    options |= dict(outputs=args.dim, properties=PROPERTIES, weight="mass")
+    hamiltonian = FlatHGN(**options)
+    network = GraphNet(message_dim=args.dim, **options)
     rows = []
     for batch in args.batch_sizes:
         keys = jax.random.split(jax.random.key(0), batch)
         nodes = jax.vmap(lambda key: sample_normal(key, 4, args.dim))(keys)
         target = jax.random.normal(jax.random.key(1), (batch, 4, args.dim))
-        one = jax.tree.map(lambda x: x[0], nodes)
+        one = stack_graphs(jax.tree.map(lambda x: x[:1], nodes), SENDERS, RECEIVERS)
+        one = jax.tree.map(jnp.asarray, flatten(one))
         steps = {name: hamiltonian_step(hamiltonian, way) for name, way in WAYS.items()}
         steps["reverse over reverse, products in place of indices"] = hamiltonian_step(
             hamiltonian, reverse_over_reverse, multiplied
         )
         steps["graph network"] = network_step(network)
         params = {
-            name: (network if name == "graph network" else hamiltonian).init(
-                jax.random.key(2), one, SENDERS, RECEIVERS
-            )
+            name: (network if name == "graph network" else hamiltonian).init(jax.random.key(2), one)
             for name in steps
         }
         found = {name: step(params[name], nodes, target) for name, step in steps.items()}

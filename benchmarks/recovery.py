@@ -31,7 +31,7 @@ from pathlib import Path
 from _results import commit, load_rows, open_out, save
 
 from symjax_gn.data.checks import check_choice
-from symjax_gn.networks.training import STRATEGIES
+from symjax_gn.networks.strategies import STRATEGIES
 from symjax_gn.physics.simulation import SimulationWarning
 from symjax_gn.physics.systems import SYSTEMS
 

@@ -20,9 +20,11 @@ import numpy as np
 from _results import open_out, save
 from scipy.integrate import cumulative_trapezoid
 
-from symjax_gn.data.nodes import Body
-from symjax_gn.physics.simulation import SOLVERS, simulate, solve
-from symjax_gn.physics.systems import SYSTEMS, energy
+from symjax_gn.data.nodes import Nodes
+from symjax_gn.physics.dynamics import follow_system
+from symjax_gn.physics.forces import energy
+from symjax_gn.physics.simulation import SOLVERS, simulate
+from symjax_gn.physics.systems import SYSTEMS
 
 OUTPUTS = 500
 
@@ -31,7 +33,7 @@ def measure_speed(count, sample, repeats):
     """Seconds of `count` simulations at once and, scaled up, of a loop of single ones."""
     system = SYSTEMS["spring"]
     times = jnp.asarray(system.dt * np.arange(OUTPUTS), jnp.float32)
-    single = jax.jit(lambda key: solve(system, system.sample(key, 4, 2), times))
+    single = jax.jit(lambda key: follow_system(system, system.sample(key, 4, 2), times))
 
     def loop(key):
         for one in jax.random.split(key, sample):
@@ -62,12 +64,12 @@ def measure_drift(system, solver):
         num_outputs=OUTPUTS,
         solver=solver,
     )
-    one = jax.vmap(lambda *fields: energy(system, Body(*fields)), (0, 0, None, None))
-    total = jax.vmap(one)(run.position, run.velocity, run.mass, run.charge)
+    one = jax.vmap(lambda *fields: energy(system, Nodes(*fields)), (0, 0, None))
+    total = jax.vmap(one)(run.position, run.velocity, run.properties)
     # Drag takes energy: what it has taken counts as still there (trapezoids between outputs).
     power = system.drag * np.sum(run.velocity**2, axis=(2, 3), dtype=np.float64)
     total = total + cumulative_trapezoid(power, run.time, axis=1, initial=0)
-    kinetic = 0.5 * np.sum(run.mass[:, None, :, None] * run.velocity**2, axis=(2, 3))
+    kinetic = 0.5 * np.sum(run.properties["mass"][:, None, :, None] * run.velocity**2, axis=(2, 3))
     drift = np.max(np.abs(total - total[:, :1]), axis=1) / np.max(kinetic, axis=1)
     return float(np.median(drift)), float(np.max(drift)), run.failed
 

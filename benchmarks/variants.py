@@ -19,8 +19,7 @@ from symjax_gn.data.checks import check_choice
 from symjax_gn.physics.simulation import SimulationWarning
 from symjax_gn.physics.systems import SYSTEMS
 
-PAPER = "--network paper --width 300 --depth 2 --loss absolute --focus 1 --optimizer adam "
-PAPER += "--learning-rate 1e-3 --steps 8000 --gauge messages --flatten 0 --errors absolute"
+PAPER = "--preset paper --steps 8000"
 VARIANTS = {
     "defaults": "",
     "focus 1": "--focus 1",

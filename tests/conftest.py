@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from symjax_gn.data import datasets
-from symjax_gn.networks import training
+from symjax_gn.networks import strategies, training
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
 
@@ -42,7 +42,7 @@ def spring_parts(spring_dataset):
 @pytest.fixture(scope="session")
 def trained(spring_parts):
     """A network that has seen a little; good enough to look at, not to judge."""
-    model = training.make_model("bottleneck", 2, width=16, depth=2)
+    model = strategies.make_model("bottleneck", spring_parts[0], width=16, depth=2)
     return training.fit(
         jax.random.key(2), *spring_parts[:2], model=model, steps=400, batch_size=16, intervals=4
     )
@@ -51,7 +51,8 @@ def trained(spring_parts):
 @pytest.fixture(scope="session")
 def hamiltonian(spring_parts):
     """A Hamiltonian network, trained as little."""
-    model = training.make_model("flathgn", 2, width=16, depth=2, dissipative=True)
+    sizes = dict(width=16, depth=2, dissipative=True)
+    model = strategies.make_model("flathgn", spring_parts[0], **sizes)
     options = dict(steps=400, batch_size=16, intervals=4)
     return training.fit(
         jax.random.key(2), *spring_parts[:2], strategy="flathgn", model=model, **options

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import sympy
 
+from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.discovery.distillation import (
     across_share,
     direction_matrix,
@@ -41,8 +42,9 @@ def planted(law, unit=1.0, mass_unit=1.0, force_unit=1.0, across=0.0, tilt=0.0):
     messages = influence @ np.array([[1.0, 0.2], [-0.4, 0.7]])
     return MessageTable(
         features=features, scales=scales, messages=messages, components=np.arange(2),
-        influence=influence * force_unit, one_body_force=0 * influence,
-        message_scale=np.ones(COUNT), offset=0 * influence, force=influence * force_unit,
+        force=influence * force_unit, alone=0 * influence,
+        message_scale=np.ones(COUNT), offset=0 * influence, true_force=influence * force_unit,
+        quantity=ACCELERATION,
     )  # fmt: skip
 
 
@@ -71,8 +73,8 @@ def test_a_central_law_comes_out_in_the_users_units(law, units):
     columns = np.stack(list(table.features.values()), axis=-1)
     for k, component in enumerate(found.components):
         value = to_numpy(component, list(table.features))(columns)
-        error = np.abs(value - table.influence[:, k])
-        size = np.linalg.norm(table.influence, axis=1)
+        error = np.abs(value - table.force[:, k])
+        size = np.linalg.norm(table.force, axis=1)
         # The planted noise is 1e-3, the law must be better than its tail.
         assert np.median(error / size) < 5e-3
     scalar = {str(symbol) for symbol in found.scalar.free_symbols}
@@ -83,7 +85,7 @@ def check_components(found, table):
     columns = np.stack(list(table.features.values()), axis=-1)
     for k, component in enumerate(found.components):
         value = to_numpy(component, list(table.features))(columns)
-        assert np.median(np.abs(value - table.influence[:, k])) < 0.02
+        assert np.median(np.abs(value - table.force[:, k])) < 0.02
 
 
 def test_forces_across_the_line_of_centres_are_noticed():
@@ -121,7 +123,7 @@ def test_the_matrix_of_a_central_force_is_one(dim):
         features = table.features | {"dz": RNG.normal(size=COUNT)}
         vectors = np.stack([features[f"d{axis}"] for axis in "xyz"], axis=1)
         features["r"] = np.linalg.norm(vectors, axis=1)
-        table = table._replace(features=features, influence=vectors * features["m_i"][:, None])
+        table = table._replace(features=features, force=vectors * features["m_i"][:, None])
     np.testing.assert_allclose(direction_matrix(table), np.eye(dim), atol=1e-6)
 
 
@@ -190,7 +192,7 @@ def test_drag_is_found_along_the_velocity():
     table = planted(spring)
     velocity = np.stack([table.features["vx_i"], table.features["vy_i"]], axis=1)
     noise = 1e-2 * RNG.normal(size=velocity.shape)
-    found = distill_one_body(table._replace(one_body_force=-0.5 * velocity + noise), [ENGINE])
+    found = distill_one_body(table._replace(alone=-0.5 * velocity + noise), [ENGINE])
     assert found.form == "along velocity"
     columns = np.stack(list(table.features.values()), axis=-1)
     for k in range(2):
@@ -203,7 +205,7 @@ def test_gravity_is_found_component_by_component():
     table = planted(spring)
     down = np.stack([np.zeros(COUNT), -9.8 * table.features["m_i"]], axis=1)
     noise = 1e-2 * RNG.normal(size=down.shape)
-    found = distill_one_body(table._replace(one_body_force=down + noise), [ENGINE])
+    found = distill_one_body(table._replace(alone=down + noise), [ENGINE])
     assert found.form == "components"
     assert found.components[0] == 0
     assert found.components[1].free_symbols == {sympy.Symbol("m_i")}
@@ -212,7 +214,7 @@ def test_gravity_is_found_component_by_component():
 
 def test_no_force_on_a_body_alone():
     table = planted(spring)
-    small = table._replace(one_body_force=1e-3 * RNG.normal(size=(COUNT, 2)))
+    small = table._replace(alone=1e-3 * RNG.normal(size=(COUNT, 2)))
     found = distill_one_body(small, [ENGINE])
     assert found.form == "none"
     assert found.components == (0, 0)
@@ -238,7 +240,7 @@ def test_no_engine():
 
 def test_constant_influence_is_an_error():
     table = planted(lambda r, m_i, m_j: np.ones_like(r))
-    flat = table._replace(influence=np.ones_like(table.influence))
+    flat = table._replace(force=np.ones_like(table.force))
     with pytest.raises(ValueError, match="constant: there is no law"):
         distill(flat, [ENGINE], form="components", power=0, processes=1)
 
@@ -262,7 +264,7 @@ def test_one_dimension():
     table = planted(spring)
     x = 2 * RNG.normal(size=COUNT)
     features = {k: v for k, v in table.features.items() if "y" not in k} | {"dx": x, "r": abs(x)}
-    table = table._replace(features=features, influence=(2 * (abs(x) - 1) * np.sign(x))[:, None])
+    table = table._replace(features=features, force=(2 * (abs(x) - 1) * np.sign(x))[:, None])
     found = distill(table, [ENGINE], processes=1)
     assert found.form == "central" and len(found.components) == 1
     np.testing.assert_array_equal(direction_matrix(table), [[1.0]])
@@ -272,7 +274,7 @@ def test_drag_of_several_terms_is_nothing_at_rest():
     table = planted(spring)
     velocity = np.stack([table.features["vx_i"], table.features["vy_i"]], axis=1)
     speed = np.linalg.norm(velocity, axis=1, keepdims=True)
-    found = distill_one_body(table._replace(one_body_force=-(1 + 0.5 * speed) * velocity), [ENGINE])
+    found = distill_one_body(table._replace(alone=-(1 + 0.5 * speed) * velocity), [ENGINE])
     rest = {sympy.Symbol("vx_i"): 0.0, sympy.Symbol("vy_i"): 0.0}
     assert [component.subs(rest) for component in found.components] == [0, 0]
     values = {sympy.Symbol("vx_i"): 3.0, sympy.Symbol("vy_i"): 4.0}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sympy
 
+from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.discovery import energies as energy_module
 from symjax_gn.discovery.distillation import ForceLaw
 from symjax_gn.discovery.energies import (
@@ -58,9 +59,9 @@ def planted(potential, additive=0.0, across=0.0):
     energy = energy + to_numpy(sympy.sympify(additive), [*features, *momenta])(columns)
     table = MessageTable(
         features=features, scales=dict.fromkeys(features, 1.0), messages=energy[:, None],
-        components=np.zeros(1, int), influence=slope[:, None] * direction,
-        one_body_force=np.zeros((COUNT, 2)), message_scale=np.ones(COUNT),
-        offset=np.zeros((COUNT, 2)), force=None,
+        components=np.zeros(1, int), force=slope[:, None] * direction,
+        alone=np.zeros((COUNT, 2)), message_scale=np.ones(COUNT),
+        offset=np.zeros((COUNT, 2)), true_force=None, quantity=ACCELERATION,
     )  # fmt: skip
     return EnergyTable(table, velocity, change)
 

@@ -3,7 +3,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from symjax_gn.networks.pruning import Cut, cut_or_undo, fading, kept_components, prune
+from symjax_gn.networks.pruning import Cut, fade, keep_or_undo, kept_components, prune
 
 
 def test_pruning_schedule():
@@ -12,8 +12,8 @@ def test_pruning_schedule():
     assert kept[65:] == [1.0] * 36
     assert all(a >= b for a, b in itertools.pairwise(kept))
     assert abs(kept[32] - 51) <= 2
-    assert fading(0.0) == 1
-    assert fading(0.65) == fading(1.0) == 0
+    assert fade(0.0) == 1
+    assert fade(0.65) == fade(1.0) == 0
 
 
 def test_the_least_significant_go_first_and_stay_away():
@@ -26,7 +26,7 @@ def test_the_least_significant_go_first_and_stay_away():
 def test_a_cut_that_takes_too_much_is_undone():
     def step(value, mask, cut, loss, progress):
         params = {"w": jnp.array(value)}
-        return cut_or_undo(params, jnp.array(mask), cut, loss, spread, progress)
+        return keep_or_undo(params, jnp.array(mask), cut, loss, spread, progress)
 
     spread = jnp.array([3.0, 2.0, 1.0, 0.1])
     start = Cut({"w": jnp.array(0.0)}, jnp.ones(4), spread, jnp.inf, jnp.array(1.0))
@@ -56,7 +56,7 @@ def test_a_rise_of_less_than_a_tenth_is_no_harm():
     for loss, kept in ((0.19, 1), (0.21, 2)):
         spread = jnp.array([3.0, 2.0, 1.0])
         before = Cut({}, jnp.ones(3), spread, jnp.array(0.1), jnp.array(1.0))
-        _, mask, _ = cut_or_undo({}, jnp.array([1.0, 0, 0]), before, loss, spread, 0.9)
+        _, mask, _ = keep_or_undo({}, jnp.array([1.0, 0, 0]), before, loss, spread, 0.9)
         assert np.sum(mask) == kept
 
 
@@ -65,5 +65,5 @@ def test_nothing_is_cut_at_the_end():
     spread = jnp.array([3.0, 2.0, 1.0])
     for mask, loss, kept in (([1.0, 1, 1], 0.1, 3), ([1.0, 1, 0], 0.1, 2), ([1.0, 1, 0], 0.3, 3)):
         before = Cut({}, jnp.ones(3), spread, jnp.array(0.1), jnp.array(1.0))
-        _, mask, _ = cut_or_undo({}, jnp.array(mask), before, loss, spread, jnp.array(1.0))
+        _, mask, _ = keep_or_undo({}, jnp.array(mask), before, loss, spread, jnp.array(1.0))
         assert np.sum(mask) == kept

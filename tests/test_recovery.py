@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from symjax_gn.settings import check_settings
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -113,9 +115,7 @@ def test_every_variant_is_an_option_of_the_main_job(recovery, monkeypatch):
     variants = load("variants", monkeypatch)
     job = recovery.load_job()
     for options in variants.VARIANTS.values():
-        args = job.parse(options.split())
-        for name, choices in (("loss", job.LOSSES), ("node", job.NODES), ("pair", job.PAIRS)):
-            assert getattr(args, name) in choices
+        check_settings(job.parse(options.split()).settings)
 
 
 def test_flathgn_is_the_other_job(recovery):
@@ -124,8 +124,8 @@ def test_flathgn_is_the_other_job(recovery):
         assert job.__name__ == "discover_potential"
         start = ["--system", system, "--dim", "2", "--seed", "3"]
         assert arguments == [*start, *options, "--steps", "9"]
-        assert job.parse(arguments).dissipative == bool(options)
-        assert job.parse(arguments[:-2]).steps == 16_000
+        assert job.parse(arguments).settings.dissipative == bool(options)
+        assert job.parse(arguments).settings.strategy == "flathgn"
     assert recovery._error_text("spring-2", "flathgn", [dict(
         n=4, test_error=dict(value=0.04, mean_abs_target=4.0), law_error=0.04,
     )]).endswith("[0.016; 0.62]")  # fmt: skip
@@ -156,7 +156,7 @@ def test_an_error_in_a_cell_is_a_row(recovery, monkeypatch, tmp_path):
     run(recovery, monkeypatch, *cells, "--options", "--steps", "0")
     (row,) = rows(out)
     assert row["recovered"] is False
-    assert "--steps must be at least 1" in row["error"]
+    assert "--steps must be a whole number of at least 1" in row["error"]
 
 
 def test_an_exception_in_a_cell_is_a_row_that_is_tried_again(recovery, fake, monkeypatch, tmp_path):
@@ -165,10 +165,10 @@ def test_an_exception_in_a_cell_is_a_row_that_is_tried_again(recovery, fake, mon
     fresh = load("recovery", monkeypatch)
     job = fresh.load_job()
 
-    def broken(args):
+    def broken(arguments):
         raise TypeError("not so")
 
-    monkeypatch.setattr(job, "discover", broken)
+    monkeypatch.setattr(job, "main", broken)
     run(fresh, monkeypatch, *cells)
     assert rows(out)[0]["error"] == "TypeError: not so"
     # The row stays until there is a better one, and a better one takes its place.

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from symjax_gn.discovery.distillation import ForceLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
+from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law, ParetoFront
 from symjax_gn.report import records
 from symjax_gn.report.markdown import report_markdown
@@ -84,12 +85,12 @@ def test_energies_are_said():
     p, mass = sympy.symbols("p m_i")
     check = dict(median=0.01, quantile_90=0.02, holds=True)
     rows = [
-        dict(solver="symplectic", hamiltonian="network", own_drift=0.1, true_drift=None,
+        dict(solver="midpoint", hamiltonian="network", own_drift=0.1, true_drift=None,
              failed=1, paths=8)
     ]  # fmt: skip
     front = ParetoFront((), 0.0)
     for potential, rollouts, words in (
-        (R**2, rows, ["$$ r^{2} $$", "| symplectic | network | 0.1 |  | 7 of 8 |", "3.00%"]),
+        (R**2, rows, ["$$ r^{2} $$", "| midpoint | network | 0.1 |  | 7 of 8 |", "3.00%"]),
         (None, None, ["No potential:", "No paths were followed: because."]),
     ):
         found = records.energy_record(
@@ -106,7 +107,7 @@ def test_energies_are_said():
 
 
 def test_latex_uses_the_symbols_of_physics():
-    assert records.law_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
+    assert to_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

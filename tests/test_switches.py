@@ -38,6 +38,40 @@ def test_smooth_laws_have_none(smooth):
     assert find_switch(FEATURES, smooth + NOISE, float(np.mean(np.abs(smooth)))) is None
 
 
+def test_a_step_down_has_a_negative_jump_and_any_order_of_samples_will_do():
+    order = RNG.permutation(1000)
+    shuffled = {name: column[order] for name, column in FEATURES.items()}
+    found = find_switch(shuffled, (NOISE - np.where(R > 3, 2.0, 0.5))[order], 1.0)
+    assert found is not None
+    assert found.threshold == pytest.approx(3.0, abs=0.02)
+    assert found.jump == pytest.approx(-1.5, abs=0.05)
+
+
+def test_the_feature_that_decides_is_found():
+    found = find_switch(FEATURES, np.where(FEATURES["m_i"] > 1.2, 1.0, 0.0) + NOISE, 1.0)
+    assert found is not None and found.feature == "m_i"
+    assert found.threshold == pytest.approx(1.2, abs=0.01)
+
+
+def test_small_gaps_and_gaps_within_the_noise_are_none():
+    gap = np.where(R > 2, 0.5, 0.0)
+    assert find_switch(FEATURES, gap + NOISE, 1.0) is not None
+    assert find_switch(FEATURES, gap + NOISE, 1.8) is None
+    assert find_switch(FEATURES, gap + NOISE, 1.8, least=0.2) is not None
+    # A gap of 0.5 is some ten standard errors.
+    assert find_switch(FEATURES, gap + 10 * NOISE, 1.0) is None
+    assert find_switch(FEATURES, gap + 10 * NOISE, 1.0, sure=5.0) is not None
+
+
+def test_few_samples_and_repeated_values_tell_nothing():
+    gap = np.where(R > 2, 1.0, 0.0)
+    assert find_switch({"r": R[::6]}, gap[::6], 1.0) is None
+    assert find_switch({"r": R[::4]}, gap[::4], 1.0) is not None
+    assert find_switch({"r": np.round(R)}, gap, 1.0) is None
+    # Enough different values, but equal ones in many windows.
+    assert find_switch({"r": np.where(R < 2, 1.0, R)}, NOISE, 1.0) is None
+
+
 def test_the_expression_of_a_step():
     expression = step(Switch("r", 2.0, 1.0)) * (2.0 * sympy.Symbol("r") - 1.98)
     values = np.array([[1.0], [1.999], [2.001], [3.0]])

@@ -1,202 +1,235 @@
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset, take
-from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
-from symjax_gn.discovery.energies import refitted_potential
-from symjax_gn.discovery.refitting import law_accelerations, law_error, refit
-from symjax_gn.physics.simulation import simulate
-from symjax_gn.physics.systems import SYSTEMS
+from symjax_gn.data.datasets import Dataset, dataset_from_graphs
+from symjax_gn.data.graphs import GraphsTuple, complete_edges, flatten, from_jraph, stack_graphs
+from symjax_gn.data.nodes import Nodes
+from symjax_gn.data.quantities import ACCELERATION, Quantity
+from symjax_gn.data.space import Space
+from symjax_gn.laws.symbolic import SymbolicModel, load_law, save_law
+from symjax_gn.model import held_out_error, predict
 
-NAMES = "dx dy r m_i m_j vx_i vy_i"
-DX, DY, R, MI, MJ, VX, VY = sympy.symbols(NAMES)
-LAWS = {
-    "r1": ([MI * MJ * x / (R * (R + 0.01)) for x in (DX, DY)], [sympy.Integer(0)] * 2),
-    "damped": ([2 * (R - 0.99) * x / R for x in (DX, DY)], [-VX, -VY]),
-    "string": ([2 * (R - 0.99) * x / R for x in (DX, DY)], [sympy.Integer(0), -MI]),
-}
+R, DX, DY, M, E0, E1 = sympy.symbols("r dx dy m_i e_0 e_1")
+SPRING = SymbolicModel(
+    tuple((2.0 * R - 1.5) * d / R for d in (DX, DY)),
+    (E0 / M, E1 / M - 0.25),
+    provenance={"seed": 0},
+)
+
+
+def bodies(num_graphs=5, num_nodes=4):
+    rng = np.random.default_rng(0)
+    position = rng.normal(size=(num_graphs, num_nodes, 2))
+    mass = np.exp(rng.normal(size=(num_graphs, num_nodes)))
+    return stack_graphs(Nodes(position, None, {"mass": mass}), *complete_edges(num_nodes))
+
+
+def spring_by_hand(graphs):
+    """The same law in plain NumPy loops."""
+    position, mass = graphs.nodes.position, graphs.nodes.mass
+    found = np.zeros_like(position)
+    for g in range(position.shape[0]):
+        for i in range(position.shape[1]):
+            for j in range(position.shape[1]):
+                if i != j:
+                    way = position[g, j] - position[g, i]
+                    r = np.linalg.norm(way)
+                    found[g, i] += (2 * r - 1.5) * way / r / mass[g, i]
+    found[..., 1] -= 0.25
+    return found
+
+
+def test_a_law_predicts_what_it_says():
+    graphs = bodies()
+    # float64 throughout.
+    np.testing.assert_allclose(SPRING.predict(graphs), spring_by_hand(graphs), rtol=1e-12)
+
+
+def test_the_call_of_a_network_gives_the_same():
+    graphs = bodies()
+    params = SPRING.init(jax.random.key(0), graphs)
+    found = predict(SPRING, params, graphs)
+    expected = spring_by_hand(graphs)
+    # float32, and differences of nearby bodies.
+    np.testing.assert_allclose(found.value, expected, rtol=1e-4, atol=1e-5)
+    assert found.messages.shape == (5, 12, 2)
+    jitted = jax.jit(lambda p, g: predict(SPRING, p, g).value)(params, graphs)
+    np.testing.assert_allclose(jitted, found.value, rtol=1e-5, atol=1e-6)
+
+
+def test_vmap_over_constants_is_a_loop_and_grad_is_a_difference():
+    graphs = bodies()
+    params = SPRING.init()
+    many = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), params)
+
+    def total(params):
+        return jnp.sum(predict(SPRING, params, graphs).value ** 2)
+
+    both = jax.vmap(total)(many)
+    alone = [total(jax.tree.map(lambda x, k=k: x[k], many)) for k in range(2)]
+    np.testing.assert_allclose(both, alone, rtol=1e-5)
+    slope = jax.grad(total)(params)["message"][0][1]
+    step = 1e-2
+    ends = []
+    for sign in (1, -1):
+        message = [params["message"][0].at[1].add(sign * step), params["message"][1]]
+        ends.append(total(params | {"message": message}))
+    # The law is quadratic in its constants: central differences err by rounding alone.
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-3)
+
+
+def test_contributions_are_forces_and_what_is_there_without():
+    graphs = bodies(1)
+    nodes = jax.tree.map(lambda x: jnp.asarray(x[0]), graphs.nodes)
+    receiver = jax.tree.map(lambda x: x[0], nodes)
+    # One more sender that is padding.
+    senders = jax.tree.map(lambda x: x[jnp.array([1, 2, 3, 3])], nodes)
+    present = jnp.array([True, True, True, False])
+    found = SPRING.apply(
+        SPRING.init(), receiver, senders, present, jnp.ones(2), method="contributions"
+    )
+    mass = float(receiver.mass)
+    np.testing.assert_allclose(found.value, spring_by_hand(graphs)[0, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.alone, [0.0, -0.25 * mass], atol=1e-5 * mass)
+    whole = np.sum(found.terms[:3], axis=0) + found.alone
+    np.testing.assert_allclose(whole, mass * found.value, rtol=1e-4, atol=1e-5)
+
+
+def test_masked_messages_say_nothing():
+    graphs = bodies()
+    found = predict(SPRING, SPRING.init(), graphs, mask=jnp.array([0.0, 1.0])).value
+    expected = spring_by_hand(graphs)
+    np.testing.assert_allclose(found[..., 0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(found[..., 1], expected[..., 1], rtol=1e-4, atol=1e-5)
+
+
+def test_elements_of_sets():
+    x = np.random.default_rng(1).normal(size=(6, 10, 2))
+    law = SymbolicModel(
+        (sympy.exp(sympy.Symbol("x_1")) - sympy.Symbol("x_2"),),
+        (2.0 * E0**2,),
+        elements="nodes",
+        quantity=Quantity("z", "graph"),
+    )
+    single = [GraphsTuple(one, None, None, None, None, np.array([10]), np.array([0])) for one in x]
+    graphs = from_jraph(single)
+    expected = 2 * np.sum(np.exp(x[..., 0]) - x[..., 1], axis=1) ** 2
+    np.testing.assert_allclose(law.predict(graphs)[:, 0], expected, rtol=1e-12)
+    # float32.
+    found = predict(law, law.init(), graphs).value[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_sets_of_unequal_size_are_padded_and_the_padding_counts_for_nothing():
+    rng = np.random.default_rng(2)
+    sets = [rng.normal(size=(size, 1)) for size in (3, 7, 5)]
+    single = [
+        GraphsTuple(
+            nodes=x,
+            edges=None,
+            senders=None,
+            receivers=None,
+            globals={"z": np.array([np.sum(x**2)])},
+            n_node=np.array([len(x)]),
+            n_edge=np.array([0]),
+        )
+        for x in sets
+    ]
+    data = dataset_from_graphs(single, "z")
+    x = sympy.Symbol("x_1")
+    law = SymbolicModel((x**2,), (E0,), elements="nodes", quantity=data.quantity)
+    error, size = held_out_error(law, data)
+    assert error < 1e-12 * size
+    # float32.
+    found = predict(law, law.init(), data.graphs).value[:, 0]
+    np.testing.assert_allclose(found, data.target[:, 0], rtol=1e-5)
+
+
+def test_a_periodic_box_is_felt():
+    graphs = bodies()
+    boxed = SymbolicModel(SPRING.message, SPRING.update, space=Space((3.0, 3.0)))
+    moved = graphs.nodes.position.copy()
+    moved[:, 0] += [3.0, 0.0]
+    others = graphs._replace(nodes=graphs.nodes._replace(position=moved))
+    np.testing.assert_allclose(boxed.predict(others), boxed.predict(graphs), rtol=1e-9)
+    assert not np.allclose(SPRING.predict(others), SPRING.predict(graphs))
+
+
+def test_one_error_for_all_is_infinite_where_a_law_is_not_finite():
+    graphs = bodies()
+    data = Dataset(graphs, spring_by_hand(graphs), None, np.arange(5))
+    error, size = held_out_error(SPRING, data)
+    assert error < 1e-10 * size
+    pole = SymbolicModel(SPRING.message, (E0 / (E0 - E0 + 0.0 * M), E1))
+    assert held_out_error(pole, data)[0] == np.inf
+
+
+def test_saved_and_loaded_is_the_same_law(tmp_path):
+    path = tmp_path / "law.json"
+    law = SymbolicModel(SPRING.message, SPRING.update, space=Space((4.0, 5.0)), provenance={"a": 1})
+    save_law(path, law)
+    assert load_law(path) == law
+    read = json.loads(path.read_text())
+    assert read["version"] == 1
+    assert read["features"]["m_i"] == "property:mass"
+    assert sorted(set(map(abs, read["constants"]))) == [0.25, 1.5, 2.0]
 
 
 @pytest.mark.parametrize(
-    ("name", "num_nodes"), [("r1", 4), ("r1", 8), ("damped", 3), ("string", 5)]
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2 of law files"),
+        ({"format": "other"}, "is no law file"),
+        ({"message": "dx"}, "message must be a list of expressions"),
+        ({"message": ['__import__("os")']}, "column"),
+        ({"update": ["e_7"]}, "there are only 2 messages"),
+        ({"elements": "faces"}, "Unknown kind of elements"),
+        ({"quantity": {"name": "a", "speed": 1}}, "unexpected keyword"),
+        ({"box": [-1.0, 2.0]}, "must be positive"),
+        ({"update": []}, "at least one message and one update"),
+    ],
 )
-def test_the_true_laws_give_the_accelerations(name, num_nodes):
-    system = SYSTEMS[name]
-    run = simulate(jax.random.key(0), system, num_nodes=num_nodes, num_simulations=5, num_outputs=5)
-    dataset = make_dataset(run, *system.edges(num_nodes))
-    found = law_accelerations(*LAWS[name], dataset)
-    # The simulator's accelerations are float32.
-    np.testing.assert_allclose(found, dataset.acceleration, rtol=1e-3, atol=1e-3)
-    error, size = law_error(*LAWS[name], dataset)
-    assert error < 1e-4 * size
+def test_a_wrong_law_file_says_what_is_wrong(tmp_path, change, message):
+    path = tmp_path / "law.json"
+    save_law(path, SPRING)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_law(path)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_law_that_is_not_finite_has_infinite_error():
-    run = simulate(jax.random.key(0), SYSTEMS["spring"], num_simulations=3, num_outputs=3)
-    law = [sympy.log(-R), sympy.log(-R)]
-    assert law_error(law, [sympy.Integer(0)] * 2, make_dataset(run))[0] == np.inf
+@pytest.mark.parametrize("text", ["", "{", "[]", '"law"', "\x00\x01"])
+def test_damaged_law_files(tmp_path, text):
+    path = tmp_path / "law.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"law\.json is no law file"):
+        load_law(path)
 
 
-NOTHING = (sympy.Integer(0),) * 2
+def test_a_law_without_a_field_says_which(tmp_path):
+    path = tmp_path / "law.json"
+    save_law(path, SPRING)
+    contents = json.loads(path.read_text())
+    del contents["update"]
+    path.write_text(json.dumps(contents))
+    with pytest.raises(ValueError, match="lacks update"):
+        load_law(path)
 
 
-def picked(force, one_body=NOTHING, scalar=None):
-    """Laws as a regression leaves them."""
-    if scalar is not None:
-        force = [scalar * x / R for x in (DX, DY)]
-    form = "components" if scalar is None else "central"
-    law = ForceLaw(form, 0.0, None, tuple(force), scalar, (), (), 0, "")
-    return law, OneBodyLaw("none", 0.0, tuple(one_body), (), ())
+def test_variables_that_the_graphs_do_not_have():
+    law = SymbolicModel((sympy.Symbol("radius_j"), DX), (E0, E1))
+    with pytest.raises(ValueError, match="Unknown variable of the law 'radius_j'"):
+        law.predict(bodies())
+    with pytest.raises(ValueError, match="Unknown variable of the law 'radius_j'"):
+        predict(law, law.init(), bodies())
+    with pytest.raises(ValueError, match="Unknown method of a law"):
+        law.apply(law.init(), flatten(bodies()), method="energy")
 
 
-@pytest.fixture(scope="module")
-def damped():
-    run = simulate(jax.random.key(0), SYSTEMS["damped"], num_simulations=20, num_outputs=20)
-    return make_dataset(run)
-
-
-def test_a_refit_finds_the_constants_of_all_laws(damped):
-    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
-    scalar = sympy.Float(1.9) * R - sympy.Float(1.7)
-    for laws in (picked((), drag, scalar), picked(picked((), drag, scalar)[0].components, drag)):
-        found = refit(*laws, damped)
-        assert found.error < 1e-4 < found.error_before
-        assert found.distance == R
-        at = {DX: 3.0, DY: 0.0, R: 3.0, VX: 0.0, VY: 2.0}
-        # The simulator's accelerations are float32.
-        assert float(found.force[0].subs(at)) == pytest.approx(2 * 2.01, rel=1e-4)
-        assert float(found.one_body[1].subs(at)) == pytest.approx(-2.0, rel=1e-4)
-        assert (found.scalar is None) == (found.towards is None) == (laws[0].scalar is None)
-
-
-def test_a_refit_finds_the_softening_that_close_encounters_show():
-    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=20)
-    dataset = make_dataset(run)
-    found = refit(*picked((), scalar=MI * MJ / R), dataset)
-    # The system adds 0.01 to the distance; its accelerations are float32.
-    assert float(found.distance.subs(R, 0)) == pytest.approx(0.01, rel=1e-3)
-    assert found.distance.is_Add
-    assert found.scalar == MI * MJ / R
-    before, _ = law_error([MI * MJ * x / R**2 for x in (DX, DY)], NOTHING, dataset)
-    assert law_error(found.force, found.one_body, dataset)[0] < 1e-4 * before
-    pairs = dict(r=np.linspace(0.01, 3.0, 9), m_i=np.ones(9), m_j=np.ones(9))
-    potential = refitted_potential(found, pairs)
-    for r in (0.02, 2.0):
-        at = {R: r, MI: 1.5, MJ: 0.7}
-        slope = float(sympy.diff(potential, R).subs(at))
-        assert slope == pytest.approx(float(found.towards.subs(at)), rel=1e-6)
-    # Plummer's softening is told from this one.
-    c = 0.05
-    force = np.zeros_like(dataset.acceleration)
-    plummer = [MI * MJ * x / (R**2 + c**2) for x in (DX, DY)]
-    force = law_accelerations(plummer, NOTHING, dataset)
-    found = refit(*picked((), scalar=MI * MJ / R), dataset._replace(acceleration=force))
-    assert float(found.distance.subs(R, 0)) == pytest.approx(c, rel=1e-3)
-    assert not found.distance.is_Add
-    assert sympy.simplify(found.force[0] / plummer[0]).subs({R: 2.0}) == pytest.approx(1, rel=1e-3)
-
-
-def test_a_refit_leaves_alone_what_it_cannot_better(damped):
-    exact = picked((), [-VX, -VY], 2 * (R - sympy.Rational(99, 100)))
-    found = refit(*exact, damped)
-    assert found.distance == R
-    assert found.force == exact[0].components
-    assert found.error == found.error_before < 1e-4
-    pairs = dict(r=np.linspace(0.01, 3.0, 9))
-    potential = refitted_potential(found, pairs)
-    assert sympy.expand(potential) == R**2 - sympy.Rational(99, 50) * R
-    # A potential that is not real where the pairs are is none.
-    root = found._replace(scalar=sympy.sqrt(R - 1))
-    assert refitted_potential(root, dict(r=pairs["r"] + 1)) is not None
-    assert refitted_potential(root, pairs) is None
-    wrong = picked((), [-VX, -VY], sympy.Float(2.0) * R + sympy.log(-R))
-    assert refit(*wrong, damped).error == np.inf
-    assert refitted_potential(refit(*picked([DX, DY]), take(damped, np.arange(5))), pairs) is None
-
-
-@pytest.mark.parametrize("softening", [0.0, 5e-11])
-def test_a_refit_in_any_units(softening):
-    """Lengths of 1e-9 and a constant of 2e-20, of which a fixed step would see nothing."""
-    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=5)
-    dataset = make_dataset(run)
-    nodes = dataset.nodes._replace(position=1e-9 * np.asarray(dataset.nodes.position, np.float64))
-    dataset = dataset._replace(nodes=nodes)
-    true = sympy.Float(2e-20) * MI * MJ / (R + softening) ** 2
-    force = law_accelerations([true * x / R for x in (DX, DY)], NOTHING, dataset)
-    dataset = dataset._replace(acceleration=force)
-    found = refit(*picked((), scalar=sympy.Float(2.1e-20) * MI * MJ / R**2), dataset)
-    assert float(found.scalar.subs({MI: 1, MJ: 1, R: 1})) == pytest.approx(2e-20, rel=1e-4, abs=0)
-    # Data without softening must not be given one.
-    assert float(found.distance.subs(R, 0)) == pytest.approx(softening, rel=1e-3, abs=1e-15)
-
-
-def test_coincident_bodies_have_no_say_in_a_refit(damped):
-    position = np.array(damped.nodes.position)
-    position[::3, 1] = position[::3, 0]
-    together = damped._replace(nodes=damped.nodes._replace(position=position))
-    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
-    laws = picked((), drag, sympy.Float(1.9) * R - sympy.Float(1.7))
-    assert refit(*laws, together).error < 1e-4
-    position[:] = position[:, :1]
-    with pytest.raises(ValueError, match="All graphs have coincident bodies"):
-        refit(*laws, damped._replace(nodes=damped.nodes._replace(position=position)))
-
-
-def test_bad_laws(damped):
-    with pytest.raises(ValueError, match="2 dimensions need as many laws of each kind: got 1"):
-        law_error([DX], NOTHING, damped)
-    with pytest.raises(ValueError, match="Unknown variable of a law 'm_k'"):
-        law_error([DX, sympy.Symbol("m_k")], NOTHING, damped)
-    law, alone = picked([DX, DY])
-    with pytest.raises(ValueError, match='gauge="influence"'):
-        refit(law._replace(across=float("nan")), alone, damped)
-
-
-def test_a_refit_moves_thresholds():
-    run = simulate(jax.random.key(0), SYSTEMS["discontinuous"], num_simulations=200, num_outputs=20)
-    dataset = make_dataset(run)
-    r, c = sympy.Symbol("r"), sympy.Float(1.97)
-    scalar = (sympy.Float(1.95) * r - sympy.Float(1.9)) * sympy.Heaviside(r - c)
-    found = refit(*picked((), scalar=scalar), dataset)
-    (step,) = found.scalar.atoms(sympy.Heaviside)
-    # 20,000 pairs, the grid's steps are of 2e-3 / 20.
-    assert float(sympy.solve(step.args[0], r)[0]) == pytest.approx(1.99, abs=1e-3)
-    at = {R: 3.0, DX: 3.0}
-    assert float(found.force[0].subs(at)) == pytest.approx(2 * 2.01, rel=1e-3)
-    assert found.error < 0.01 * found.error_before
-
-
-def test_constants_of_a_law_and_its_softening_do_not_merge():
-    """exp(-(r + c)) (r + c + 1) is exp(-c) exp(-r) (r + 1 + c) to SymPy."""
-    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=20)
-    dataset = make_dataset(run)
-
-    def screened(a, b, s):
-        return a * MI * MJ * sympy.exp(-s) * (s + b) / s**2
-
-    true = screened(1, 1, R + 0.05)
-    force = law_accelerations([true * x / R for x in (DX, DY)], NOTHING, dataset)
-    start = screened(sympy.Float(1.02), sympy.Float(0.97), R)
-    found = refit(*picked((), scalar=start), dataset._replace(acceleration=force))
-    assert float(found.distance.subs(R, 0)) == pytest.approx(0.05, rel=1e-3)
-    for r in (0.1, 1.0, 3.0):
-        at = {MI: 1.3, MJ: 0.8, R: r, DX: r, DY: 0.0}
-        expected = float(true.subs(at))
-        assert float(found.towards.subs(at)) == pytest.approx(expected, rel=1e-4)
-        assert float(found.force[0].subs(at)) == pytest.approx(expected, rel=1e-4)
-        assert float(found.scalar.subs(at | {R: r + 0.05})) == pytest.approx(expected, rel=1e-3)
-
-
-def test_a_constant_that_may_as_well_be_zero_is(damped):
-    """A search takes the softening for r (r + 0.02); with the softening there is no 0.02."""
-    run = simulate(jax.random.key(0), SYSTEMS["r2"], num_simulations=100, num_outputs=20)
-    dataset = make_dataset(run)
-    found = refit(*picked((), scalar=MI * MJ / (R * (R + sympy.Float(0.0201)))), dataset)
-    assert found.scalar == MI * MJ / R**2
-    assert float(found.distance.subs(R, 0)) == pytest.approx(0.01, rel=1e-3)
-    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
-    scalar = sympy.Float(1.9) * R - sympy.Float(1.7) + sympy.Float(0.01) / R
-    found = refit(*picked((), drag, scalar), damped)
-    assert not found.scalar.has(1 / R)
+def test_the_quantity_is_kept():
+    assert SPRING.quantity is ACCELERATION and SPRING.level == "node"

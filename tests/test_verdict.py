@@ -1,11 +1,14 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data import datasets
-from symjax_gn.data.features import pair_bodies, pair_features, sample_pairs
+from symjax_gn.data import datasets, sampling
+from symjax_gn.data.features import pair_features
+from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.discovery.distillation import distill
 from symjax_gn.discovery.recording import MessageTable, record_messages
 from symjax_gn.discovery.verdict import judge, judge_kinetic, judge_one_body, judge_potential
@@ -144,7 +147,7 @@ def test_planted_messages_are_distilled(data):
     """Raw noisy messages in an unknown gauge, component by component, as in the paper."""
     system, train, *_ = data["spring"]
     rng = np.random.default_rng(0)
-    receiver, sender = pair_bodies(train, *sample_pairs(jax.random.key(2), train, 1500))
+    receiver, sender, *_ = sampling.sample_pairs(jax.random.key(2), train, 1500)
     force = true_forces(system, receiver, sender)
     messages = force @ rng.normal(size=(2, 2)).T + rng.normal(size=2)
     messages += 0.005 * rng.normal(size=messages.shape)
@@ -155,11 +158,12 @@ def test_planted_messages_are_distilled(data):
         scales=dict.fromkeys(features, 1.0),
         messages=messages,
         components=np.arange(2),
-        influence=nothing,
-        one_body_force=nothing,
+        force=nothing,
+        alone=nothing,
         message_scale=np.ones(len(force)),
         offset=nothing,
-        force=force,
+        true_force=force,
+        quantity=ACCELERATION,
     )
     engines = [OperonRegressor(seed=seed, evaluations=100_000) for seed in range(6)]
     law = distill(table, engines, gauge="messages", num_samples=800)
@@ -248,7 +252,8 @@ def test_a_force_that_most_bodies_do_not_feel(data):
         ),
     )
     centred = test.nodes.position - np.mean(test.nodes.position, axis=1, keepdims=True)
-    wide = test._replace(nodes=test.nodes._replace(position=centred))
+    graphs = test.graphs._replace(nodes=test.nodes._replace(position=centred))
+    wide = dataclasses.replace(test, graphs=graphs)
     share = np.mean(np.linalg.norm(centred, axis=-1) < 1)
     assert 0.15 < share < 0.5
     x, y = sympy.symbols("x_i y_i")
@@ -273,7 +278,7 @@ def test_shuffled_accelerations_are_never_a_recovered_law():
         run = simulate(keys[0], system, num_simulations=100, num_outputs=30, dt=0.05)
         parts = datasets.split(keys[1], datasets.make_dataset(run))
         shuffled = [
-            part._replace(acceleration=jax.random.permutation(keys[2], part.acceleration))
+            dataclasses.replace(part, target=jax.random.permutation(keys[2], part.target))
             for part in parts[:2]
         ]
         trained = fit(keys[3], *shuffled, steps=1000)

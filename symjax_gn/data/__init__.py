@@ -1,1 +1,1 @@
-"""What the data are: graphs, units and files. Knows no physics."""
+"""What the data are: graphs, their targets, units and files. Knows no physics."""

@@ -1,20 +1,95 @@
 """Errors at the border: what was got, what is needed, what to do."""
 
 import difflib
+import math
+import numbers
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 
-def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
-    """Raise a `ValueError` that lists the choices, nearest first, unless `name` is one."""
+def check_choice(what: str, name: Any, choices: Iterable[str]) -> None:
+    """Raise a `ValueError` that lists the choices, nearest first, unless `name` is one.
+
+    >>> check_choice("solver", "adaptiv", ["adaptive", "midpoint"])
+    Traceback (most recent call last):
+    ValueError: Unknown solver 'adaptiv'. Did you mean 'adaptive'? Choose from: adaptive, midpoint.
+    """
     choices = list(choices)
-    if name in choices:
+    if isinstance(name, str) and name in choices:
         return
     near = difflib.get_close_matches(str(name), choices, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
 
 
-def check_at_least(name: str, value: float, least: float) -> None:
-    """Raise a `ValueError` that names the argument unless its value is at least `least`."""
-    if not value >= least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
+def check_number(
+    name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf
+) -> None:
+    """Raise a `ValueError` unless a value is one finite real number within its bounds.
+
+    Args:
+        name: what the message calls it.
+        value: the number; booleans, text and arrays of more than one number are none.
+        least: smallest value that is allowed.
+        above: value that must be exceeded.
+    """
+    try:
+        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number) and number >= least and number > above:
+        return
+    bound = f" of at least {least}" if least > -math.inf else ""
+    bound = f" above {above}" if above > -math.inf else bound
+    raise ValueError(f"{name} must be a finite number{bound}, got {shown(value)}.")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise a `ValueError` that names the argument unless it is a whole number >= `least`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or int(value) < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}.")
+
+
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str = "") -> None:
+    """Raise a `ValueError` unless a value is of a type; `advice` says how to get one."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(one.__name__ for one in kinds)
+        raise ValueError(f"{name} must be a {wanted}, got {shown(value)}. {advice}".rstrip())
+
+
+def as_floats(name: str, value: Any) -> np.ndarray:
+    """The value as a float64 array.
+
+    Raises:
+        ValueError: it holds text, complex numbers or objects, or rows of unequal length.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of unequal length: {error}") from error
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"{name} must hold real numbers, got an array of type {array.dtype}.")
+    return array.astype(np.float64)
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raise a `ValueError` that says how many values are not finite, and where the first is."""
+    bad = ~np.isfinite(np.asarray(value))
+    if np.any(bad):
+        place = tuple(int(k) for k in np.argwhere(bad)[0])
+        where = f", the first at index {place}" if place else ""
+        raise ValueError(
+            f"{name} has {int(np.sum(bad))} NaN or infinite values{where}; remove or mask them."
+        )
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: short, arrays by their shape."""
+    if isinstance(value, np.ndarray) or hasattr(value, "shape"):
+        return f"an array of shape {tuple(np.shape(value))}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,67 +1,148 @@
-"""Features that laws are written in, and the pairs they are taken from."""
+"""Features that laws are written in: their names, columns, units and LaTeX, declared once."""
 
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float
 
-from symjax_gn.data.checks import check_at_least
-from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.nodes import Body
-from symjax_gn.data.units import Scales
+from symjax_gn.data.nodes import AXES, Nodes
+from symjax_gn.data.space import FREE, Space
 
-AXES = ("x", "y", "z")
+_SHORT = {"mass": "m", "charge": "q"}
+_LONG = {short: name for name, short in _SHORT.items()}
 
-
-def pair_features(receiver: Body, sender: Body) -> dict[str, Float[np.ndarray, "*edge"]]:
-    """Feature columns `[edge]` of given pairs, float64; the names are those of `MessageTable`."""
-    dim = receiver.position.shape[-1]
-    displacement = sender.position - receiver.position
-    columns = {f"d{axis}": displacement[..., k] for k, axis in enumerate(AXES[:dim])}
-    # float64 on the host: squares of metres between stars overflow float32.
-    columns["r"] = np.linalg.norm(np.asarray(displacement, np.float64), axis=-1)
-    for name in ("mass", "charge"):
-        for end, body in (("i", receiver), ("j", sender)):
-            columns[f"{name[0].replace('c', 'q')}_{end}"] = getattr(body, name)
-    for end, body in (("i", receiver), ("j", sender)):
-        for k, axis in enumerate(AXES[:dim]):
-            columns[f"v{axis}_{end}"] = body.velocity[..., k]
-    for k, axis in enumerate(AXES[:dim]):
-        columns[f"{axis}_i"] = receiver.position[..., k]
-    return {name: np.asarray(column, np.float64) for name, column in columns.items()}
+# Names that features have by themselves, and ends that say whose a feature is.
+_RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_\d+|.*_[ij]|_.*|position|velocity|properties|"
 
 
-def feature_scale(name: str, scales: Scales) -> float:
-    """The typical size of a feature of `pair_features`."""
-    kinds = {"m": "mass", "q": "charge", "v": "velocity"}
-    return getattr(scales, kinds.get(name[0], "length"))
+class Feature(NamedTuple):
+    """One variable of a law."""
+
+    name: str
+    kind: str
+    """"length", "velocity", "momentum", "message" or "property:<name>"."""
+    latex: str
 
 
-def sample_pairs(
-    key: PRNGKeyArray, dataset: Dataset, num_edges: int
-) -> tuple[Int[Array, " edge"], Int[Array, " edge"]]:
-    """Random graphs and random edges in them, `[num_edges]` each, with replacement.
+def parse_feature(name: str) -> Feature:
+    """What the name of a feature stands for.
 
-    Fewer where some fall on coincident bodies, between which there is no direction.
+    `r` is the distance, `dx`, ... the displacement from receiver i to sender j, `m_i` and
+    `q_j` masses and charges, `vx_i`, ... velocities, `x_i`, ... places, `v` a speed, `p`,
+    `p_i`, ... momenta, `e_0`, ... sums of messages, and all others properties.
 
-    Raises:
-        ValueError: `num_edges` is not positive, or all sampled pairs coincide.
+    >>> parse_feature("vx_i")
+    Feature(name='vx_i', kind='velocity', latex='v_{x,i}')
+    >>> parse_feature("radius_j").kind
+    'property:radius'
     """
-    check_at_least("num_edges", num_edges, 1)
-    graph_key, edge_key = jax.random.split(key)
-    graph = jax.random.randint(graph_key, (num_edges,), 0, len(dataset.acceleration))
-    edge = jax.random.randint(edge_key, (num_edges,), 0, len(dataset.senders))
-    receiver, sender = pair_bodies(dataset, graph, edge)
-    apart = np.flatnonzero(np.any(receiver.position != sender.position, axis=-1))
-    if not apart.size:
-        raise ValueError("All pairs coincide: there is no distance to learn from.")
-    return graph[apart], edge[apart]
+    if name == "r":
+        return Feature(name, "length", "r")
+    if name in ("v", "p"):
+        return Feature(name, {"v": "velocity", "p": "momentum"}[name], name)
+    if re.fullmatch("d[xyz]", name):
+        return Feature(name, "length", rf"\Delta {name[1]}")
+    if re.fullmatch(r"e_\d+", name):
+        return Feature(name, "message", rf"\bar{{e}}_{{{name[2:]}}}")
+    stem, _, end = name.rpartition("_")
+    if end not in ("i", "j") or not stem:
+        return Feature(name, f"property:{name}", _latex_name(name))
+    if stem in AXES:
+        return Feature(name, "length", f"{stem}_{{{end}}}")
+    if re.fullmatch("v[xyz]", stem):
+        return Feature(name, "velocity", f"v_{{{stem[1]},{end}}}")
+    if stem == "p":
+        return Feature(name, "momentum", f"p_{{{end}}}")
+    return Feature(name, f"property:{_LONG.get(stem, stem)}", _latex_name(stem, end))
 
 
-def pair_bodies(dataset: Dataset, graph: Any, edge: Any) -> tuple[Body, Body]:
-    """Receivers and senders (fields `[edge, ...]`) of the given edges of given graphs."""
-    graph, edge = np.asarray(graph), np.asarray(edge)
-    ends = (np.asarray(dataset.receivers)[edge], np.asarray(dataset.senders)[edge])
-    receiver, sender = (jax.tree.map(lambda x, e=e: x[graph, e], dataset.nodes) for e in ends)
-    return receiver, sender
+def _latex_name(name, end=""):
+    """A name as LaTeX: single letters as they are, words upright, its parts as indices."""
+    stem, *indices = name.split("_")
+    stem = stem if len(stem) == 1 else rf"\mathrm{{{stem}}}"
+    indices = [*indices, end] if end else indices
+    return f"{stem}_{{{','.join(indices)}}}" if indices else stem
+
+
+def check_property_names(names: Iterable[str]) -> None:
+    """Raise a `ValueError` for names of properties that laws could not tell from features."""
+    for name in names:
+        if re.fullmatch(_RESERVED, name) or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise ValueError(
+                f"A property cannot be called {name!r}: names are letters, digits and _, do not "
+                "end in _i or _j, and are none of m, q, r, p, v, x, y, z, dx, vx, e_0, ...; "
+                "masses are called mass and charges charge."
+            )
+
+
+def property_feature(name: str, end: str = "") -> str:
+    """The feature of a property: `m_i` for the mass of the receiver, `radius_j`, ...
+
+    >>> property_feature("mass", "i")
+    'm_i'
+    """
+    return f"{_SHORT.get(name, name)}_{end}" if end else name
+
+
+def pair_features(
+    receiver: Nodes, sender: Nodes, space: Space = FREE, numpy: Any = np
+) -> dict[str, Any]:
+    """Feature columns `[...]` of pairs: see `parse_feature` for the names.
+
+    Args:
+        receiver: fields `[..., ]` of one node for each pair.
+        sender: the same.
+        space: free or periodic.
+        numpy: NumPy, whose columns are float64, or `jax.numpy`, whose columns may be traced.
+
+    >>> ends = (Nodes(np.zeros((1, 2)), None, {}), Nodes(np.array([[3.0, 4.0]]), None, {}))
+    >>> pair_features(*ends)["r"]
+    array([5.])
+    """
+    if numpy is np:
+        # float64 on the host: squares of metres between stars overflow float32.
+        receiver, sender = (
+            jax.tree.map(lambda x: np.asarray(x, np.float64), end) for end in (receiver, sender)
+        )
+    columns = {}
+    if receiver.position is not None and sender.position is not None:
+        displacement = space.displacement(receiver.position, sender.position)
+        for k in range(displacement.shape[-1]):
+            columns[f"d{AXES[k]}"] = displacement[..., k]
+        square = numpy.sum(displacement**2, axis=-1)
+        # The gradient of a root at 0 is not finite.
+        apart = square > 0
+        columns["r"] = numpy.where(apart, numpy.sqrt(numpy.where(apart, square, 1.0)), 0.0)
+    for end, body in (("i", receiver), ("j", sender)):
+        for name, column in body.properties.items():
+            columns[property_feature(name, end)] = column
+    for end, body in (("i", receiver), ("j", sender)):
+        if body.velocity is not None:
+            for k in range(body.velocity.shape[-1]):
+                columns[f"v{AXES[k]}_{end}"] = body.velocity[..., k]
+    if receiver.position is not None:
+        for k in range(receiver.position.shape[-1]):
+            columns[f"{AXES[k]}_i"] = receiver.position[..., k]
+    return columns
+
+
+def node_features(nodes: Nodes, numpy: Any = np) -> dict[str, Any]:
+    """A node's own feature columns `[...]`: properties, velocity and place, named for i.
+
+    >>> list(node_features(Nodes(np.zeros((1, 1)), None, {"mass": np.ones(1)})))
+    ['m_i', 'x_i']
+    """
+    own = pair_features(nodes, nodes, numpy=numpy)
+    return {name: column for name, column in own.items() if name.endswith("_i")}
+
+
+def element_features(nodes: Nodes) -> dict[str, Float[np.ndarray, "*node"]]:
+    """Columns `[...]` of elements of a set: their properties by name.
+
+    >>> list(element_features(Nodes(None, None, {"x_1": np.ones(3)})))
+    ['x_1']
+    """
+    return {name: np.asarray(x, np.float64) for name, x in nodes.properties.items()}

@@ -1,44 +1,120 @@
-"""Bodies: where they are, how they move, and what they carry."""
+"""Nodes of a graph: where they are, how they move, and any scalars they carry."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from symjax_gn.data.checks import check_finite, shown
+
 AnyArray = Array | np.ndarray
+if TYPE_CHECKING:
+    # A checker must not ask for a test of None before each use.
+    Vectors = Any
+else:
+    Vectors = Float[AnyArray, "*batch dim"] | None
+AXES = ("x", "y", "z")
 
 
-class Body(NamedTuple):
-    """Point bodies; any leading axes, often `[graph, node]`, shared by all fields."""
+class Nodes(NamedTuple):
+    """Nodes with any leading axes, `[node, ...]` or `[graph, node, ...]`, shared by all fields.
 
-    position: Float[AnyArray, "*batch dim"]
-    """[..., dim], length."""
-    velocity: Float[AnyArray, "*batch dim"]
-    """[..., dim], length / time."""
-    mass: Float[AnyArray, "*batch"]
-    """[...], mass; positive."""
-    charge: Float[AnyArray, "*batch"]
-    """[...], charge."""
+    A pytree. Any name among the properties is an attribute too, so that a law reads
+    `receiver.mass * sender.mass` or `receiver.radius`.
+
+    >>> import numpy as np
+    >>> bodies = Nodes(np.zeros((4, 2)), np.zeros((4, 2)), {"mass": np.ones(4)})
+    >>> bodies.mass.shape
+    (4,)
+    """
+
+    position: Vectors
+    """[..., dim], length; None for elements of a set, which are nowhere."""
+    velocity: Vectors
+    """[..., dim], length / time; None where it is not known or plays no part."""
+    properties: dict[str, Float[AnyArray, "*batch"]]
+    """Scalars `[...]` by name: mass, charge, radius, ..."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self.properties[name]
+        except KeyError:
+            known = ", ".join(sorted(self.properties)) or "none"
+            raise AttributeError(
+                f"These nodes have no property {name!r}; they have: {known}."
+            ) from None
 
 
-def check_body(body: Body, source: str) -> None:
-    """Raise a `ValueError` naming `source` unless shapes agree, all is finite, mass > 0."""
-    if np.ndim(body.position) < 1 or np.shape(body.position) != np.shape(body.velocity):
+def take_nodes(nodes: Nodes, index: Any) -> Nodes:
+    """The nodes (or graphs of nodes) of an index along the first axis.
+
+    >>> import numpy as np
+    >>> take_nodes(Nodes(np.arange(6.0).reshape(3, 2), None, {}), np.array([2, 0])).position
+    array([[4., 5.],
+           [0., 1.]])
+    """
+    return jax.tree.map(lambda x: x[index], nodes)
+
+
+def leading_shape(nodes: Nodes) -> tuple[int, ...]:
+    """The axes that all fields share, e.g. `(graph, node)`.
+
+    Raises:
+        ValueError: there are neither positions nor properties.
+
+    >>> leading_shape(Nodes(np.zeros((5, 4, 2)), None, {}))
+    (5, 4)
+    """
+    for vector in (nodes.position, nodes.velocity):
+        if vector is not None:
+            return tuple(np.shape(vector)[:-1])
+    for value in nodes.properties.values():
+        return tuple(np.shape(value))
+    raise ValueError("Nodes without positions and properties have no shape.")
+
+
+def check_nodes(nodes: Nodes, source: str) -> None:
+    """Raise a `ValueError` naming `source` unless shapes agree, all is finite and mass > 0."""
+    if not isinstance(nodes, Nodes):
+        raise ValueError(f"Nodes from {source} must be symjax_gn.Nodes, got {type(nodes)}.")
+    position, velocity, properties = nodes
+    if not isinstance(properties, dict):
+        raise ValueError(
+            f"Properties from {source} must be a dict of arrays by name, got {shown(properties)}."
+        )
+    for name in properties:
+        if not isinstance(name, str) or hasattr(Nodes, name):
+            raise ValueError(
+                f"A property from {source} cannot be called {name!r}: this is not a name, or is "
+                "that of something else of Nodes."
+            )
+    if position is None and velocity is None and not properties:
+        raise ValueError(f"Nodes from {source} have neither positions nor properties.")
+    if position is not None and np.ndim(position) < 1:
+        raise ValueError(f"Positions from {source} must have shape [..., dim], got a number.")
+    if position is not None and velocity is not None and np.shape(position) != np.shape(velocity):
         raise ValueError(
             f"Position and velocity from {source} must agree in shape, got "
-            f"{np.shape(body.position)} and {np.shape(body.velocity)}."
+            f"{np.shape(position)} and {np.shape(velocity)}."
         )
-    for name in ("mass", "charge"):
-        if np.shape(getattr(body, name)) != np.shape(body.position)[:-1]:
+    shape = leading_shape(nodes)
+    for name, value in properties.items():
+        if np.shape(value) != shape:
             raise ValueError(
-                f"The {name} from {source} must have shape {np.shape(body.position)[:-1]}, "
-                f"got {np.shape(getattr(body, name))}."
+                f"The {name} from {source} must have shape {shape}, got {np.shape(value)}."
             )
-    for name, value in body._asdict().items():
-        bad = int(np.size(value) - np.sum(np.isfinite(value)))
-        if bad:
-            raise ValueError(f"The {name} from {source} has {bad} NaN or infinite values.")
-    if not np.all(np.asarray(body.mass) > 0):
-        raise ValueError(
-            f"Masses from {source} must be positive, the smallest is {np.min(body.mass)}."
-        )
+    for name, value in dict(position=position, velocity=velocity, **properties).items():
+        if value is None:
+            continue
+        kind = np.asarray(value).dtype
+        if kind.kind not in "buif":
+            raise ValueError(
+                f"The {name} from {source} must hold real numbers, got an array of type {kind}."
+            )
+        check_finite(f"The {name} from {source}", value)
+    if "mass" in properties and not np.all(np.asarray(properties["mass"]) > 0):
+        smallest = np.min(np.asarray(properties["mass"]))
+        raise ValueError(f"Masses from {source} must be positive, the smallest is {smallest}.")

@@ -1,41 +1,52 @@
-"""Bodies followed in time: from a user's arrays, to and from files."""
+"""Bodies followed in time: from simulations, from a user's arrays, to and from files."""
 
 import dataclasses
 import os
-from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.interpolate import make_smoothing_spline
 
+from symjax_gn.data.checks import as_floats, check_choice, check_finite
 from symjax_gn.data.files import in_one_stroke
-from symjax_gn.data.nodes import Body, check_body
+from symjax_gn.data.nodes import Nodes, check_nodes
+from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity
+from symjax_gn.data.space import FREE, Space
+
+# A smoothing spline chooses its smoothness from the data, which takes some.
+_LEAST_OUTPUTS = 10
+
+# Splines are least certain at their ends.
+_MARGIN = 0.05
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Trajectory:
     """Bodies followed in time, as NumPy arrays in the user's units.
 
     Attributes:
         time: `[time]`, strictly increasing.
         position: `[sim, time, node, dim]`, length.
-        velocity: `[sim, time, node, dim]`, length / time.
-        acceleration: `[sim, time, node, dim]`, length / time^2.
-        mass: `[sim, node]`, mass.
-        charge: `[sim, node]`, charge.
-        derived: the names of fields that were not given but differentiated or assumed.
+        velocity: `[sim, time, node, dim]`, length / time; None in first-order motion, where
+            the velocity is the target.
+        target: `[sim, time, node, dim]`, what is to be predicted: accelerations, or in
+            first-order motion velocities.
+        properties: scalars `[sim, node]` by name: mass, charge, ...
+        quantity: what the target is.
+        space: free or periodic.
+        derived: the names of fields that were not given but differentiated.
         failed: number of simulations left out because they failed.
     """
 
     time: Float[np.ndarray, " time"]
     position: Float[np.ndarray, "sim time node dim"]
-    velocity: Float[np.ndarray, "sim time node dim"]
-    acceleration: Float[np.ndarray, "sim time node dim"]
-    mass: Float[np.ndarray, "sim node"]
-    charge: Float[np.ndarray, "sim node"]
+    velocity: Float[np.ndarray, "sim time node dim"] | None
+    target: Float[np.ndarray, "sim time node dim"]
+    properties: dict[str, Float[np.ndarray, "sim node"]]
+    quantity: Quantity = ACCELERATION
+    space: Space = FREE
     derived: tuple[str, ...] = ()
     failed: int = 0
 
@@ -45,89 +56,128 @@ def trajectory_from_arrays(
     position: ArrayLike,
     velocity: ArrayLike | None = None,
     acceleration: ArrayLike | None = None,
-    mass: ArrayLike | None = None,
-    charge: ArrayLike | None = None,
+    *,
+    quantity: Quantity = ACCELERATION,
+    space: Space = FREE,
+    **properties: ArrayLike | None,
 ) -> Trajectory:
     """Build a `Trajectory` from measurements, in any consistent units.
 
-    Missing velocities and accelerations are derivatives of a smoothing spline
-    (`scipy.interpolate.make_smoothing_spline`, smoothness by generalised
-    cross-validation) through the next lower derivative that is given; where
-    accelerations are derived, the first and last 5% of the outputs (at least 2) are
-    dropped, for splines are least certain at their ends. Missing masses are 1, missing
-    charges 0. The field `derived` of the result names all that was not given.
+    Velocities and accelerations that are missing are derivatives of a smoothing spline
+    (`scipy.interpolate.make_smoothing_spline`, smoothness by generalised cross-validation)
+    through the next lower derivative that is given. Where the target is derived, the first
+    and last 5% of the moments (at least 2) are dropped, for splines are least certain at
+    their ends. The field `derived` of the result names what was not given.
 
     Args:
         time: `[time]`, strictly increasing, at least 10 if anything is differentiated.
-        position: `[sim, time, node, dim]`.
-        velocity: `[sim, time, node, dim]` or None.
-        acceleration: `[sim, time, node, dim]` or None.
-        mass: `[node]` or `[sim, node]`, positive, or None.
-        charge: `[node]` or `[sim, node]`, or None.
+        position: `[sim, time, node, dim]`, or `[time, node, dim]` for one recording.
+        velocity: the same shape, or None.
+        acceleration: the same shape, or None; must be None in first-order motion.
+        quantity: `ACCELERATION`, or `VELOCITY` for first-order motion.
+        space: free or periodic; in a box positions may be wrapped.
+        **properties: scalars of the bodies by name, mass, charge, radius, ...:
+            `[node]` or `[sim, node]`; masses must be positive.
 
     Raises:
-        ValueError: shapes disagree, values are not finite, times do not increase,
+        ValueError: shapes disagree, values are not real and finite, times do not increase,
             masses are not positive, or there are fewer than two bodies.
+
+    >>> t = np.linspace(0, 1, 20)
+    >>> x = np.stack([np.sin(t), 2 + np.cos(t)], axis=1)[:, :, None]
+    >>> trajectory_from_arrays(t, x, mass=[1.0, 2.0]).derived
+    ('velocity', 'acceleration')
     """
-    times = np.asarray(time, np.float64)
-    places = np.asarray(position, np.float64)
+    times = as_floats("time", time)
+    places = as_floats("position", position)
+    if places.ndim == 3:
+        places = places[None]
     if places.ndim != 4 or places.shape[3] not in (1, 2, 3):
         raise ValueError(
             "position must have shape [sim, time, node, dim] with dim at most 3, "
             f"got {places.shape}."
         )
-    num_sims, num_times, num_nodes, _ = places.shape
+    num_sims, num_times, num_nodes, dim = places.shape
     if num_nodes < 2:
         raise ValueError(f"Pairs need at least 2 bodies, position holds {num_nodes}.")
     if times.shape != (num_times,):
         raise ValueError(f"time must have shape [{num_times}] as position says, got {times.shape}.")
     if not np.all(np.isfinite(times)) or not np.all(np.diff(times) > 0):
         raise ValueError("time must be finite and strictly increasing.")
+    if space.box is not None and len(space.box) != dim:
+        raise ValueError(f"The box {space.box} has {len(space.box)} sides, positions {dim} axes.")
+    check_choice("quantity of a trajectory", quantity.name, QUANTITIES)
+    if quantity.weight is None and acceleration is not None:
+        raise ValueError(
+            "In first-order motion velocities are the target; leave accelerations out."
+        )
 
-    derived = []
-    arrays: dict[str, Any] = {"position": places}
+    vectors: dict[str, Any] = {}
     for name, value in (("velocity", velocity), ("acceleration", acceleration)):
         if value is None:
-            derived.append(name)
             continue
-        arrays[name] = np.asarray(value, np.float64)
-        if arrays[name].shape != places.shape:
+        vectors[name] = as_floats(name, value)
+        vectors[name] = vectors[name][None] if vectors[name].ndim == 3 else vectors[name]
+        if vectors[name].shape != places.shape:
             raise ValueError(
-                f"{name} must have the shape of position, {places.shape}, got {arrays[name].shape}."
+                f"{name} must have the shape of position, {places.shape}, "
+                f"got {vectors[name].shape}."
             )
-    for name, value, default in (("mass", mass, 1.0), ("charge", charge, 0.0)):
+    columns = {}
+    for name, value in properties.items():
         if value is None:
-            derived.append(name)
-        properties = np.asarray(default if value is None else value, np.float64)
-        if value is not None and properties.shape not in ((num_nodes,), (num_sims, num_nodes)):
+            continue
+        column = as_floats(name, value)
+        if column.shape not in ((num_nodes,), (num_sims, num_nodes)):
             raise ValueError(
                 f"{name} must have shape [{num_nodes}] or [{num_sims}, {num_nodes}], "
-                f"got {properties.shape}."
+                f"got {column.shape}."
             )
-        arrays[name] = np.broadcast_to(properties, (num_sims, num_nodes))
-    for name, value in arrays.items():
-        bad = int(np.sum(~np.isfinite(value)))
-        if bad:
-            raise ValueError(f"{name} has {bad} NaN or infinite values.")
+        columns[name] = np.broadcast_to(column, (num_sims, num_nodes))
+    for name, value in {"position": places, **vectors, **columns}.items():
+        check_finite(name, value)
+    check_nodes(Nodes(places[:, 0], None, columns), "the given arrays")
 
+    derived = [name for name in _needed(quantity) if name not in vectors]
     if "velocity" in derived:
-        arrays["velocity"] = _derivative(times, places, 1)
-    if "acceleration" in derived:
-        given = (places, 2) if "velocity" in derived else (arrays["velocity"], 1)
-        arrays["acceleration"] = _derivative(times, *given)
-        margin = max(2, num_times // 20)
-        times = times[margin:-margin]
-        for name in ("position", "velocity", "acceleration"):
-            arrays[name] = arrays[name][:, margin:-margin]
-    start = Body(places[:, 0], places[:, 0], arrays["mass"], arrays["charge"])
-    check_body(start, "the given arrays")
-    return Trajectory(time=times, **arrays, derived=tuple(derived))
+        vectors["velocity"] = _derivative(times, _unwrapped(places, space), 1)
+    if "acceleration" in derived and "velocity" in derived:
+        vectors["acceleration"] = _derivative(times, _unwrapped(places, space), 2)
+    elif "acceleration" in derived:
+        vectors["acceleration"] = _derivative(times, vectors["velocity"], 1)
+    if quantity.name in derived:
+        margin = max(2, int(_MARGIN * num_times))
+        times, places = times[margin:-margin], places[:, margin:-margin]
+        vectors = {name: value[:, margin:-margin] for name, value in vectors.items()}
+    return Trajectory(
+        time=times,
+        position=places,
+        velocity=vectors["velocity"] if quantity.weight else None,
+        target=vectors[quantity.name],
+        properties=columns,
+        quantity=quantity,
+        space=space,
+        derived=tuple(derived),
+    )
+
+
+def _needed(quantity):
+    return ("velocity", "acceleration") if quantity.weight else ("velocity",)
+
+
+def _unwrapped(position, space):
+    """Positions `[sim, time, ...]` that go on where a body crossed a face of the box."""
+    steps = space.displacement(position[:, :-1], position[:, 1:])
+    start = position[:, :1]
+    return np.concatenate([start, start + np.cumsum(steps, axis=1)], axis=1)
 
 
 def _derivative(time: np.ndarray, value: np.ndarray, order: int) -> np.ndarray:
-    if len(time) < 10:
+    from scipy.interpolate import make_smoothing_spline
+
+    if len(time) < _LEAST_OUTPUTS:
         raise ValueError(
-            f"Differentiating needs at least 10 outputs in time, got {len(time)}; "
+            f"Differentiating needs at least {_LEAST_OUTPUTS} outputs in time, got {len(time)}; "
             "give velocity and acceleration, or more outputs."
         )
     # Splines choose their smoothness in absolute terms: give them numbers near one.
@@ -142,38 +192,67 @@ def _derivative(time: np.ndarray, value: np.ndarray, order: int) -> np.ndarray:
     return np.moveaxis(result.reshape(len(time), *np.delete(value.shape, 1)), 0, 1)
 
 
-_KEYS = ("time", "position", "velocity", "acceleration", "mass", "charge")
+_ARRAYS = ("time", "position", "velocity", "acceleration")
+_NOTES = ("box", "derived", "failed", "quantity")
 
 
-_NOTES = ("derived", "failed")
-
-
-def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
+def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -> Trajectory:
     """Read a `.npz` file with the arrays of `trajectory_from_arrays` under those names.
 
-    What `save_trajectory` wrote is read as it was, `derived` and `failed` with it.
+    Besides `time`, `position`, `velocity` and `acceleration` any name is a property of the
+    bodies, and `box` `[dim]` the sides of a periodic box. What `save_trajectory` wrote is
+    read as it was, `derived` and `failed` with it.
+
+    Args:
+        path: the file.
+        quantity: "acceleration", or "velocity" for first-order motion; None takes what the
+            file says, or accelerations.
 
     Raises:
-        ValueError: the file is not an `.npz`, lacks `time` or `position`, has a name
-            that is not known, or holds wrong data.
+        ValueError: the file is not an `.npz`, lacks `time` or `position`, or holds wrong
+            data.
         FileNotFoundError: there is no such file.
     """
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
-    missing = [name for name in _KEYS[:2] if name not in arrays]
-    unknown = [name for name in arrays if name not in (*_KEYS, *_NOTES)]
-    if missing or unknown:
+    arrays = _read(path)
+    missing = [name for name in _ARRAYS[:2] if name not in arrays]
+    if missing:
         raise ValueError(
-            f"{path}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}; "
-            f"the names are {', '.join(_KEYS)}, of which time and position are required."
+            f"{path}: missing {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}. "
+            f"The names are {', '.join(_ARRAYS)}, of which time and position are required, "
+            "and those of properties, such as mass and charge."
         )
-    trajectory = trajectory_from_arrays(**{k: v for k, v in arrays.items() if k in _KEYS})
-    derived = (*trajectory.derived, *arrays.get("derived", np.zeros(0, str)).tolist())
-    failed = int(arrays.get("failed", 0))
-    return dataclasses.replace(trajectory, derived=derived, failed=failed)
+    notes = {name: arrays.pop(name) for name in _NOTES if name in arrays}
+    kind = quantity or str(notes.get("quantity", ACCELERATION.name))
+    check_choice("quantity of a trajectory", kind, QUANTITIES)
+    space = Space(tuple(np.ravel(notes["box"]))) if "box" in notes else FREE
+    if kind == "velocity":
+        arrays.pop("acceleration", None)
+    try:
+        trajectory = trajectory_from_arrays(quantity=QUANTITIES[kind], space=space, **arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    derived = (*trajectory.derived, *np.ravel(notes.get("derived", ())).tolist())
+    return dataclasses.replace(
+        trajectory, derived=derived, failed=int(np.ravel(notes.get("failed", 0))[0])
+    )
+
+
+def _read(path) -> dict[str, Any]:
+    """The arrays of an `.npz` file by name."""
+    advice = 'write one with numpy.savez("FILE.npz", time=..., position=..., mass=...)'
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, not an .npz file; {advice}.")
+    with open(path, "rb") as stream:
+        if stream.read(2) != b"PK":
+            raise ValueError(f"{path} is not an .npz file; {advice}.")
+        stream.seek(0)
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (ValueError, TypeError, AttributeError, EOFError, OSError, BadZipFile) as error:
+            raise ValueError(
+                f"{path} is no whole .npz file of plain arrays ({error}); {advice}."
+            ) from error
 
 
 def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
@@ -181,6 +260,18 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
 
     In one stroke: an interruption leaves the old file or the new one.
     """
-    arrays: Any = {name: np.asarray(getattr(trajectory, name)) for name in (*_KEYS, *_NOTES)}
+    arrays: dict[str, Any] = dict(
+        time=trajectory.time,
+        position=trajectory.position,
+        derived=np.asarray(trajectory.derived, str),
+        failed=np.asarray(trajectory.failed),
+        quantity=np.asarray(trajectory.quantity.name),
+    )
+    if trajectory.velocity is not None:
+        arrays["velocity"] = trajectory.velocity
+    arrays[trajectory.quantity.name] = trajectory.target
+    if trajectory.space.box is not None:
+        arrays["box"] = np.asarray(trajectory.space.box)
+    arrays |= trajectory.properties
     with in_one_stroke(path) as part, open(part, "wb") as stream:
         np.savez_compressed(stream, **arrays)

@@ -1,14 +1,24 @@
 """Typical sizes of a data set's quantities, which bring them near one in training."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.nodes import AnyArray, Body
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.features import parse_feature
+from symjax_gn.data.graphs import edge_mask
+from symjax_gn.data.nodes import AnyArray, Nodes
+
+# As many displacements tell a typical distance; all of them may not fit into memory.
+_MOST_PAIRS = 1_000_000
+
+# Bodies that feel less than this share of what the most affected feel say nothing of
+# the size of what others feel.
+_NEXT_TO_NOTHING = 1e-3
 
 
 class Scales(NamedTuple):
@@ -16,53 +26,114 @@ class Scales(NamedTuple):
 
     length: float
     velocity: float
-    mass: float
-    charge: float
-    acceleration: float
-    centre: Float[np.ndarray, " dim"]
-    """[dim], user's length."""
+    target: float
+    properties: dict[str, float]
+    centre: Float[np.ndarray, " dim"] | None
+    """[dim], user's length; None for nodes without positions."""
 
 
 def typical_size(values: AnyArray) -> float:
     """Median of the absolute values that are not next to zero, or 0 if all are zero.
 
-    A median, because close encounters have no typical size. Bodies that feel next to
-    nothing say nothing of the size of what others feel, so values below a thousandth of
+    A median, because close encounters have no typical size. Values below a thousandth of
     the 95% quantile are passed over.
+
+    >>> typical_size(np.array([0.0, 0.0, 1.0, 2.0, 3.0]))
+    2.0
     """
     size = np.abs(np.asarray(values, np.float64))
-    size = size[size > 1e-3 * np.quantile(size, 0.95)]
+    size = size[size > _NEXT_TO_NOTHING * np.quantile(size, 0.95)]
     return float(np.median(size)) if size.size else 0.0
 
 
 def measure_scales(dataset: Dataset) -> Scales:
-    """Typical sizes of a dataset's quantities, to bring them near one in training.
+    """Typical sizes of a dataset's quantities.
 
     One number per quantity, so that directions and ratios of masses keep their meaning;
-    a quantity that is zero everywhere has scale 1.
+    a quantity that is zero everywhere has scale 1. Properties that are positive have their
+    geometric mean.
     """
-    position = np.asarray(dataset.nodes.position, np.float64)
-    return Scales(
-        length=typical_size(position[:, dataset.senders] - position[:, dataset.receivers]) or 1.0,
-        velocity=typical_size(dataset.nodes.velocity) or 1.0,
-        mass=float(np.exp(np.mean(np.log(np.asarray(dataset.nodes.mass, np.float64))))),
-        charge=typical_size(dataset.nodes.charge) or 1.0,
-        acceleration=typical_size(dataset.acceleration) or 1.0,
-        centre=np.mean(position, axis=(0, 1)),
+    nodes = dataset.nodes
+    length, centre = 1.0, None
+    if nodes.position is not None:
+        position = np.asarray(nodes.position, np.float64)
+        centre = np.mean(position, axis=tuple(range(position.ndim - 1)))
+        length = typical_size(_some_displacements(dataset)) or 1.0
+    properties = {}
+    for name, column in nodes.properties.items():
+        values = np.asarray(column, np.float64)
+        if np.all(values > 0):
+            properties[name] = float(np.exp(np.mean(np.log(values))))
+        else:
+            properties[name] = typical_size(values) or 1.0
+    target = np.asarray(dataset.target)
+    if dataset.mask is not None:
+        target = target[np.asarray(dataset.mask)]
+    velocity = 1.0 if nodes.velocity is None else typical_size(nodes.velocity) or 1.0
+    return Scales(length, velocity, typical_size(target) or 1.0, properties, centre)
+
+
+def _some_displacements(dataset):
+    """Displacements `[graph, edge, dim]` along the edges of evenly spaced graphs."""
+    graphs = dataset.graphs
+    per_graph = graphs.senders.shape[-1]
+    if not per_graph:
+        return np.asarray(dataset.nodes.position) - np.mean(dataset.nodes.position)
+    count = int(np.clip(_MOST_PAIRS // per_graph, 1, len(dataset)))
+    some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
+    step = max(1, per_graph // _MOST_PAIRS)
+    position = np.asarray(some.nodes.position, np.float64)
+    rows = np.arange(count)[:, None]
+    ends = [np.asarray(x)[..., ::step] for x in (some.graphs.receivers, some.graphs.senders)]
+    found = dataset.space.displacement(*(position[rows, end] for end in ends))
+    here = edge_mask(some.graphs)
+    return found if here is None else found[np.asarray(here)[:, ::step]]
+
+
+def normalise_nodes(nodes: Nodes, scales: Scales) -> Nodes:
+    """Nodes in the model's units, float32; positions from the scales' centre."""
+
+    def scaled(value, size, centre: Any = 0.0):
+        # float64 on the host: differences of places far from zero are exact there.
+        value = (np.asarray(value, np.float64) - centre) / size
+        return jnp.asarray(value, jnp.float32)
+
+    position, velocity, properties = nodes
+    return Nodes(
+        position=None if position is None else scaled(position, scales.length, scales.centre),
+        velocity=None if velocity is None else scaled(velocity, scales.velocity),
+        properties={name: scaled(x, scales.properties[name]) for name, x in properties.items()},
     )
 
 
 def normalise(dataset: Dataset, scales: Scales) -> Dataset:
-    """The dataset in the model's units, float32; positions from the scales' centre."""
-    position = np.asarray(dataset.nodes.position, np.float64)
-    nodes = Body(
-        position=(position - scales.centre) / scales.length,
-        velocity=np.asarray(dataset.nodes.velocity, np.float64) / scales.velocity,
-        mass=np.asarray(dataset.nodes.mass, np.float64) / scales.mass,
-        charge=np.asarray(dataset.nodes.charge, np.float64) / scales.charge,
+    """The dataset in the model's units, float32, as JAX arrays."""
+    graphs = dataset.graphs._replace(nodes=normalise_nodes(dataset.nodes, scales))
+    target = np.asarray(dataset.target, np.float64) / scales.target
+    if dataset.mask is not None and dataset.quantity.level == "node":
+        # What is not known may be NaN, and NaN times 0 is no 0.
+        target = np.where(np.asarray(dataset.mask)[..., None], target, 0.0)
+    return dataclasses.replace(
+        dataset,
+        graphs=jax.tree.map(jnp.asarray, graphs),
+        target=jnp.asarray(target, jnp.float32),
+        mask=None if dataset.mask is None else jnp.asarray(dataset.mask),
+        group=jnp.asarray(dataset.group),
+        time=None if dataset.time is None else jnp.asarray(dataset.time, jnp.float32),
+        space=dataset.space.scaled(1 / scales.length),
     )
-    target = np.asarray(dataset.acceleration, np.float64) / scales.acceleration
-    return dataset._replace(
-        nodes=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), nodes),
-        acceleration=jnp.asarray(target, jnp.float32),
-    )
+
+
+def feature_scale(name: str, scales: Scales) -> float:
+    """The typical size of a feature, by its name; see `data.features`.
+
+    >>> feature_scale("m_j", Scales(2.0, 1.0, 1.0, {"mass": 3.0}, None))
+    3.0
+    """
+    kind = parse_feature(name).kind
+    if kind.startswith("property:"):
+        return scales.properties.get(kind.removeprefix("property:"), 1.0)
+    if kind == "momentum":
+        return scales.properties.get("mass", 1.0) * scales.velocity
+    sizes = {"length": scales.length, "velocity": scales.velocity}
+    return sizes.get(kind, 1.0)

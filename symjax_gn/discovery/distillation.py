@@ -9,7 +9,8 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.checks import check_choice
-from symjax_gn.data.features import AXES
+from symjax_gn.data.features import parse_feature
+from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.recording import MessageTable, take_edges
 from symjax_gn.laws.engines import Regressor
@@ -23,9 +24,6 @@ GAUGES = ("influence", "messages")
 
 
 _LEAST_ACROSS = 0.05
-
-
-DEFAULT_FEATURES = ("m_i", "m_j", "q_i", "q_j")
 
 
 class ForceLaw(NamedTuple):
@@ -69,11 +67,21 @@ class OneBodyLaw(NamedTuple):
     """One Pareto front per regression."""
 
 
+def property_names(table: MessageTable, ends: str = "ij") -> list[str]:
+    """The features of a table that are properties of receiver i or sender j."""
+    return [
+        name
+        for end in ends
+        for name in table.features
+        if name.endswith(f"_{end}") and parse_feature(name).kind.startswith("property:")
+    ]
+
+
 def across_share(table: MessageTable, matrix: Float[np.ndarray, "dim dim"] | None = None) -> float:
     """Median share of the influence across the line of centres, or matrix times that line."""
-    size = np.linalg.norm(table.influence, axis=1)
+    size = np.linalg.norm(table.force, axis=1)
     direction = _directions(table, matrix)
-    along = np.sum(table.influence * direction, axis=1) / np.linalg.norm(direction, axis=1)
+    along = np.sum(table.force * direction, axis=1) / np.linalg.norm(direction, axis=1)
     across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
     return float(np.median(across / (size + 0.1 * typical_size(size))))
 
@@ -86,8 +94,8 @@ def direction_matrix(table: MessageTable) -> Float[np.ndarray, "dim dim"]:
     with the smallest error, times the root of the dimension and with a positive trace, so
     that it is 1 for a central force.
     """
-    size = np.linalg.norm(table.influence, axis=1)
-    force = table.influence / (size + 0.1 * typical_size(size))[:, None]
+    size = np.linalg.norm(table.force, axis=1)
+    force = table.force / (size + 0.1 * typical_size(size))[:, None]
     unit = _directions(table, None)
     dim = unit.shape[1]
     if dim == 1:
@@ -108,7 +116,7 @@ def direction_matrix(table: MessageTable) -> Float[np.ndarray, "dim dim"]:
 
 def _directions(table, matrix):
     """Unit displacements `[edge, dim]`, multiplied by a matrix if there is one."""
-    axes = AXES[: table.influence.shape[1]]
+    axes = AXES[: table.force.shape[1]]
     unit = np.stack([table.features[f"d{axis}"] / table.features["r"] for axis in axes], axis=1)
     return unit if matrix is None else unit @ matrix.T
 
@@ -118,7 +126,7 @@ def along_direction(
 ) -> Float[np.ndarray, " edge"]:
     """The factor phi `[edge]` by which phi x (matrix x) unit displacement is the influence."""
     direction = _directions(table, matrix)
-    return np.sum(table.influence * direction, axis=1) / np.sum(direction**2, axis=1)
+    return np.sum(table.force * direction, axis=1) / np.sum(direction**2, axis=1)
 
 
 def flattening_power(size: Float[np.ndarray, " edge"], r: Float[np.ndarray, " edge"]) -> int:
@@ -142,7 +150,7 @@ def distill(
     table: MessageTable,
     regressors: Sequence[Regressor],
     *,
-    features: Sequence[str] = DEFAULT_FEATURES,
+    features: Sequence[str] | None = None,
     gauge: str = "influence",
     form: str = "auto",
     power: int | None = None,
@@ -158,6 +166,7 @@ def distill(
             one engine with several seeds; see `search`.
         features: names of columns of the table a law may use, besides the distance
             and, unless the form is central, the displacement; constant ones are left out.
+            None takes the properties of both bodies.
         gauge: "influence" regresses the force that a message stands for, "messages"
             the raw components as in the paper.
         form: "central" looks for one law phi with force = phi x unit displacement,
@@ -179,6 +188,7 @@ def distill(
         RegressionError: a search ended without a usable expression.
     """
     check_form(gauge, form)
+    features = property_names(table) if features is None else features
     for name in features:
         check_choice("feature", name, table.features)
     table = _apart(table)
@@ -192,10 +202,10 @@ def distill(
             form = "linear"
     if form != "linear":
         matrix = None
-    axes = AXES[: table.influence.shape[1]]
+    axes = AXES[: table.force.shape[1]]
     r = table.features["r"]
     if form == "components":
-        targets = table.influence if gauge == "influence" else table.messages
+        targets = table.force if gauge == "influence" else table.messages
         names = [*(f"d{axis}" for axis in axes), "r", *features]
     else:
         targets = along_direction(table, matrix)[:, None]
@@ -232,7 +242,7 @@ def distill_one_body(
     table: MessageTable,
     regressors: Sequence[Regressor],
     *,
-    features: Sequence[str] = ("m_i", "q_i"),
+    features: Sequence[str] | None = None,
     least: float = 0.05,
     num_samples: int = 1000,
     processes: int | None = None,
@@ -244,7 +254,8 @@ def distill_one_body(
     Args:
         table: what `record_messages` gave.
         regressors: engines that search for each target in turn.
-        features: names of columns a law may use besides the receiver's velocity.
+        features: names of columns a law may use besides the receiver's velocity; None
+            takes its properties.
         least: share of a pair's force below which nothing is there to be found.
         num_samples: number of bodies that are regressed on.
         processes: searches that run side by side; None takes one per core.
@@ -253,18 +264,21 @@ def distill_one_body(
         ValueError: an argument is wrong.
         RegressionError: a search ended without a usable expression.
     """
+    features = property_names(table, "i") if features is None else features
     for name in features:
         check_choice("feature", name, table.features)
-    force = table.one_body_force
+    force = table.alone
     dim = force.shape[1]
     axes = AXES[:dim]
     size = np.linalg.norm(force, axis=1)
-    share = float(np.median(size) / typical_size(np.linalg.norm(table.influence, axis=1)))
+    share = float(np.median(size) / typical_size(np.linalg.norm(table.force, axis=1)))
     zeros = (sympy.Integer(0),) * dim
     if share < least:
         return OneBodyLaw("none", share, zeros, (), ())
-    speeds = [f"v{axis}_i" for axis in axes]
-    velocity = np.stack([table.features[name] for name in speeds], axis=1)
+    speeds = [name for name in (f"v{axis}_i" for axis in axes) if name in table.features]
+    velocity = np.zeros_like(force)
+    if speeds:
+        velocity = np.stack([table.features[name] for name in speeds], axis=1)
     speed = np.linalg.norm(velocity, axis=1)
     along = np.sum(force * velocity, axis=1) / np.where(speed > 0, speed, 1.0)
     across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
@@ -307,7 +321,7 @@ def distill_gauge(table: MessageTable, regressors: Sequence[Regressor]) -> Law:
     """
     size = table.message_scale
     rows = np.arange(len(size))[:1000]
-    columns = {name: table.features[name] for name in ("m_i", "q_i")}
+    columns = {name: table.features[name] for name in property_names(table, "i")}
     columns = {name: column for name, column in columns.items() if np.ptp(column[rows]) > 0}
     if not columns or np.std(np.log(size)) < 0.02:
         error = float(np.mean(np.abs(size - 1) / (size + 0.1)))

@@ -11,27 +11,28 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sympy.integrals.manualintegrate import manualintegrate
 
 from symjax_gn.data.datasets import Dataset, take
-from symjax_gn.data.features import AXES, feature_scale, pair_bodies, pair_features, sample_pairs
-from symjax_gn.data.nodes import Body
-from symjax_gn.data.units import normalise
-from symjax_gn.discovery.distillation import ForceLaw, distill, search_in_units
-from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.data.nodes import AXES, Nodes
+from symjax_gn.data.units import normalise, normalise_nodes
+from symjax_gn.discovery.distillation import ForceLaw, distill, property_names, search_in_units
+from symjax_gn.discovery.recording import MessageTable, force_unit, make_table, record
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import evaluate, unknown_functions
 from symjax_gn.laws.fronts import ParetoFront, select
-from symjax_gn.networks.hamiltonian import FlatHGN
-from symjax_gn.networks.training import Trained, predict
-from symjax_gn.physics.dynamics import to_canonical
-from symjax_gn.physics.systems import System, pair_force, true_forces
+from symjax_gn.model import predict
+from symjax_gn.networks.training import Trained
+from symjax_gn.physics.systems import System, pair_force
+
+# Edges looked at together: few enough for any memory.
+_EDGES_AT_ONCE = 50_000
 
 
 class EnergyTable(NamedTuple):
     """Sampled edges of a Hamiltonian, user's units."""
 
     forces: MessageTable
-    """What pair energies and self energies do to the receiver: `influence` is the force
-    of the pair, `one_body_force` that of the self energy and of Rayleigh's function,
+    """What pair energies and self energies do to the receiver: `force` is that
+    of the pair, `alone` that of the self energy and of Rayleigh's function,
     `messages` the energy of the pair `[edge, 1]`."""
     self_velocity: Float[np.ndarray, "edge dim"] | None
     """[edge, dim], dH/dp of the receiver in its graph; None if dH/dp was not trained. Not
@@ -65,67 +66,47 @@ def record_energies(
         ValueError: the model is not a `FlatHGN`.
     """
     model, params, scales = trained.model, trained.params, trained.scales
-    if not isinstance(model, FlatHGN):
+    if not model.conservative:
         raise ValueError('Energies need a FlatHGN: train with strategy="flathgn".')
-    data = normalise(dataset, scales)
-    graph, edge = sample_pairs(key, dataset, num_edges)
-    receiver, sender = pair_bodies(dataset, graph, edge)
-    features = pair_features(receiver, sender)
-    middle = float(np.median(features["r"]))
+    recorded = record(key, trained, dataset, num_edges)
+    table = make_table(trained, dataset, recorded, np.zeros(1, int), system)
+    receiver, sender = recorded.receiver, recorded.sender
+    assert receiver is not None
+    middle = float(np.median(table.features["r"]))
 
-    def one(pair):
-        receiver, sender = pair
-        energy, slope = jax.value_and_grad(_pair_energy, 2)(model, params, receiver, sender)
-        alone = -jax.grad(_self_energy, 2)(model, params, receiver).position
-        if model.dissipative:
-            rayleigh = jax.grad(
-                lambda velocity: model.apply(
-                    params, receiver._replace(velocity=velocity), method="rayleigh"
-                )
-            )
-            alone -= rayleigh(receiver.velocity)
-        displacement = sender.position - receiver.position
-        stretch = middle / scales.length / jnp.sqrt(jnp.sum(displacement**2))
-        moved = sender._replace(position=receiver.position + stretch * displacement)
-        change = energy - _pair_energy(model, params, receiver, moved)
-        return energy, -slope.position, alone, change
+    def one(receiver, sender):
+        displacement = model.space.displacement(receiver.position, sender.position)
+        ratio = middle / scales.length / jnp.sqrt(jnp.sum(displacement**2))
+        moved = sender._replace(position=receiver.position + ratio * displacement)
+        there, here = (_pair_energy(model, params, receiver, end) for end in (moved, sender))
+        return here - there
 
-    picked = take(data, graph)
-    ends = (jnp.asarray(index)[edge] for index in (data.receivers, data.senders))
-    pairs = tuple(
-        jax.vmap(lambda nodes, k: jax.tree.map(lambda x: x[k], nodes))(picked.nodes, end)
-        for end in ends
-    )
-    recorded = jax.jit(jax.vmap(one))(pairs)
-    energy, force, alone, change = (np.asarray(x, np.float64) for x in recorded)
-    unit = scales.mass * scales.acceleration
-    table = MessageTable(
-        features=features,
-        scales={name: feature_scale(name, scales) for name in features},
-        messages=energy[:, None] * unit * scales.length,
-        components=np.zeros(1, int),
-        influence=force * unit,
-        one_body_force=alone * unit,
-        message_scale=np.ones(len(energy)),
-        offset=np.zeros_like(force),
-        force=None if system is None else true_forces(system, receiver, sender),
-    )
+    inside = (normalise_nodes(end, scales) for end in (receiver, sender))
+    change = np.asarray(jax.jit(jax.vmap(one))(*inside), np.float64)
+    unit = force_unit(trained, dataset) * scales.length
     slope = None
     if model.kinetic:
-        whole = jax.jit(predict, static_argnums=0)(model, params, picked).velocity
-        receivers = np.asarray(data.receivers)[np.asarray(edge)]
-        slope = np.asarray(whole, np.float64)[np.arange(len(edge)), receivers] * scales.velocity
+        data = normalise(dataset, scales)
+        graph, node = recorded.stars.graph, recorded.stars.node
+        whole = jax.jit(lambda x: predict(model, params, x).velocity)
+        lot = max(1, _EDGES_AT_ONCE // dataset.graphs.senders.shape[-1])
+        rows = []
+        for start in range(0, len(graph), lot):
+            few = graph[start : start + lot]
+            found: Any = whole(take(data, few).graphs)
+            rows.append(np.asarray(found)[np.arange(len(few)), node[start : start + lot]])
+        slope = np.concatenate(rows).astype(np.float64) * scales.velocity
     truth = None
     if system is not None:
         truth = true_potential(system, receiver, sender, middle)
-    unit *= scales.length
+    table = table._replace(messages=table.messages * unit)
     return EnergyTable(table, slope, change * unit, truth)
 
 
 def true_potential(
     system: System,
-    receiver: Body,
-    sender: Body,
+    receiver: Nodes,
+    sender: Nodes,
     start: float,
     softening: float | None = None,
     num_points: int = 1000,
@@ -145,7 +126,7 @@ def true_potential(
     """
 
     def one(receiver, sender):
-        displacement = sender.position - receiver.position
+        displacement = system.space.displacement(receiver.position, sender.position)
         r = jnp.sqrt(jnp.sum(displacement**2))
         unit = displacement / r
         distances = start * (r / start) ** jnp.linspace(0.0, 1.0, num_points)
@@ -213,7 +194,7 @@ def distill_potential(
     units = dict(table.forces.scales)
     for end in ("i", "j"):
         columns[f"p_{end}"] = _momentum(columns, end)[1]
-        units[f"p_{end}"] = units["m_i"] * units["vx_i"]
+        units[f"p_{end}"] = units.get("m_i", 1.0) * units["vx_i"]
     r = columns["r"]
     rows = _rows(columns)
 
@@ -224,7 +205,7 @@ def distill_potential(
     middle = np.full(len(r), np.median(r))
     rest = energy - table.change - values(potential, r=middle)
     additive: sympy.Expr = sympy.Float(float(np.mean(rest[rows])))
-    names = ("m_i", "m_j", "q_i", "q_j", "p_i", "p_j")
+    names = [*property_names(table.forces), "p_i", "p_j"]
     names = [name for name in names if np.ptp(columns[name][rows]) > 0]
     if names and np.std(rest[rows]) > 0.01 * np.std(energy[rows]):
         found = search_in_units(
@@ -255,8 +236,8 @@ def distill_kinetic(
     if velocity is None or not np.any(size):
         return None
     along = np.sum(velocity * momentum, axis=1) / np.where(size > 0, size, 1.0)
-    columns = {"p": size, "m_i": features["m_i"], "q_i": features["q_i"]}
-    units = dict(scales) | {"p": scales["m_i"] * scales["vx_i"]}
+    columns = {"p": size} | {name: features[name] for name in property_names(table.forces, "i")}
+    units = dict(scales) | {"p": scales.get("m_i", 1.0) * scales["vx_i"]}
     rows = np.arange(len(size))[:num_samples]
     (front,) = search_in_units(regressors, columns, units, along[:, None], rows=rows)
     law = select(front).expression
@@ -337,16 +318,16 @@ def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
 def _momentum(features, end):
     """Momenta `[edge, dim]` of one end of each edge, and their sizes."""
     axes = [axis for axis in AXES if f"v{axis}_{end}" in features]
-    momentum = np.stack([features[f"m_{end}"] * features[f"v{a}_{end}"] for a in axes], axis=1)
+    mass = features.get(f"m_{end}", 1.0)
+    momentum = np.stack([mass * features[f"v{a}_{end}"] for a in axes], axis=1)
     return momentum, np.linalg.norm(momentum, axis=1)
 
 
 def _pair_energy(model, params, receiver, sender) -> Array:
     """Both edges of a pair."""
-    receiver, sender = to_canonical(receiver), to_canonical(sender)
-    there = model.apply(params, receiver, sender, method="pair_energy")
-    return there + model.apply(params, sender, receiver, method="pair_energy")
 
+    def both(network, receiver, sender):
+        ends = network.momenta(receiver), network.momenta(sender)
+        return network.pair_energy(*ends) + network.pair_energy(*ends[::-1])
 
-def _self_energy(model, params, body) -> Array:
-    return model.apply(params, to_canonical(body), method="self_energy")
+    return model.apply(params, receiver, sender, method=both)

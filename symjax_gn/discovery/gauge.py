@@ -138,9 +138,11 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
     Raises:
         ValueError: the table has no true forces.
     """
-    if table.force is None:
+    if table.true_force is None:
         raise ValueError("R^2 against true forces needs a system whose law is known.")
-    mass, charge, force = table.features["m_i"], table.features["q_i"], table.force
+    force = table.true_force
+    mass = table.features.get("m_i", np.ones(len(force)))
+    charge = table.features.get("q_i", np.zeros(len(force)))
 
     def fit(name, keep, messages=table.messages):
         parts = (messages[keep], force[keep], mass[keep], charge[keep])
@@ -161,5 +163,5 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
         "force_trimmed": fit("1", kept)[0],
         "gauge": best,
         "gauge_name": best_name,
-        "influence": fit("1", everything, table.influence)[0],
+        "influence": fit("1", everything, table.force)[0],
     }

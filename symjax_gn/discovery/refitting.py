@@ -1,5 +1,6 @@
 """Distilled laws in place of the network: accelerations from expressions, and a refit."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,11 +11,18 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.checks import check_choice
-from symjax_gn.data.datasets import Dataset, take
-from symjax_gn.data.features import AXES, pair_features
+from symjax_gn.data.datasets import Dataset, inertia, take
+from symjax_gn.data.features import node_features, pair_features
+from symjax_gn.data.graphs import GraphsTuple, flatten
+from symjax_gn.data.nodes import AXES, leading_shape, take_nodes
+from symjax_gn.data.quantities import Quantity
+from symjax_gn.data.space import Space
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
-from symjax_gn.laws.expressions import fit_constants, to_numpy, with_slots
+from symjax_gn.laws.expressions import to_numpy, with_slots
+from symjax_gn.laws.fitting import fit_constants
+from symjax_gn.laws.symbolic import SymbolicModel
+from symjax_gn.model import batches, held_out_error, known_targets
 
 # A mean relative error at which float32 data have no more to say.
 _EXACT = 1e-5
@@ -22,11 +30,15 @@ _EXACT = 1e-5
 
 class _Bodies(NamedTuple):
     pairs: dict[str, np.ndarray]
-    """Feature columns `[graph, edge]`."""
+    """Feature columns `[graph x edge]`."""
     nodes: dict[str, np.ndarray]
-    """Feature columns `[graph, node]`; a body is its own sender."""
+    """Feature columns `[graph x node]`."""
     receivers: np.ndarray
-    mass: np.ndarray
+    """[graph x edge], numbers of nodes in all graphs together."""
+    inertia: Any
+    """[graph x node, 1], or 1."""
+    shape: tuple[int, ...]
+    """Graphs, and nodes in each."""
 
 
 def law_accelerations(
@@ -44,14 +56,9 @@ def law_accelerations(
         ValueError: there is not one law of each kind for each axis, or one has other
             variables.
     """
-    dim = dataset.nodes.position.shape[-1]
-    if not len(force) == len(one_body) == dim:
-        raise ValueError(
-            f"{dim} dimensions need as many laws of each kind: got {len(force)} of pairs and "
-            f"{len(one_body)} of a body alone."
-        )
-    bodies = _bodies(dataset)
-    return _accelerate(_Functions(force), _Functions(one_body), bodies, [])
+    laws = _laws(force, one_body, dataset)
+    found = [laws.predict(take(dataset, index).graphs) for index in batches(dataset)]
+    return np.concatenate(found)
 
 
 def law_error(
@@ -59,16 +66,34 @@ def law_error(
 ) -> tuple[float, float]:
     """Error of the laws' accelerations and the size of what is predicted.
 
-    In the unit of `held_out_error`: means over graphs of sums over nodes and
-    dimensions of |a - a_hat| and of |a|. Infinite where a law is not finite.
+    In the unit of `held_out_error`: means over graphs of sums over nodes and dimensions of
+    |a - a_hat| and of |a|. Infinite where a law is not finite.
     """
-    target = np.asarray(dataset.acceleration, np.float64)
-    with np.errstate(all="ignore"):
-        error = np.abs(law_accelerations(force, one_body, dataset) - target)
-    error = np.where(np.isfinite(error), error, np.inf)
-    return float(np.mean(np.sum(error, axis=(1, 2)))), float(
-        np.mean(np.sum(np.abs(target), axis=(1, 2)))
-    )
+    laws = _laws(force, one_body, dataset)
+    return held_out_error(laws, dataset)
+
+
+def _laws(force, one_body, dataset):
+    dim = dataset.target.shape[-1]
+    if not len(force) == len(one_body) == dim:
+        raise ValueError(
+            f"{dim} dimensions need as many laws of each kind: got {len(force)} of pairs and "
+            f"{len(one_body)} of a body alone."
+        )
+    return _Laws(tuple(force), tuple(one_body), dataset.quantity, dataset.space)
+
+
+class _Laws(NamedTuple):
+    """Laws as a predictor."""
+
+    force: tuple[sympy.Expr, ...]
+    one_body: tuple[sympy.Expr, ...]
+    quantity: Quantity
+    space: Space
+
+    def predict(self, graphs: GraphsTuple) -> np.ndarray:
+        bodies = _bodies(graphs, self.quantity, self.space)
+        return _accelerate(_Functions(self.force), _Functions(self.one_body), bodies, [])
 
 
 class Refit(NamedTuple):
@@ -121,16 +146,24 @@ def refit(
     """
     if math.isnan(law.across):
         raise ValueError('A refit needs a law of forces: distill with gauge="influence".')
-    graphs = max(1, min(len(dataset.acceleration), num_pairs // len(dataset.senders)))
-    dataset = take(dataset, np.linspace(0, len(dataset.acceleration) - 1, graphs).astype(int))
-    apart = np.all(_bodies(dataset).pairs["r"] > 0, axis=1)
+    graphs = max(1, min(len(dataset), num_pairs // dataset.graphs.senders.shape[-1]))
+    dataset = take(dataset, np.linspace(0, len(dataset) - 1, graphs).astype(int))
+    apart = np.all(
+        _bodies(dataset.graphs, dataset.quantity, dataset.space).pairs["r"].reshape(graphs, -1) > 0,
+        axis=1,
+    )
     if not np.any(apart):
         raise ValueError("All graphs have coincident bodies: there is no distance to fit to.")
     dataset = take(dataset, np.flatnonzero(apart))
-    bodies = _bodies(dataset)
-    target = np.asarray(dataset.acceleration, np.float64)
+    bodies = _bodies(dataset.graphs, dataset.quantity, dataset.space)
+    target = np.asarray(dataset.target, np.float64)
+    known = known_targets(dataset)
+    if known is not None:
+        # What is not known has no say, whatever is predicted.
+        target = np.where(known, target, 0.0)
     size = np.linalg.norm(target, axis=-1, keepdims=True)
     weight = 1 / (size + 0.1 * typical_size(size))
+    weight = weight if known is None else weight * known
     r = sympy.Symbol("r")
 
     def fit(scalar, distance):
@@ -231,7 +264,7 @@ class _Functions:
         self.functions = [to_numpy(law, [*self.names, *slots]) for law in laws]
 
     def __call__(self, features, values):
-        shape = features["r"].shape
+        shape = next(iter(features.values())).shape
         for name in self.names:
             check_choice("variable of a law", name, features)
         columns = [features[name] for name in self.names]
@@ -240,19 +273,71 @@ class _Functions:
         return np.stack([function(table) for function in self.functions], axis=-1)
 
 
-def _bodies(dataset):
-    nodes = jax.tree.map(lambda x: np.asarray(x, np.float64), dataset.nodes)
-    receiver, sender = (
-        jax.tree.map(lambda x, i=i: x[:, np.asarray(i)], nodes)
-        for i in (dataset.receivers, dataset.senders)
+def _bodies(graphs, quantity, space):
+    flat = flatten(jax.tree.map(np.asarray, graphs))
+    receiver, sender = (take_nodes(flat.nodes, x) for x in (flat.receivers, flat.senders))
+    weight = np.asarray(inertia(flat.nodes, quantity), np.float64)
+    return _Bodies(
+        pairs=pair_features(receiver, sender, space),
+        nodes=node_features(flat.nodes),
+        receivers=flat.receivers,
+        inertia=weight[..., None],
+        shape=leading_shape(graphs.nodes),
     )
-    pairs, alone = pair_features(receiver, sender), pair_features(nodes, nodes)
-    return _Bodies(pairs, alone, np.asarray(dataset.receivers), nodes.mass)
 
 
 def _accelerate(force, one_body, bodies, values):
+    """What laws predict, `[graph, node, dim]`."""
+    count = int(np.prod(bodies.shape))
     pairs = force(bodies.pairs, values)
-    total = one_body(bodies.nodes, values)
-    for edge, node in enumerate(bodies.receivers):
-        total[:, node] += pairs[:, edge]
-    return total / bodies.mass[..., None]
+    sums = [np.bincount(bodies.receivers, column, count) for column in pairs.T]
+    total = one_body(bodies.nodes, values) + np.stack(sums, axis=-1)
+    return (total / bodies.inertia).reshape(*bodies.shape, -1)
+
+
+def refit_model(
+    model: SymbolicModel, dataset: Dataset, *, num_elements: int = 20_000
+) -> SymbolicModel:
+    """Fit all constants of a law, of messages and update together, to the quantity.
+
+    Robust least squares, as in `refit`; a fit that is no better leaves the law as it was.
+
+    Args:
+        model: the law.
+        dataset: graphs to fit to, user's units.
+        num_elements: about how many messages are used, of graphs evenly spaced.
+    """
+    per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
+    count = max(1, min(len(dataset), num_elements // per_graph))
+    some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
+    target = np.asarray(some.target, np.float64)
+    known = known_targets(some)
+    weight: Any = 1 / (typical_size(target) or 1.0)
+    weight = weight if known is None else weight * known
+    pairs = len(model.message)
+    free, slots, old = with_slots([*model.message, *model.update])
+    if not slots:
+        return model
+    start = np.asarray([float(value) for value in old])
+
+    def laws(values):
+        new = {
+            sympy.Symbol(slot): sympy.Float(value)
+            for slot, value in zip(slots, values, strict=True)
+        }
+        filled: list[Any] = [law.xreplace(new) for law in free]
+        return dataclasses.replace(
+            model, message=tuple(filled[:pairs]), update=tuple(filled[pairs:])
+        )
+
+    def errors(values):
+        with np.errstate(all="ignore"):
+            return (laws(values).predict(some.graphs) - target) * weight
+
+    def mean(values):
+        found = np.abs(errors(values))
+        return float(np.mean(np.where(np.isfinite(found), found, np.inf)))
+
+    options: Any = dict(f_scale=0.01, most=1e3, steps=30)
+    found = fit_constants(errors, start, np.abs(start) + 1e-300, **options)
+    return laws(found) if mean(found) < mean(start) else model

@@ -9,14 +9,18 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.checks import check_at_least, check_choice
-from symjax_gn.data.graphs import Edges, check_edges
-from symjax_gn.data.nodes import Body, check_body
+from symjax_gn.data.checks import check_choice, check_count
+from symjax_gn.data.features import parse_feature, property_feature
+from symjax_gn.data.graphs import Edges, check_edges, flatten, stack_graphs
+from symjax_gn.data.nodes import Nodes, check_nodes, take_nodes
+from symjax_gn.data.space import FREE, Space
 from symjax_gn.laws.expressions import to_jax
-from symjax_gn.networks.hamiltonian import FlatHGN
 from symjax_gn.networks.training import Trained
-from symjax_gn.physics.dynamics import SOLVERS, Hamiltonian, energy_drift, roll_out, to_canonical
+from symjax_gn.physics.dynamics import Hamiltonian, energy_drift, roll_out, to_canonical
 from symjax_gn.physics.systems import safe_norm
+
+# Leapfrog is left out: what a network learns need not part into kinetic and potential energy.
+SOLVERS = ("midpoint", "adaptive")
 
 
 def trained_hamiltonian(trained: Trained, edges: Edges) -> Hamiltonian:
@@ -30,56 +34,78 @@ def trained_hamiltonian(trained: Trained, edges: Edges) -> Hamiltonian:
         ValueError: the model is not a `FlatHGN`, or was not trained on dq/dt.
     """
     model, scales = trained.model, trained.scales
-    if not isinstance(model, FlatHGN) or not model.kinetic:
+    if not (model.conservative and model.kinetic):
         raise ValueError(
             'Motion needs dH/dq and dH/dp: train with strategy="flathgn" and a model with '
             "kinetic=True."
         )
     centre = jnp.asarray(scales.centre, jnp.float32)
+    mass = scales.properties.get("mass", 1.0)
 
     def hamiltonian(body):
-        inside = Body(
+        inside = Nodes(
             (body.position - centre) / scales.length,
-            body.velocity / (scales.mass * scales.velocity),
-            body.mass / scales.mass,
-            body.charge / scales.charge,
+            body.velocity / (mass * scales.velocity),
+            {name: x / scales.properties[name] for name, x in body.properties.items()},
         )
-        total, _ = model.apply(trained.params, inside, *edges, method="energy")
-        return total * (scales.mass * scales.velocity**2)
+        graphs = stack_graphs(jax.tree.map(lambda x: x[None], inside), *map(jnp.asarray, edges))
+        totals, _ = model.apply(trained.params, flatten(graphs), method="energies")
+        return totals[0] * (mass * scales.velocity**2)
 
     return hamiltonian
 
 
-def distilled_hamiltonian(potential: sympy.Expr, kinetic: sympy.Expr, edges: Edges) -> Hamiltonian:
+def distilled_hamiltonian(
+    potential: sympy.Expr, kinetic: sympy.Expr, edges: Edges, space: Space = FREE
+) -> Hamiltonian:
     """The energy of a distilled potential and kinetic energy, user's units.
 
     Args:
         potential: V(r, m_i, m_j, q_i, q_j) of a pair.
         kinetic: k(p, m_i, q_i) of a body.
         edges: senders and receivers, every pair in both directions.
+        space: free or periodic.
 
     Raises:
         ValueError: an expression depends on something else, or the edges are wrong.
     """
     check_edges(*edges, 1 + int(np.max(edges, initial=0)))
-    of_pair, pair_constants = to_jax(potential, ["r", "m_i", "m_j", "q_i", "q_j"])
-    of_body, body_constants = to_jax(kinetic, ["p", "m_i", "q_i"])
+    names = [sorted(map(str, law.free_symbols)) for law in (potential, kinetic)]
+    kinds = (("potential", "r", "ij"), ("kinetic energy", "p", "i"))
+    for (law, own, ends), used in zip(kinds, names, strict=True):
+        for name in used:
+            mine = name[-2:] in [f"_{end}" for end in ends]
+            if name != own and not (mine and parse_feature(name).kind.startswith("property:")):
+                raise ValueError(f"A {law} cannot depend on {name}.")
+    of_pair, pair_constants = to_jax(potential, names[0])
+    of_body, body_constants = to_jax(kinetic, names[1])
+
+    def values(columns, wanted, count):
+        for name in wanted:
+            check_choice("variable of an energy", name, columns)
+        return jnp.stack([columns[name] for name in wanted] or [jnp.zeros(count)], axis=-1)
 
     def hamiltonian(body):
-        sender, receiver = (jax.tree.map(lambda x, i=i: x[i], body) for i in edges)
-        r = safe_norm(sender.position - receiver.position)
-        pair = (r, receiver.mass, sender.mass, receiver.charge, sender.charge)
-        alone = (safe_norm(body.velocity), body.mass, body.charge)
-        pairs = of_pair(pair_constants, jnp.stack(pair, axis=-1))
+        sender, receiver = (take_nodes(body, index) for index in edges)
+        pair: dict[str, Any] = {
+            "r": safe_norm(space.displacement(receiver.position, sender.position))
+        }
+        alone: dict[str, Any] = {"p": safe_norm(body.velocity)}
+        for name in body.properties:
+            pair[property_feature(name, "i")] = receiver.properties[name]
+            pair[property_feature(name, "j")] = sender.properties[name]
+            alone[property_feature(name, "i")] = body.properties[name]
+        pairs = of_pair(pair_constants, values(pair, names[0], len(edges[0])))
+        bodies = of_body(body_constants, values(alone, names[1], body.position.shape[0]))
         # Each pair has two edges, and a law need not treat its ends quite alike.
-        return 0.5 * jnp.sum(pairs) + jnp.sum(of_body(body_constants, jnp.stack(alone, axis=-1)))
+        return 0.5 * jnp.sum(pairs) + jnp.sum(bodies)
 
     return hamiltonian
 
 
 def compare_rollouts(
     hamiltonians: Mapping[str, Hamiltonian],
-    bodies: Body,
+    bodies: Nodes,
     time: Float[np.ndarray, " time"],
     *,
     true: str | None = None,
@@ -107,8 +133,8 @@ def compare_rollouts(
     """
     if true is not None:
         check_choice("true Hamiltonian", true, hamiltonians)
-    check_body(bodies, "bodies")
-    check_at_least("substeps", substeps, 1)
+    check_nodes(bodies, "bodies")
+    check_count("substeps", substeps)
     time = np.asarray(time, np.float64)
     gaps = np.diff(time)
     # Times in float32 are evenly spaced to fewer places than others.
@@ -128,7 +154,9 @@ def compare_rollouts(
             @jax.vmap
             def follow(body, hamiltonian=hamiltonian, judges=judges, options=options):
                 path, ok = roll_out(hamiltonian, body, times, **options)
-                kinetic = 0.5 * jnp.sum(jnp.sum(path.velocity**2, axis=-1) / path.mass, axis=-1)
+                kinetic = 0.5 * jnp.sum(
+                    jnp.sum(path.velocity**2, axis=-1) / path.properties.get("mass", 1.0), axis=-1
+                )
                 unit = jnp.where(kinetic[0] > 0, kinetic[0], jnp.max(kinetic))
                 unit = jnp.where(unit > 0, unit, 1.0)
                 drifts = {k: jnp.max(energy_drift(h, path, unit)) for k, h in judges.items()}

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import sympy
 from jaxtyping import Float, PRNGKeyArray
+from threadpoolctl import threadpool_limits
 
 from symjax_gn.data.checks import check_choice
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.features import pair_bodies, pair_features, sample_pairs
-from symjax_gn.data.nodes import Body
+from symjax_gn.data.features import node_features, pair_features
+from symjax_gn.data.nodes import Nodes, leading_shape
+from symjax_gn.data.sampling import sample_pairs
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import distillation
 from symjax_gn.discovery.energies import true_potential
@@ -20,6 +22,8 @@ from symjax_gn.laws.expressions import evaluate
 from symjax_gn.physics.systems import System, one_body_force, true_forces
 
 MAX_CONDITION = 100.0
+
+_LARGEST = 1e150
 
 
 MAX_ERROR = {"seen": (0.02, 0.1), "beyond": (0.05, 0.2)}
@@ -42,10 +46,12 @@ class Verdict(NamedTuple):
 
 class _Pairs(NamedTuple):
     law: Float[np.ndarray, "edge component"]
-    receiver: Body
-    sender: Body
+    receiver: Nodes
+    sender: Nodes
 
 
+# Its least-squares problems are so small that threads of linear algebra wait for each other.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def judge(
     key: PRNGKeyArray,
     components: Sequence[sympy.Expr],
@@ -89,7 +95,7 @@ def judge(
             dimension, or a component has variables that pairs do not have.
     """
     check_choice("gauge", gauge, distillation.GAUGES)
-    dim = train.acceleration.shape[-1]
+    dim = train.target.shape[-1]
     if gauge == "influence" and len(components) != dim:
         raise ValueError(
             f"A force in {dim} dimensions has as many components, not {len(components)}; for laws "
@@ -100,7 +106,9 @@ def judge(
     keys = jax.random.split(key, 4)
     known = _sample(keys[0], train, num_pairs, components)
     fresh = _sample(keys[1], test, num_pairs, components)
-    far = _stretch(keys[2], _sample(keys[3], test, num_pairs, components), known, components)
+    far = _stretch(
+        keys[2], _sample(keys[3], test, num_pairs, components), known, components, test.space
+    )
     softenings = [system.softening, 0.0] if system.softening else [0.0]
     forces = {
         softening: [true_forces(system, *pairs[1:], softening) for pairs in (known, fresh, far)]
@@ -162,8 +170,8 @@ def judge_one_body(
         test: graphs that the law was not learned from, user's units.
         num_bodies: number of bodies.
     """
-    receiver, sender = pair_bodies(test, *sample_pairs(key, test, num_bodies))
-    law = _values(components, receiver, sender)
+    receiver, sender, *_ = sample_pairs(key, test, num_bodies)
+    law = _values(components, receiver, sender, test.space)
     truth = np.asarray(jax.vmap(lambda body: one_body_force(system, body))(receiver), np.float64)
     size = np.linalg.norm(truth, axis=1)
     size += 0.1 * _median(size)
@@ -199,8 +207,8 @@ def judge_potential(
     """
     if potential is None:
         return _check_errors(np.array([np.inf]), MAX_ERROR["seen"])
-    receiver, sender = pair_bodies(test, *sample_pairs(key, test, num_pairs))
-    features = pair_features(receiver, sender)
+    receiver, sender, *_ = sample_pairs(key, test, num_pairs)
+    features = pair_features(receiver, sender, test.space)
     start = float(np.median(features["r"]))
     middle = np.full(len(features["r"]), start)
     ends = [evaluate(potential, features | {"r": r}) for r in (features["r"], middle)]
@@ -228,39 +236,49 @@ def judge_kinetic(
         test: graphs that the law was not learned from, user's units.
         num_bodies: number of bodies.
     """
-    body, _ = pair_bodies(test, *sample_pairs(key, test, num_bodies))
-    mass, charge = (np.asarray(x, np.float64) for x in (body.mass, body.charge))
+    body, *_ = sample_pairs(key, test, num_bodies)
+    mass, charge = _mass_and_charge(body)
     speed = np.linalg.norm(np.asarray(body.velocity, np.float64), axis=1)
+    columns = node_features(body) | dict(p=mass * speed, m_i=mass, q_i=charge)
     with np.errstate(all="ignore"):
-        error = np.abs(evaluate(velocity, dict(p=mass * speed, m_i=mass, q_i=charge)) - speed)
+        error = np.abs(evaluate(velocity, columns) - speed)
         error = error / (speed + 0.1 * typical_size(speed))
     error = np.where(np.isfinite(error), error, np.inf)
     return _check_errors(error, MAX_ERROR["seen"])
 
 
-def _values(components, receiver, sender):
-    features = pair_features(receiver, sender)
-    return np.stack([evaluate(component, features) for component in components], axis=-1)
+def _values(components, receiver, sender, space):
+    """Values of laws; those whose squares overflow count as not finite."""
+    features = pair_features(receiver, sender, space)
+    values = np.stack([evaluate(component, features) for component in components], axis=-1)
+    return np.where(np.abs(values) < _LARGEST, values, np.nan)
 
 
 def _sample(key, dataset, num_pairs, components):
-    receiver, sender = pair_bodies(dataset, *sample_pairs(key, dataset, num_pairs))
-    return _Pairs(_values(components, receiver, sender), receiver, sender)
+    receiver, sender, *_ = sample_pairs(key, dataset, num_pairs)
+    return _Pairs(_values(components, receiver, sender, dataset.space), receiver, sender)
 
 
-def _stretch(key, pairs, known, components):
+def _stretch(key, pairs, known, components, space):
     """The same pairs at separations from a third of the smallest to thrice the largest."""
-    separation = np.linalg.norm(known.sender.position - known.receiver.position, axis=-1)
+    separation = pair_features(known.receiver, known.sender, space)["r"]
     low, high = np.log(np.quantile(separation, [0.05, 0.95]) * [1 / 3, 3])
     r = np.exp(np.asarray(jax.random.uniform(key, separation.shape, minval=low, maxval=high)))
-    displacement = pairs.sender.position - pairs.receiver.position
+    displacement = space.displacement(pairs.receiver.position, pairs.sender.position)
     unit = displacement / np.linalg.norm(displacement, axis=-1, keepdims=True)
     sender = pairs.sender._replace(position=pairs.receiver.position + r[:, None] * unit)
-    return _Pairs(_values(components, pairs.receiver, sender), pairs.receiver, sender)
+    return _Pairs(_values(components, pairs.receiver, sender, space), pairs.receiver, sender)
 
 
 def _properties(pairs):
-    return (np.asarray(x, np.float64) for x in (pairs.receiver.mass, pairs.receiver.charge))
+    return _mass_and_charge(pairs.receiver)
+
+
+def _mass_and_charge(nodes):
+    """Masses and charges `[pair]`, 1 and 0 where there are none."""
+    count = leading_shape(nodes)
+    default = dict(mass=np.ones(count), charge=np.zeros(count))
+    return tuple(np.asarray(nodes.properties.get(k, x), np.float64) for k, x in default.items())
 
 
 def _fit(pairs, force, name, constant_offset):
@@ -269,11 +287,12 @@ def _fit(pairs, force, name, constant_offset):
     law = np.where(finite[:, None], pairs.law, 0.0)
     force = np.where(finite[:, None], force, 0.0)
     size = np.linalg.norm(law, axis=1)
-    scale = size + 0.1 * typical_size(size) + 1e-300
+    unit = typical_size(size) or 1.0
+    scale = size + 0.1 * unit
     keep = finite
 
     def fit(keep):
-        options = dict(name=name, constant_offset=constant_offset, weight=keep / scale)
+        options = dict(name=name, constant_offset=constant_offset, weight=keep * unit / scale)
         return fit_gauge(law, force, *_properties(pairs), **options)
 
     gauge = fit(keep)

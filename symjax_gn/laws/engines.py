@@ -2,23 +2,41 @@
 
 import importlib.util
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import sympy
 
-from symjax_gn.data.checks import check_choice
+from symjax_gn.data.checks import (
+    as_floats,
+    check_choice,
+    check_count,
+    check_finite,
+    check_number,
+    check_type,
+)
+from symjax_gn.laws.evolution import OPERATORS, evolve, evolve_with_options
 from symjax_gn.laws.expressions import with_heaviside
 from symjax_gn.laws.fronts import Column, Columns, ParetoFront, make_front
+from symjax_gn.laws.writing import check_name
 
 REGRESSORS = ("operon", "pysr")
 
+# A law of a few constants passes through so few samples whatever they are.
+_FEWEST_SAMPLES = 10
+
+# Spreads below this share of the size are rounding.
+_ROUNDING = 1e-9
+
 
 class Regressor(Protocol):
-    """An engine of symbolic regression."""
+    """An engine of symbolic regression.
+
+    An engine whose search lets other threads run says so by an attribute `in_threads = True`
+    and is run in threads, all others in processes of their own.
+    """
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search for laws.
@@ -35,27 +53,49 @@ class Regressor(Protocol):
 
 
 def check_problem(features: Columns, target: Column) -> None:
-    """Raise a `ValueError` for columns that disagree, are not finite, or a constant target."""
-    if not features or np.size(target) == 0:
-        raise ValueError("Regression needs at least one feature and one sample.")
-    for name, column in [*features.items(), ("the target", target)]:
-        if np.shape(column) != np.shape(target) or np.ndim(column) != 1:
+    """Raise a `ValueError` that names the first column of which no law can be found.
+
+    >>> r = np.linspace(1.0, 2.0, 20)
+    >>> check_problem({"r": r, "m_i": np.ones(20)}, 2 * r)
+    Traceback (most recent call last):
+    ValueError: Column m_i is constant, 1.0: leave it out.
+    """
+    if not features:
+        raise ValueError("Regression needs at least one feature, got none.")
+    columns = {}
+    for name, column in [*features.items(), ("of the target", target)]:
+        if column is not target:
+            check_name(name)
+        values = columns[name] = as_floats(f"Column {name}", column)
+        if values.ndim != 1 or np.shape(values) != np.shape(target):
             raise ValueError(
                 f"Column {name} has shape {np.shape(column)}, the target {np.shape(target)}; "
                 "both must be [sample]."
             )
-        if not np.all(np.isfinite(column)):
-            raise ValueError(f"Column {name} has NaN or infinite values.")
-    if np.ptp(target) <= 1e-9 * np.max(np.abs(target), initial=1e-300):
-        raise ValueError("The target of the regression is constant: there is no law to find.")
+        check_finite(f"Column {name}", values)
+    if np.size(target) < _FEWEST_SAMPLES:
+        raise ValueError(
+            f"Regression needs at least {_FEWEST_SAMPLES} samples, got {np.size(target)}."
+        )
+    for name, values in columns.items():
+        if np.ptp(values) <= _ROUNDING * np.max(np.abs(values)):
+            if name == "of the target":
+                raise ValueError(
+                    "The target of the regression is constant: there is no law to find."
+                )
+            raise ValueError(f"Column {name} is constant, {values[0]}: leave it out.")
 
 
-_UNARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "asin", "acos", "atan", "sinh", "cosh")
-
-
-_OPERON_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"} | {
-    name: name for name in (*_UNARY, "abs", "square", "cbrt")
-}
+def _check_engine(engine: Any, what: str, choices: Iterable[str]) -> None:
+    """Raise a `ValueError` for settings that all engines have."""
+    check_type("operators", engine.operators, (tuple, list), 'For one, write ("+",).')
+    if not engine.operators:
+        raise ValueError("An engine needs at least one operator, got none.")
+    for name in engine.operators:
+        check_choice(what, name, choices)
+    check_count("seed", engine.seed, 0)
+    if engine.time_limit is not None:
+        check_number("time_limit", engine.time_limit, above=0)
 
 
 DEFAULT_OPERATORS = ("+", "-", "*", "/", "exp")
@@ -72,7 +112,11 @@ class OperonRegressor:
         time_limit: seconds after which a search stops, or None.
         seed: seed of the search; with one seed the result is reproducible unless a
             time limit ends it.
-        options: further keywords of `pyoperon.sklearn.SymbolicRegressor`.
+        options: further keywords of `pyoperon.sklearn.SymbolicRegressor`; these win.
+
+    >>> r = np.linspace(1.0, 2.0, 50)
+    >>> OperonRegressor(evaluations=3000).fit({"r": r}, r**2).laws[-1].mae < 0.01
+    True
     """
 
     operators: tuple[str, ...] = DEFAULT_OPERATORS
@@ -82,90 +126,41 @@ class OperonRegressor:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    in_threads: ClassVar[bool] = True
+
     def __post_init__(self):
-        for name in self.operators:
-            check_choice("operator of the operon engine", name, _OPERON_OPERATORS)
+        _check_engine(self, "operator of the operon engine", OPERATORS)
+        check_count("max_length", self.max_length, 3)
+        check_count("evaluations", self.evaluations)
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search; see `Regressor.fit`."""
-        import sklearn
-        from pyoperon.sklearn import SymbolicRegressor
-
         check_problem(features, target)
         start = time.perf_counter()
-        names = list(features)
-        # pyoperon 0.6 misreads float32 in C order: float64 in Fortran order is safe.
-        columns = np.asfortranarray(np.stack(list(features.values()), axis=-1), np.float64)
-        symbols = [_OPERON_OPERATORS[name] for name in self.operators]
-        settings: dict[str, Any] = dict(
-            allowed_symbols=",".join([*symbols, "constant", "variable"]),
-            objectives=["mae", "length"],
+        columns = np.stack([np.asarray(x, np.float64) for x in features.values()], axis=-1)
+        run = evolve_with_options if self.options else evolve
+        more = dict(options=self.options) if self.options else {}
+        expressions = run(
+            columns,
+            np.asarray(target, np.float64),
+            list(features),
+            operators=self.operators,
             max_length=self.max_length,
-            max_evaluations=self.evaluations,
-            generations=self.evaluations,
-            optimizer_iterations=3,
-            population_size=1000,
-            max_time=self.time_limit,
-            random_state=self.seed,
-            uncertainty=[float(np.std(target))],
-            epsilon=0.0,
+            evaluations=self.evaluations,
+            time_limit=self.time_limit,
+            seed=self.seed,
+            **more,
         )
-        # Fronts may hold expressions with poles on the samples: not used here, but no error.
-        finite = sklearn.config_context(assume_finite=True)
-        with warnings.catch_warnings(), finite, np.errstate(all="ignore"):
-            # It warns of constant expressions, which are a proper part of a front.
-            warnings.filterwarnings("ignore", "Model contains no variables")
-            engine = SymbolicRegressor(**(settings | dict(self.options)))
-            engine.fit(columns, np.asarray(target, np.float64))
-        hashes = {
-            key: sympy.Symbol(name) for key, name in zip(engine.variables_, names, strict=True)
-        }
-        expressions = [tree_to_sympy(row["tree"], hashes) for row in engine.pareto_front_]
         return make_front(expressions, features, target, seconds=time.perf_counter() - start)
 
 
-def tree_to_sympy(tree: Any, variables: Mapping[int, sympy.Symbol]) -> sympy.Expr:
-    """SymPy expression of an Operon tree, with its constants to the last bit."""
-    functions = {
-        "Add": lambda *x: sympy.Add(*x),
-        "Mul": lambda *x: sympy.Mul(*x),
-        "Sub": lambda x, *rest: x - sympy.Add(*rest) if rest else -x,
-        "Div": lambda x, *rest: x / sympy.Mul(*rest) if rest else 1 / x,
-        "Pow": lambda x, y: x**y,
-        "Square": lambda x: x**2,
-        "Cbrt": lambda x: sympy.sign(x) * sympy.Abs(x) ** sympy.Rational(1, 3),
-    } | {name.capitalize(): getattr(sympy, name) for name in _UNARY}
-    functions["Abs"] = sympy.Abs
-    stack: list[sympy.Expr] = []
-    for node in tree.Nodes:
-        kind = node.Type.name
-        if kind == "Constant":
-            stack.append(sympy.Float(node.Value))
-        elif kind == "Variable":
-            weight = sympy.Integer(1) if node.Value == 1 else sympy.Float(node.Value)
-            stack.append(weight * variables[node.HashValue])
-        else:
-            # Postfix order with the first argument last.
-            arguments = [stack.pop() for _ in range(node.Arity)]
-            value = functions[kind](*arguments)
-            # SymPy holds numbers that no float can; in an exponential they take for ever.
-            stack.append(sympy.nan if value.is_Float and abs(value) > 1e100 else value)
-    return stack[-1]
-
+_UNARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "asin", "acos", "atan", "sinh", "cosh")
 
 # The operators that PySR 2 lists for itself, by their number of arguments.
 _PYSR_BINARY = ("+", "-", "*", "/", "^", "max", "min", "mod", ">", ">=", "<", "<=", "cond")
-
-
 _PYSR_BINARY += ("greater", "logical_or", "logical_and")
-
-
 _PYSR_UNARY = (*_UNARY, "neg", "inv", "abs", "sign", "square", "cube", "cbrt", "log10", "log2")
-
-
 _PYSR_UNARY += ("log1p", "asinh", "acosh", "atanh", "atanh_clip", "erf", "erfc", "gamma", "relu")
-
-
 _PYSR_UNARY += ("sinc", "round", "floor", "ceil")
 
 
@@ -204,8 +199,9 @@ class PySRRegressor:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in self.operators:
-            check_choice("operator of PySR", name, (*_PYSR_BINARY, *_PYSR_UNARY))
+        _check_engine(self, "operator of PySR", (*_PYSR_BINARY, *_PYSR_UNARY))
+        check_count("maxsize", self.maxsize)
+        check_count("iterations", self.iterations)
 
     def settings(self) -> dict[str, Any]:
         """The keywords that `pysr.PySRRegressor` is given."""

@@ -1,43 +1,21 @@
-"""SymPy expressions: as functions and back, complexity, constants, equivalence."""
+"""SymPy expressions: their complexity, their constants, and as functions of arrays."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 import sympy
-from jax.scipy import special
-from jaxtyping import Array, Float
-from scipy.optimize import least_squares
+from jaxtyping import Float
 
-from symjax_gn.data.nodes import AnyArray
+from symjax_gn.laws.tapes import FUNCTIONS, SPECIAL, Tape
 
-_FUNCTIONS = {
-    sympy.exp: jnp.exp,
-    sympy.log: jnp.log,
-    sympy.sin: jnp.sin,
-    sympy.cos: jnp.cos,
-    sympy.tan: jnp.tan,
-    sympy.asin: jnp.arcsin,
-    sympy.acos: jnp.arccos,
-    sympy.atan: jnp.arctan,
-    sympy.sinh: jnp.sinh,
-    sympy.cosh: jnp.cosh,
-    sympy.tanh: jnp.tanh,
-    sympy.asinh: jnp.arcsinh,
-    sympy.acosh: jnp.arccosh,
-    sympy.atanh: jnp.arctanh,
-    sympy.Abs: jnp.abs,
-    sympy.sign: jnp.sign,
-    sympy.floor: jnp.floor,
-    sympy.ceiling: jnp.ceil,
-    sympy.Heaviside: jnp.heaviside,
-    # What integrals of exponentials are written with.
-    sympy.Ei: special.expi,
-    sympy.erf: special.erf,
-    sympy.erfc: special.erfc,
-}
+if TYPE_CHECKING:
+    # Worker processes of a search need no JAX, which takes a second to import.
+    from jax import Array
 
+    from symjax_gn.data.nodes import AnyArray
 
 _INEQUALITIES = (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
 
@@ -48,6 +26,10 @@ def complexity(expression: Any) -> int:
     The same count for every engine. Sums and products count one operator less than
     their terms; subtracting, dividing and negating cost no constant, so that `a - b`,
     `a / b` and `a * b` are 3 each, `2 * a` is 3 and `a**2` is 3.
+
+    >>> m, r = sympy.symbols("m r")
+    >>> complexity(2.0 * m / r - 1)
+    7
     """
     if expression.is_Atom:
         return 1
@@ -71,8 +53,6 @@ def complexity(expression: Any) -> int:
         return complexity(expression.base) + 1
     if isinstance(expression, sympy.Heaviside):
         return complexity(expression.args[0]) + 1
-    if expression.is_Pow and expression.base == sympy.E:
-        return complexity(expression.exp) + 1
     return sum(map(complexity, expression.args)) + max(1, len(expression.args) - 1)
 
 
@@ -88,15 +68,69 @@ def _denominator(factor: Any) -> Any:
 
 
 def constants(expression: sympy.Expr) -> list[sympy.Float]:
-    """The floating-point constants of an expression, in a fixed order, each one once."""
+    """The floating-point constants of an expression, in a fixed order, each one once.
+
+    >>> r = sympy.Symbol("r")
+    >>> [float(value) for value in sorted(constants(2.5 * r**2 - 0.5))]
+    [-0.5, 2.5]
+    """
     found = dict.fromkeys(
         node for node in sympy.preorder_traversal(expression) if isinstance(node, sympy.Float)
     )
     return list(found)
 
 
+def with_constants(expression: sympy.Expr, values: Float[AnyArray, " constant"]) -> Any:
+    """The expression with other values of its constants, in the order of `constants`.
+
+    >>> with_constants(2.5 * sympy.Symbol("r"), [3.0])
+    3.0*r
+
+    Raises:
+        ValueError: the number of constants is not that of the expression.
+    """
+    old = constants(expression)
+    if len(old) != len(values):
+        raise ValueError(f"The expression has {len(old)} constants, got {len(values)}.")
+    new = {value: sympy.Float(float(p)) for value, p in zip(old, values, strict=True)}
+    return expression.xreplace(new)
+
+
+def with_slots(
+    expressions: Sequence[sympy.Expr],
+) -> tuple[list[sympy.Expr], list[str], list[sympy.Float]]:
+    """Expressions with a variable in place of each constant; the variables, the constants.
+
+    Equal constants share one variable, also between expressions.
+
+    >>> with_slots([2.5 * sympy.Symbol("r")])
+    ([_c0*r], ['_c0'], [2.50000000000000])
+    """
+    old = list(dict.fromkeys(value for one in expressions for value in constants(one)))
+    slots = sympy.symbols(f"_c:{len(old)}")
+    new = dict(zip(old, slots, strict=True))
+    free: list[Any] = [one.xreplace(new) for one in expressions]
+    return free, [str(slot) for slot in slots], old
+
+
+def rounded(expression: sympy.Expr, digits: int = 4) -> Any:
+    """The expression with its constants rounded to so many significant digits, to be read.
+
+    >>> rounded(1.23456 * sympy.Symbol("r"))
+    1.235*r
+    """
+    return expression.xreplace(
+        {value: sympy.Float(f"{float(value):.{digits}g}") for value in constants(expression)}
+    )
+
+
 def with_heaviside(expression: Any) -> Any:
-    """The expression with its conditions (`Piecewise`, `x > y`) written as Heaviside steps."""
+    """The expression with its conditions (`Piecewise`, `x > y`) written as Heaviside steps.
+
+    >>> r = sympy.Symbol("r")
+    >>> with_heaviside(sympy.Piecewise((r, r > 2), (0, True)))
+    r*Heaviside(r - 2)
+    """
 
     def indicator(condition):
         if condition in (True, False):
@@ -137,8 +171,15 @@ def to_jax(
 
     Raises:
         ValueError: the expression has other variables or a function that is not known.
+
+    >>> function, values = to_jax(2.5 * sympy.Symbol("r"), ["r"])
+    >>> [float(force) for force in function(values, np.array([[1.0], [2.0]]))]
+    [2.5, 5.0]
     """
-    _check_variables(expression, names)
+    import jax.numpy as jnp
+    from jax.scipy import special
+
+    check_variables(expression, names)
     values = constants(expression)
     index = {value: k for k, value in enumerate(values)}
     unknown = unknown_functions(expression)
@@ -161,13 +202,11 @@ def to_jax(
                 product = product * argument
             return product
         if node.is_Pow:
-            base, exponent = node.args
-            if base == sympy.E:
-                return jnp.exp(arguments[1])
-            if exponent.is_Integer:
-                return arguments[0] ** int(exponent)
+            if node.exp.is_Integer:
+                return arguments[0] ** int(node.exp)
             return arguments[0] ** arguments[1]
-        return _FUNCTIONS[node.func](*arguments)
+        name = FUNCTIONS[node.func]
+        return getattr(special if name in SPECIAL else jnp, name)(*arguments)
 
     def function(parameters, features):
         value = value_of(expression, parameters, features)
@@ -177,32 +216,29 @@ def to_jax(
 
 
 def unknown_functions(expression: sympy.Expr) -> list[str]:
-    """Names of the functions in an expression that `to_jax` does not know."""
+    """Names of the functions in an expression that `to_jax` does not know.
+
+    >>> unknown_functions(sympy.gamma(sympy.Symbol("r")))
+    ['gamma']
+    """
     return [
         node.func.__name__
         for node in sympy.preorder_traversal(expression)
         if not (node.is_Atom or node.is_Add or node.is_Mul or node.is_Pow)
-        and node.func not in _FUNCTIONS
+        and node.func not in FUNCTIONS
     ]
 
 
-def _check_variables(expression, names):
+def check_variables(expression: sympy.Expr, names: Sequence[str]) -> None:
+    """Raise a `ValueError` that lists the variables of an expression which have no name here.
+
+    >>> check_variables(sympy.Symbol("s"), ["r"])
+    Traceback (most recent call last):
+    ValueError: The expression has the variables ['s'], not among ['r'].
+    """
     unknown = sorted(str(s) for s in expression.free_symbols if str(s) not in names)
     if unknown:
         raise ValueError(f"The expression has the variables {unknown}, not among {list(names)}.")
-
-
-def from_jax(expression: sympy.Expr, parameters: Float[AnyArray, " constant"]) -> Any:
-    """The expression with other values of its constants: the way back from `to_jax`.
-
-    Raises:
-        ValueError: the number of constants is not that of the expression.
-    """
-    old = constants(expression)
-    if len(old) != len(parameters):
-        raise ValueError(f"The expression has {len(old)} constants, got {len(parameters)}.")
-    new = {value: sympy.Float(float(p)) for value, p in zip(old, parameters, strict=True)}
-    return expression.xreplace(new)
 
 
 def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.ndarray]:
@@ -210,18 +246,17 @@ def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.n
 
     Raises:
         ValueError: the expression has other variables.
+
+    >>> to_numpy(2 * sympy.Symbol("r"), ["r"])([[1.0], [2.0]])
+    array([2., 4.])
     """
-    _check_variables(expression, names)
-    symbols = [sympy.Symbol(name) for name in names]
-    function = sympy.lambdify(symbols, expression, ["numpy", "scipy"])
+    check_variables(expression, names)
+    tape = Tape([expression], names)
 
     def call(features):
         features = np.asarray(features, np.float64)
-        with np.errstate(all="ignore"):
-            value = np.asarray(function(*np.moveaxis(features, -1, 0)))
-        if np.iscomplexobj(value):
-            value = np.where(np.imag(value) == 0, np.real(value), np.nan)
-        return np.broadcast_to(value.astype(np.float64), features.shape[:-1])
+        (value,) = tape.bind(list(np.moveaxis(features, -1, 0))).values(())
+        return np.broadcast_to(value, features.shape[:-1])
 
     return call
 
@@ -231,53 +266,11 @@ def evaluate(expression: sympy.Expr, columns: Mapping[str, Float[AnyArray, "*bat
 
     Raises:
         ValueError: the expression has other variables.
+
+    >>> evaluate(2 * sympy.Symbol("r"), {"r": np.array([1.0, 2.0])})
+    array([2., 4.])
     """
     return to_numpy(expression, list(columns))(np.stack(list(columns.values()), axis=-1))
-
-
-def with_slots(
-    expressions: Sequence[sympy.Expr],
-) -> tuple[list[sympy.Expr], list[str], list[sympy.Float]]:
-    """Expressions with a variable in place of each constant; the variables, the constants."""
-    old = list(dict.fromkeys(value for one in expressions for value in constants(one)))
-    slots = sympy.symbols(f"_c:{len(old)}")
-    new = dict(zip(old, slots, strict=True))
-    free: list[Any] = [one.xreplace(new) for one in expressions]
-    return free, [str(slot) for slot in slots], old
-
-
-def fit_constants(
-    residual: Callable[[np.ndarray], np.ndarray],
-    start: Float[np.ndarray, " constant"],
-    size: Float[np.ndarray, " constant"],
-    *,
-    f_scale: float = 1.0,
-    most: float = 1e10,
-    steps: int = 15,
-) -> Float[np.ndarray, " constant"]:
-    """Constants for which the residuals are least (soft L1), or the first ones if that fails.
-
-    Args:
-        residual: errors `[...]` of given constants; those that are not finite, or larger
-            than `most`, count as `most`.
-        start: constants to start from.
-        size: typical sizes of the constants: steps are shares of these, for the constants
-            of a law in SI units may be far smaller than any fixed step.
-        f_scale: errors that are larger count less than by their squares.
-        most: see above.
-        steps: most evaluations, but for those of derivatives.
-    """
-
-    def errors(shares):
-        found = residual(size * shares).ravel()
-        return np.clip(np.nan_to_num(found, nan=most), -most, most)
-
-    options: Any = dict(loss="soft_l1", f_scale=f_scale, max_nfev=steps)
-    try:
-        with np.errstate(all="ignore"):
-            return size * least_squares(errors, start / size, **options).x
-    except (ValueError, np.linalg.LinAlgError):
-        return start
 
 
 def equivalent(
@@ -287,13 +280,11 @@ def equivalent(
     features: Float[np.ndarray, "sample variable"],
     tolerance: float = 1e-5,
 ) -> bool:
-    """Whether two expressions agree on given samples, relative to their largest value."""
+    """Whether two expressions agree on given samples, relative to their largest value.
+
+    >>> r = sympy.Symbol("r")
+    >>> equivalent(r * (r + 1), r**2 + r, ["r"], np.array([[1.0], [2.0]]))
+    True
+    """
     a, b = (to_numpy(expression, names)(features) for expression in (first, second))
     return bool(np.all(np.abs(a - b) <= tolerance * np.max(np.abs(a))))
-
-
-def rounded(expression: sympy.Expr, digits: int = 4) -> Any:
-    """The expression with its constants rounded to so many significant digits, to be read."""
-    return expression.xreplace(
-        {value: sympy.Float(f"{float(value):.{digits}g}") for value in constants(expression)}
-    )

@@ -1,32 +1,27 @@
-"""Pareto fronts of laws: rating, selection by score, refinement.
+"""Pareto fronts of laws: rating, and selection by score.
 
 What makes the fronts of different engines comparable is done here: SymPy expressions,
 our own complexity, mean absolute error in float64, score.
 """
 
 import math
-import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.laws.expressions import (
-    complexity,
-    constants,
-    evaluate,
-    fit_constants,
-    from_jax,
-    to_numpy,
-    with_slots,
-)
+from symjax_gn.laws.expressions import complexity, evaluate
 
 Column = Float[np.ndarray, " sample"]
-
-
 Columns = Mapping[str, Column]
+
+# SymPy evaluates towers of exponentials to numbers that no float can hold.
+LARGEST_CONSTANT = 1e100
+
+# An error of 0 has no logarithm.
+_LEAST_ERROR = 1e-300
 
 
 class Law(NamedTuple):
@@ -54,6 +49,56 @@ class RegressionError(RuntimeError):
     """A search ended without a usable expression."""
 
 
+_Row = TypeVar("_Row", bound=tuple)
+
+
+def pareto(rows: Iterable[_Row], gain: float = 0.0) -> list[_Row]:
+    """The rows `(complexity, error, ...)` on the Pareto front, simplest first.
+
+    This is the one rule by which laws are accepted: a more complex law must lower the
+    error of the last simpler one on the front by the share `gain`.
+
+    >>> pareto([(3, 1.0), (1, 2.0), (5, 0.95), (2, 3.0)], gain=0.1)
+    [(1, 2.0), (3, 1.0)]
+    """
+    front: list[_Row] = []
+    for row in sorted(rows, key=lambda row: row[:2]):
+        if not math.isfinite(row[1]):
+            continue
+        if front and (row[1] >= (1 - gain) * front[-1][1] or row[0] == front[-1][0]):
+            continue
+        front.append(row)
+    return front
+
+
+def to_front(
+    rows: Iterable[tuple[int, float, sympy.Expr]], *, gain: float = 0.0, seconds: float = 0.0
+) -> ParetoFront:
+    """The Pareto front, with scores, of laws that were rated elsewhere.
+
+    Args:
+        rows: complexity, error and expression of each.
+        gain: see `pareto`.
+        seconds: time of the search, kept in the result.
+
+    Raises:
+        RegressionError: no error is finite.
+
+    >>> to_front([(1, 1.0, sympy.Symbol("r"))]).laws[0].expression
+    r
+    """
+    laws: list[Law] = []
+    for size, error, expression in pareto(rows, gain):
+        score = 0.0
+        if laws:
+            fall = math.log(laws[-1].mae / max(error, _LEAST_ERROR))
+            score = fall / (size - laws[-1].complexity)
+        laws.append(Law(expression, size, error, score))
+    if not laws:
+        raise RegressionError("The search found no expression that is finite on all samples.")
+    return ParetoFront(tuple(laws), seconds)
+
+
 def make_front(
     expressions: Iterable[sympy.Expr],
     features: Columns,
@@ -77,168 +122,49 @@ def make_front(
 
     Raises:
         RegressionError: no expression is usable.
+
+    >>> r = np.array([1.0, 2.0, 3.0])
+    >>> front = make_front([sympy.Symbol("r"), 2 * sympy.Symbol("r")], {"r": r}, 2 * r)
+    >>> [law.mae for law in front.laws]
+    [2.0, 0.0]
     """
-    rated = [_rate(one, features, target, weight) for one in set(expressions)]
-    return _front(rated, gain, seconds)
+    rows = []
+    for one in dict.fromkeys(expressions):
+        if is_usable(one):
+            value = evaluate(one, features)
+            error = weighted_error(value - target, weight)
+            rows.append((complexity(one), error, one))
+    return to_front(rows, gain=gain, seconds=seconds)
 
 
-def _rate(expression, features, target, weight):
-    """Complexity, error and text of an expression, or None if it is not finite."""
+def is_usable(expression: sympy.Expr) -> bool:
+    """Whether all numbers of an expression are real and of a size that floats can hold.
+
+    >>> is_usable(sympy.log(-1) * sympy.Symbol("r"))
+    False
+    """
     if expression.has(sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
-        return None
-    # SymPy evaluates towers of exponentials to numbers that no float can hold.
-    if any(abs(value) > 1e100 for value in expression.atoms(sympy.Float)):
-        return None
-    value = evaluate(expression, features)
-    if not np.all(np.isfinite(value)):
-        return None
-    error = float(np.average(np.abs(value - target) * (1.0 if weight is None else weight)))
-    return complexity(expression), error, str(expression), expression
+        return False
+    return all(abs(value) <= LARGEST_CONSTANT for value in expression.atoms(sympy.Float))
 
 
-def _front(rated, gain, seconds):
-    """The Pareto front of what `_rate` gave."""
-    laws: list[Law] = []
-    rows = [row for row in rated if row is not None]
-    for size, error, _, expression in sorted(rows, key=lambda row: row[:3]):
-        score = 0.0
-        if laws:
-            if error >= (1 - gain) * laws[-1].mae or size == laws[-1].complexity:
-                continue
-            fall = math.log(laws[-1].mae / max(error, 1e-300))
-            score = fall / (size - laws[-1].complexity)
-        laws.append(Law(expression, size, error, score))
-    if not laws:
-        raise RegressionError("The search found no expression that is finite on all samples.")
-    return ParetoFront(tuple(laws), seconds)
+def weighted_error(difference: Column, weight: Column | None = None) -> float:
+    """Mean of |difference| x weight; infinite where a difference is not finite.
+
+    >>> weighted_error(np.array([1.0, -3.0]))
+    2.0
+    """
+    with np.errstate(all="ignore"):
+        error = np.abs(difference) if weight is None else np.abs(difference) * weight
+        mean = float(np.mean(error))
+    return mean if math.isfinite(mean) else math.inf
 
 
 def select(front: ParetoFront) -> Law:
-    """The law with the highest score (paper, section 3: the largest fall of log error)."""
-    return max(front.laws, key=lambda law: law.score)
+    """The law with the highest score (paper, section 3: the largest fall of log error).
 
-
-def refine(
-    front: ParetoFront,
-    features: Columns,
-    target: Column,
-    *,
-    weight: Column | None = None,
-    gain: float = 0.1,
-    rounds: int = 8,
-    most: int = 400,
-) -> ParetoFront:
-    """Look for simpler or better laws next to those of a front.
-
-    Each law's constants are refitted (soft L1), and so are its variants with one
-    term or factor left out, products written out or factors taken out, a function replaced
-    by its first order, or constants by near integers; what is on the front of all of these
-    is kept, and the same is done with the newcomers.
-
-    Args:
-        front: the front to start from.
-        features: columns `[sample]` by name.
-        target: `[sample]`.
-        weight: `[sample]`, factors of the absolute errors, or None for 1.
-        gain: as in `make_front`, for the front that is returned.
-        rounds: how often, at most, newcomers are refined in turn.
-        most: largest number of refits.
+    >>> r = np.array([1.0, 2.0, 3.0])
+    >>> select(make_front([sympy.Symbol("r"), 2 * sympy.Symbol("r")], {"r": r}, 2 * r)).expression
+    2*r
     """
-    start = time.perf_counter()
-    weight = np.ones_like(target) if weight is None else weight
-    signs = [sympy.Symbol(name) for name, x in features.items() if np.all(np.abs(x) == 1)]
-    found = {law.expression for law in front.laws}
-    found |= {_without_sign_powers(expression, signs) for expression in found}
-    rated = {expression: _rate(expression, features, target, weight) for expression in found}
-    seen: set[sympy.Expr] = set()
-    for _ in range(rounds):
-        worth = _front(rated.values(), gain, 0.0)
-        fresh = [law for law in worth.laws if law.expression not in seen]
-        if not fresh or most <= 0:
-            break
-        for law in fresh:
-            seen.add(law.expression)
-            for variant in [*dict.fromkeys([law.expression, *_variants(law.expression)])][:most]:
-                most -= 1
-                plain = _without_sign_powers(variant, signs)
-                fitted = _refit(plain, features, target, weight / max(law.mae, 1e-12))
-                if fitted not in rated:
-                    rated[fitted] = _rate(fitted, features, target, weight)
-    return _front(rated.values(), gain, front.seconds + time.perf_counter() - start)
-
-
-def _without_sign_powers(expression, signs):
-    """The expression with x for 1 / x and 1 for x^2 where x is 1 or -1 in all samples."""
-    if not signs:
-        return expression
-    plain = expression.replace(
-        lambda node: node.is_Pow and node.base in signs and node.exp.is_Integer,
-        lambda node: node.base if node.exp % 2 else sympy.Integer(1),
-    )
-    return expression if plain == expression else sympy.factor_terms(plain)
-
-
-def _grows(node):
-    if node.is_Pow:
-        return not node.exp.is_number
-    return isinstance(node, (sympy.exp, sympy.sinh, sympy.cosh))
-
-
-def _is_tower(expression: sympy.Expr) -> bool:
-    """Whether there is an exponential within an exponential."""
-    outer = [node for node in sympy.preorder_traversal(expression) if _grows(node)]
-    inside = (inner for node in outer for x in node.args for inner in sympy.preorder_traversal(x))
-    return any(map(_grows, inside))
-
-
-_SMOOTH = (sympy.exp, sympy.sin, sympy.tan, sympy.sinh, sympy.tanh)
-
-
-def _first_order(node):
-    """A function of a small argument, to first order."""
-    x = sympy.Dummy()
-    return node.func(0) + sympy.diff(node.func(x), x).subs(x, 0) * node.args[0]
-
-
-def _variants(expression: sympy.Expr) -> list[sympy.Expr]:
-    # With a variable left out, SymPy writes out a tower of numbers, which may take for ever.
-    if _is_tower(expression):
-        return []
-    # The same law may be shorter with products written out, or with factors taken out.
-    found = [sympy.expand_mul(expression), sympy.factor_terms(expression)]
-    for node in sympy.preorder_traversal(expression):
-        if node.is_Add or node.is_Mul:
-            for k in range(len(node.args)):
-                rest = node.func(*(node.args[:k] + node.args[k + 1 :]))
-                found.append(expression.xreplace({node: rest}))
-        if isinstance(node, _SMOOTH) and node.free_symbols:
-            # A search that lacks a product may make one of exp(c x) - 1 with a small c.
-            line = expression.xreplace({node: _first_order(node)})
-            # Written out, terms may cancel; where they do not, it is longer.
-            found += [line, sympy.factor_terms(sympy.expand_mul(line))]
-    whole = {
-        value: sympy.Integer(round(value))
-        for value in constants(expression)
-        if 0.5 < abs(value) < 100 and abs(value - round(value)) < 0.1
-    }
-    found += [expression.xreplace({value: integer}) for value, integer in whole.items()]
-    if whole:
-        found.append(expression.xreplace(whole))
-        found += [sympy.factor_terms(variant) for variant in found[-len(whole) - 1 :]]
-    bad = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
-    return [variant for variant in dict.fromkeys(found) if not variant.has(*bad)]
-
-
-def _refit(expression, features, target, weight):
-    """The expression with its constants fitted to the samples, or as it is if that fails."""
-    (free,), slots, old = with_slots([expression])
-    if not old:
-        return expression
-    function = to_numpy(free, [*features, *slots])
-
-    def residual(values):
-        fixed = [np.full(len(target), value) for value in values]
-        return (function(np.stack([*features.values(), *fixed], axis=-1)) - target) * weight
-
-    start = np.asarray([float(value) for value in old])
-    return from_jax(expression, fit_constants(residual, start, np.maximum(np.abs(start), 1e-3)))
+    return max(front.laws, key=lambda law: law.score)

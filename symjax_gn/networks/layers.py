@@ -1,35 +1,32 @@
 """Layers and inputs that networks share."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from symjax_gn.data.nodes import AnyArray, Body
-
-INPUTS = ("relative", "absolute")
-
+from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
 
 # exp(12) is 1.6e5: wider than any ratio of accelerations worth learning in float32.
 _MAX_LOG_MAGNITUDE = 12.0
 
+# Squared length in the model's unit far below any softening: only coincident points notice.
+_TINY_SQUARE = 1e-6
 
-class Prediction(NamedTuple):
-    """What a graph network gives for one graph."""
 
-    acceleration: Float[Array, "node dim"]
-    """[node, dim]."""
-    messages: Float[Array, "edge component"]
-    """[edge, component]; of the KL strategy the means."""
-    log_variance: Float[Array, "edge component"] | None
-    """[edge, component] of the KL strategy, else None."""
-    velocity: Float[Array, "node dim"] | None = None
-    """[node, dim], dH/dp of a Hamiltonian, else None."""
-    regulariser: Float[Array, ""] | None = None
-    """What a Hamiltonian is to keep small, else None; see `FlatHGN`."""
+class Properties(NamedTuple):
+    """Names of the properties that a network sees, by what is fed of them.
+
+    Hashable, so that it can be an attribute of a module.
+    """
+
+    signed: tuple[str, ...] = ()
+    """Those that may be negative or zero, such as charges: products of pairs are fed."""
+    positive: tuple[str, ...] = ()
+    """Those that are positive in all data, such as masses: logarithms are fed."""
 
 
 class MLP(nn.Module):
@@ -57,37 +54,59 @@ class MLP(nn.Module):
         outputs = nn.Dense(self.outputs)(x)
         if not self.magnitude:
             return outputs
-        scale = _exp_bounded(nn.Dense(1)(x))
+        scale = exp_bounded(nn.Dense(1)(x))
         scaled, plain = outputs[..., : self.magnitude], outputs[..., self.magnitude :]
         return jnp.concatenate([scaled * scale, plain], axis=-1)
 
 
-def _properties(body: Body, power_laws: bool) -> Float[Array, "*batch property"]:
-    properties = [body.charge, body.mass]
+def concatenate(features: Sequence[Any]) -> Array:
+    """Inputs side by side along the last axis; None stands for no input."""
+    return jnp.concatenate([x for x in features if x is not None], axis=-1)
+
+
+def own_features(
+    nodes: Nodes, properties: Properties, power_laws: bool
+) -> Float[Array, "*batch property"]:
+    """Inputs from the properties of nodes, and with `power_laws` their logarithms."""
+    names = (*properties.signed, *properties.positive)
+    columns = [nodes.properties[name] for name in names]
     if power_laws:
-        properties.append(jnp.log(body.mass))
-    return jnp.stack(properties, axis=-1)
+        columns += [jnp.log(nodes.properties[name]) for name in properties.positive]
+    if not columns:
+        return jnp.zeros((*leading_shape(nodes), 0))
+    return jnp.stack(columns, axis=-1)
 
 
-def _motion_features(body: Body, power_laws: bool) -> list[AnyArray]:
+def motion_features(
+    nodes: Nodes, properties: Properties, power_laws: bool
+) -> list[AnyArray | None]:
     """Inputs from one body's motion and properties."""
-    features = [body.velocity, _properties(body, power_laws)]
-    return [*features, *_direction(body.velocity)] if power_laws else features
+    features: list[Any] = [nodes.velocity, own_features(nodes, properties, power_laws)]
+    if power_laws and nodes.velocity is not None:
+        features += direction(nodes.velocity)
+    return features
 
 
-def _pair_features(displacement: AnyArray, receiver: Body, sender: Body) -> list[AnyArray]:
-    """Inputs that power laws are made of: log distance, direction, product of charges."""
-    direction, log_distance = _direction(displacement)
-    return [log_distance, direction, (receiver.charge * sender.charge)[..., None]]
+def pair_inputs(
+    displacement: AnyArray | None, receiver: Nodes, sender: Nodes, properties: Properties
+) -> list[Any]:
+    """Inputs that power laws are made of: log distance, direction, products of charges."""
+    features: list[Any] = []
+    if displacement is not None:
+        unit, log_distance = direction(displacement)
+        features += [log_distance, unit]
+    for name in properties.signed:
+        product = receiver.properties[name] * sender.properties[name]
+        features.append(product[..., None])
+    return features
 
 
-def _direction(displacement: AnyArray) -> tuple[AnyArray, Array]:
+def direction(displacement: AnyArray) -> tuple[AnyArray, Array]:
     """Unit vector and logarithm of the length `[..., 1]` of a displacement."""
-    # Far below any softening, so that only coincident points notice.
-    square = jnp.sum(displacement**2, axis=-1, keepdims=True) + 1e-6
+    square = jnp.sum(displacement**2, axis=-1, keepdims=True) + _TINY_SQUARE
     return displacement * jax.lax.rsqrt(square), 0.5 * jnp.log(square)
 
 
-def _exp_bounded(x: Array) -> Array:
-    # A smooth bound: a clip has no gradient by which to come back.
+def exp_bounded(x: Array) -> Array:
+    """exp(x) within 1e5 of 1; smoothly, for a clip has no gradient by which to come back."""
     return jnp.exp(_MAX_LOG_MAGNITUDE * jnp.tanh(x / _MAX_LOG_MAGNITUDE))

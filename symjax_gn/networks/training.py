@@ -1,5 +1,6 @@
-"""Training of graph networks: one jitted scan per interval of steps."""
+"""Training of networks: steps with scaling, drawing of batches, pruning and reports."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -10,56 +11,35 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from optax import contrib
 from tqdm import tqdm
 
-from symjax_gn.data.checks import check_at_least, check_choice
-from symjax_gn.data.datasets import Dataset, take
-from symjax_gn.data.graphs import check_edges
-from symjax_gn.data.nodes import check_body
-from symjax_gn.data.units import Scales, measure_scales, normalise
-from symjax_gn.networks import losses
+from symjax_gn.data.checks import check_choice, check_count, check_number
+from symjax_gn.data.datasets import Dataset, check_dataset, take, target_mask
+from symjax_gn.data.graphs import GraphsTuple
+from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
+from symjax_gn.data.sampling import Stars, sample_stars
+from symjax_gn.data.units import Scales, measure_scales, normalise, normalise_nodes
+from symjax_gn.model import predict
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
-from symjax_gn.networks.layers import Prediction
-from symjax_gn.networks.pruning import Cut, cut_or_undo, fading, significance
+from symjax_gn.networks.losses import LOSSES
+from symjax_gn.networks.pruning import contributions_of, keep_or_undo, rank_components
+from symjax_gn.networks.steps import (
+    OPTIMIZERS,
+    Hyperparameters,
+    Recipe,
+    TrainState,
+    init,
+    step,
+    with_learned,
+)
+from symjax_gn.networks.strategies import DEFAULT_WEIGHT, PRUNED, STRATEGIES, make_model
 
-OPTIMIZERS = ("muon", "adam")
+# Validation graphs that are looked at after each interval.
+_VALIDATION_GRAPHS = 512
 
-
-STRATEGIES = (*losses.STRATEGIES, "flathgn")
-"""Those of graph networks, and that of Hamiltonians."""
-
-
-_LOSS_FNS = {"relative": losses.relative_loss, "absolute": losses.absolute_loss}
-
-
-_DEFAULT_WEIGHT = {"l1": 1e-3, "kl": 1e-3, "flathgn": 1e-6}
-
-
-_PRUNED = ("l1", "kl", "pruning")
-
-
-class TrainState(NamedTuple):
-    """All that changes from one step to the next."""
-
-    params: Any
-    """Parameters of the model, a pytree."""
-    opt_state: optax.OptState
-    """State of the optimiser."""
-    mask: Float[Array, " component"]
-    """[component], 1 for message components in use and 0 for pruned ones."""
-    step: Int[Array, ""]
-    """Number of steps done."""
-
-
-class TrainInfo(NamedTuple):
-    """What one step reports."""
-
-    loss: Float[Array, ""]
-    """Loss of the batch, in the model's unit."""
-    penalty: Float[Array, ""]
-    """Message penalty of the batch, before its weight."""
+# Receivers by whose messages components are ranked after each interval.
+_RANKED_STARS = 128
 
 
 class History(NamedTuple):
@@ -70,21 +50,43 @@ class History(NamedTuple):
     loss: Float[np.ndarray, " interval"]
     """[interval], mean training loss, model's unit."""
     validation_error: Float[np.ndarray, " interval"]
-    """[interval], mean over graphs of the sum over nodes and dimensions of
+    """[interval], mean over graphs of the sum over nodes and components of
     |a - a_hat|, in the data's unit."""
-    message_std: Float[np.ndarray, "interval component"]
-    """[interval, component], standard deviations on validation graphs, model's unit."""
+    message_std: Float[np.ndarray, "interval message"]
+    """[interval, message], standard deviations on validation graphs, model's unit."""
 
 
 class Trained(NamedTuple):
-    """A trained model, with what is needed to use it on data in the user's units."""
+    """A trained network, with what is needed to use it on data in the user's units."""
 
     model: GraphNet | FlatHGN
     params: Any
-    mask: Float[Array, " component"]
+    """Parameters of the network."""
+    mask: Float[Array, " message"]
+    """[message], 1 for components in use."""
     scales: Scales
     strategy: str
     history: History
+    learned: dict[str, Float[np.ndarray, " node"]]
+    """Properties of bodies that were learned, up to a common factor."""
+
+    def complete(self, nodes: Nodes) -> Nodes:
+        """Nodes `[graph, node, ...]`, user's units, with the properties that were learned."""
+        shape = leading_shape(nodes)
+        values = {name: np.broadcast_to(x, shape) for name, x in self.learned.items()}
+        return nodes._replace(properties=nodes.properties | values)
+
+    def predict(self, graphs: GraphsTuple) -> Float[AnyArray, "graph *node component"]:
+        """The quantity for stacked graphs, user's units."""
+        nodes = normalise_nodes(self.complete(graphs.nodes), self.scales)
+        graphs = graphs._replace(nodes=nodes)
+        value = _predict(self.params, self.mask, graphs, model=self.model)
+        return np.asarray(value, np.float64) * self.scales.target
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _predict(params, mask, graphs, *, model):
+    return predict(model, params, graphs, mask).value
 
 
 class TrainingError(RuntimeError):
@@ -101,175 +103,91 @@ class TrainingError(RuntimeError):
         self.params = params
 
 
-def make_model(
-    strategy: str, dim: int, message_dim: int = 100, **options: Any
-) -> GraphNet | FlatHGN:
-    """The `GraphNet` of a strategy: `dim` messages for "bottleneck", else `message_dim`.
+_init = jax.jit(init, static_argnames=("recipe", "learn"))
 
-    "flathgn" has a `FlatHGN` in its place.
 
-    Raises:
-        ValueError: the strategy is unknown.
+def _with_numbers(dataset, learn, first):
+    """The dataset with bodies' numbers, from `first`, in place of what is to be learned."""
+    nodes = dataset.nodes
+    shape = leading_shape(nodes)
+    numbers = np.broadcast_to(first + np.arange(shape[1], dtype=np.float32), shape)
+    nodes = nodes._replace(properties=nodes.properties | dict.fromkeys(learn, numbers))
+    return dataclasses.replace(dataset, graphs=dataset.graphs._replace(nodes=nodes))
+
+
+def _by_number(nodes, learned):
+    """Nodes with the learned properties of the bodies whose numbers stand in their place."""
+    if nodes is None or not learned:
+        return nodes
+    numbers = {name: nodes.properties[name].astype(jnp.int32) for name in learned}
+    values = {name: jnp.exp(x)[numbers[name]] for name, x in learned.items()}
+    return nodes._replace(properties=nodes.properties | values)
+
+
+def draw(
+    key: PRNGKeyArray, num_graphs: int, batch_size: int, focus: float | Float[Array, ""]
+) -> Int[Array, " batch"]:
+    """Indices `[batch]` floor(N u^focus) of sorted graphs, u uniform.
+
+    >>> draw(jax.random.key(0), 10, 3, 1.0).shape
+    (3,)
     """
-    check_choice("strategy", strategy, STRATEGIES)
-    if strategy == "flathgn":
-        return FlatHGN(dim=dim, **options)
-    return GraphNet(
-        dim=dim,
-        message_dim=dim if strategy == "bottleneck" else message_dim,
-        variational=strategy == "kl",
-        **options,
-    )
-
-
-@functools.cache
-def make_optimizer(
-    name: str = "muon", learning_rate: float = 1e-2, steps: int = 8000, weight_decay: float = 0.0
-) -> optax.GradientTransformation:
-    """Muon or Adam under a one-cycle schedule that peaks at `learning_rate`.
-
-    Equal arguments give the same object, so that `fit` compiles once for all of its calls.
-    """
-    check_choice("optimizer", name, OPTIMIZERS)
-    schedule = optax.cosine_onecycle_schedule(
-        steps, learning_rate, pct_start=0.1, div_factor=10.0, final_div_factor=1e3
-    )
-    if name == "muon":
-        return contrib.muon(schedule, weight_decay=weight_decay)
-    return optax.adamw(schedule, weight_decay=weight_decay)
-
-
-def init(
-    key: PRNGKeyArray,
-    model: GraphNet | FlatHGN,
-    optimizer: optax.GradientTransformation,
-    dataset: Dataset,
-) -> TrainState:
-    """Fresh parameters and optimiser state for a normalised dataset."""
-    one = jax.tree.map(lambda x: x[0], dataset.nodes)
-    params = model.init(key, one, dataset.senders, dataset.receivers)
-    return TrainState(
-        params, optimizer.init(params), jnp.ones(model.message_dim), jnp.zeros((), jnp.int32)
-    )
-
-
-def predict(
-    model: GraphNet | FlatHGN,
-    params: Any,
-    dataset: Dataset,
-    mask: Float[Array, " component"] | None = None,
-    key: PRNGKeyArray | None = None,
-) -> Prediction:
-    """Predictions for every graph of a normalised dataset, fields `[graph, ...]`."""
-    num_graphs = dataset.acceleration.shape[0]
-    keys = None if key is None else jax.random.split(key, num_graphs)
-
-    def one(nodes, key):
-        return model.apply(params, nodes, dataset.senders, dataset.receivers, mask, key)
-
-    prediction = jax.vmap(one, in_axes=(0, None if keys is None else 0))(dataset.nodes, keys)
-    assert isinstance(prediction, Prediction)
-    return prediction
-
-
-def step(
-    key: PRNGKeyArray,
-    state: TrainState,
-    batch: Dataset,
-    *,
-    model: GraphNet | FlatHGN,
-    optimizer: optax.GradientTransformation,
-    strategy: str,
-    loss: str,
-    weight: float | Float[Array, ""],
-) -> tuple[TrainState, TrainInfo]:
-    """One update of the parameters on a batch of normalised graphs."""
-    shift_key, sample_key = jax.random.split(key)
-    if model.inputs == "absolute":
-        # Appendix A: the network is not translation invariant, so it is shown translations.
-        shift = 3.0 * jax.random.normal(shift_key, (model.dim,))
-        batch = batch._replace(nodes=batch.nodes._replace(position=batch.nodes.position + shift))
-    loss_fn = _LOSS_FNS[loss]
-
-    def objective(params):
-        prediction = predict(
-            model, params, batch, state.mask, sample_key if model.variational else None
-        )
-        value = loss_fn(prediction.acceleration, batch.acceleration)
-        if prediction.velocity is not None:
-            value += loss_fn(prediction.velocity, batch.nodes.velocity)
-        penalty = losses.message_penalty(strategy, prediction)
-        return value + weight * penalty, TrainInfo(value, penalty)
-
-    grads, info = jax.grad(objective, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, state.mask, state.step + 1), info
-
-
-def draw(key: PRNGKeyArray, num_graphs: int, batch_size: int, focus: float) -> Int[Array, " batch"]:
-    """Places `[batch]` of graphs in a list, the share u^focus of the way down, u uniform."""
     share = jax.random.uniform(key, (batch_size,)) ** focus
     return jnp.minimum((num_graphs * share).astype(jnp.int32), num_graphs - 1)
 
 
 def _focus(focus, progress):
-    """The focus at a share `progress` of the training."""
-    return 1 + (focus - 1) * min(1.0, 2 * (1 - progress))
+    """The focus at a share `progress` of the training: it falls to 1 in the second half."""
+    return 1 + (focus - 1) * jnp.minimum(1.0, 2 * (1 - progress))
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("model", "optimizer", "strategy", "loss", "prune", "batch_size", "total"),
-)
-def _interval(
-    keys,
-    weight,
-    focus,
-    state,
-    cut,
-    train,
-    validation,
-    *,
-    model,
-    optimizer,
-    strategy,
-    loss,
-    prune,
-    batch_size,
-    total,
-):
-    """A step for each key, then pruning and a look at the validation graphs."""
-    options = dict(model=model, optimizer=optimizer, strategy=strategy, loss=loss)
-    num_graphs = train.acceleration.shape[0]
+@functools.partial(jax.jit, static_argnames=("recipe", "batch_size", "length"))
+def _interval(state, train, validation, stars, *, recipe, batch_size, length):
+    """A number of steps, then pruning and a look at the validation graphs."""
 
-    def body(state, key):
-        pick_key, step_key = jax.random.split(key)
-        # Graphs come in order of their largest acceleration, largest first.
-        index = draw(pick_key, num_graphs, batch_size, focus)
-        return step(step_key, state, take(train, index), weight=weight, **options)
+    def body(state, _):
+        key, pick_key = jax.random.split(state.key)
+        # Graphs come in order of their largest target, largest first.
+        focus = _focus(state.hyper.focus, state.step / recipe.steps)
+        index = draw(pick_key, len(train), batch_size, focus)
+        return step(state._replace(key=key), take(train, index), recipe)
 
-    state, info = jax.lax.scan(body, state, keys)
-    prediction = predict(model, state.params, validation, state.mask)
-    if prune:
+    state, info = jax.lax.scan(body, state, length=length)
+    graphs = validation.graphs
+    learned = state.params["learned"]
+    graphs = graphs._replace(nodes=with_learned(graphs.nodes, learned))
+    prediction = predict(recipe.model, state.params["network"], graphs, state.mask)
+    known = target_mask(validation)
+    if recipe.prune:
         # On messages without noise, which under KL says more than the loss of training.
-        target = validation.acceleration
-        value, most = (_LOSS_FNS[loss](x, target) for x in (prediction.acceleration, 0 * target))
-        spread, progress = significance(prediction), state.step / total
-        params, mask, cut = cut_or_undo(
-            state.params, state.mask, cut, value / most, spread, progress
+        loss_fn = LOSSES[recipe.loss]
+        flat = None if known is None else known[..., 0]
+        target = validation.target
+        value, nothing = (loss_fn(x, target, flat) for x in (prediction.value, 0 * target))
+        ends = (_by_number(x, learned) for x in (stars.receiver, stars.senders))
+        stars = stars._replace(**dict(zip(("receiver", "senders"), ends, strict=True)))
+        found = contributions_of(recipe.model, state.params["network"], stars, state.mask)
+        significance = rank_components(found, stars.present)
+        params, mask, cut = keep_or_undo(
+            state.params,
+            state.mask,
+            state.cut,
+            value / nothing,
+            significance,
+            state.step / recipe.steps,
         )
-        state = state._replace(params=params, mask=mask)
-    error = jnp.abs(prediction.acceleration - validation.acceleration)
+        state = state._replace(params=params, mask=mask, cut=cut)
+    error = jnp.abs(prediction.value - validation.target)
+    error = error if known is None else error * known
     usable = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]
     report = (
         jnp.mean(info.loss),
-        jnp.mean(jnp.sum(error, axis=(1, 2))),
+        jnp.sum(error) / len(validation),
         jnp.std(prediction.messages, axis=(0, 1)),
         jnp.isfinite(info.loss) & jnp.isfinite(info.penalty),
         jnp.all(jnp.stack(usable)),
     )
-    return state, cut, report
+    return state, report
 
 
 def fit(
@@ -278,29 +196,35 @@ def fit(
     validation: Dataset,
     *,
     strategy: str = "bottleneck",
+    steps: int = 8000,
     model: GraphNet | FlatHGN | None = None,
     loss: str = "relative",
     penalty_weight: float | None = None,
     prune: bool | None = None,
     optimizer: str | optax.GradientTransformation = "muon",
     learning_rate: float = 1e-2,
-    steps: int = 8000,
+    weight_decay: float = 0.0,
     batch_size: int = 64,
     focus: float = 2.0,
     intervals: int = 20,
+    learn: tuple[str, ...] = (),
     scales: Scales | None = None,
+    state: TrainState | None = None,
     progress: bool = False,
-    callback: Callable[[TrainState, int], None] | None = None,
+    callback: Callable[[TrainState, dict[str, float]], bool | None] | None = None,
 ) -> Trained:
-    """Train a graph network to predict accelerations.
+    """Train a network to predict the quantity of a data set.
 
-    Args:
+    Main arguments:
         key: PRNG key for the parameters, the batches and the noise.
         train: graphs to learn from, in the user's units.
         validation: graphs for the history and for pruning, in the same units; at most
             512 are used.
         strategy: one of `STRATEGIES`.
-        model: network; None takes `make_model(strategy, dim)`.
+        steps: number of updates.
+
+    Other Arguments:
+        model: network; None takes `make_model(strategy, train)`.
         loss: "relative", or "absolute" as in the paper; see `losses`.
         penalty_weight: factor of the message penalty; None takes the strategy's.
         prune: whether the least significant components are masked as training goes on.
@@ -312,19 +236,18 @@ def fit(
             components go. False is the paper's way.
         optimizer: "muon", "adam" or any optax transformation.
         learning_rate: peak of the one-cycle schedule (named optimisers only).
-        steps: number of updates.
+        weight_decay: decoupled weight decay (named optimisers only).
         batch_size: graphs per update.
-        focus: how much oftener graphs with large accelerations are drawn. With graphs in
-            order of their largest acceleration, the share u^focus of the way down is
-            drawn, u uniform: 1 draws all alike, 2 the first 1% ten times as often. In the
-            second half of training it falls to 1, for the sake of all the others.
+        focus: importance-sampling exponent, see `Hyperparameters`. In the second half of
+            training it falls to 1, for the sake of all other graphs.
         intervals: number of reports; `steps` is rounded up to a multiple of it.
+        learn: names of positive properties that are not known, e.g. ("mass",): one value
+            for each body, the same bodies in all graphs, is learned with the network.
         scales: units of the model; None measures them on `train`.
+        state: a state to go on from, as a callback received it.
         progress: whether to show a progress bar.
-        callback: called with the state and the step after each interval.
-
-    Returns:
-        The trained model.
+        callback: called after each interval with the state and the report (step, loss,
+            validation_error); returning True ends the training.
 
     Raises:
         ValueError: an argument or the data are wrong.
@@ -332,66 +255,59 @@ def fit(
             good parameters.
     """
     check_choice("strategy", strategy, STRATEGIES)
-    check_choice("loss", loss, losses.LOSSES)
-    counts = dict(steps=steps, batch_size=batch_size, intervals=intervals, focus=focus)
+    check_choice("loss", loss, LOSSES)
+    counts = dict(steps=steps, batch_size=batch_size, intervals=intervals)
     for name, value in counts.items():
-        check_at_least(name, value, 1)
-    for name, part in (("train", train), ("validation", validation)):
-        _check_dataset(name, part)
+        check_count(name, value)
+    check_number("focus", focus, least=1)
+    check_number("weight_decay", weight_decay, least=0)
+    for name, part in (("training", train), ("validation", validation)):
+        check_dataset(part, name)
     if penalty_weight is not None:
-        check_at_least("penalty_weight", penalty_weight, 0)
-    if isinstance(optimizer, str) and not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}.")
-    dim = train.acceleration.shape[-1]
-    if model is None:
-        model = make_model(strategy, dim)
-    if isinstance(model, FlatHGN) != (strategy == "flathgn"):
-        raise ValueError(
-            f'The strategy "flathgn" and a FlatHGN go together: got the strategy "{strategy}" '
-            f"and a {type(model).__name__}."
-        )
-    if model.dim != dim or model.variational != (strategy == "kl"):
-        raise ValueError(
-            f"The model is for dim={model.dim}, variational={model.variational}; this data and "
-            f"strategy need dim={dim}, variational={strategy == 'kl'}."
-        )
-    weight = _DEFAULT_WEIGHT.get(strategy, 0.0) if penalty_weight is None else penalty_weight
-    prune = strategy in _PRUNED if prune is None else prune
-    length = math.ceil(steps / intervals)
-    total = length * intervals
+        check_number("penalty_weight", penalty_weight, least=0)
     if isinstance(optimizer, str):
-        optimizer = make_optimizer(optimizer, learning_rate, total)
+        check_choice("optimizer", optimizer, OPTIMIZERS)
+        check_number("learning_rate", learning_rate, above=0)
+    for name in learn:
+        if name in train.nodes.properties:
+            raise ValueError(f"The {name} is in the data; it cannot be learned as well.")
     scales = measure_scales(train) if scales is None else scales
-    if isinstance(model, FlatHGN):
+    scales = scales._replace(properties=scales.properties | dict.fromkeys(learn, 1.0))
+    if model is None:
+        model = make_model(strategy, _with_numbers(train, learn, 1), scales)
+    _check_model(model, strategy, train)
+    if model.conservative:
         # One unit of energy: that of momentum times velocity and of force times length.
-        scales = scales._replace(velocity=math.sqrt(scales.acceleration * scales.length))
-    largest = np.max(np.linalg.norm(train.acceleration, axis=-1), axis=-1)
-    train = normalise(take(train, np.argsort(-largest, kind="stable")), scales)
-    kept = np.linspace(0, len(validation.acceleration) - 1, 512).astype(int)
-    validation = normalise(take(validation, np.unique(kept)), scales)
+        scales = scales._replace(velocity=math.sqrt(scales.target * scales.length))
+    prune = strategy in PRUNED if prune is None else prune
+    length = math.ceil(steps / intervals)
+    recipe = Recipe(model, strategy, loss, optimizer, prune, length * intervals)
+    weight = DEFAULT_WEIGHT.get(strategy, 0.0) if penalty_weight is None else penalty_weight
+    hyper = Hyperparameters(learning_rate, weight, weight_decay, focus)
 
-    init_key, run_key = jax.random.split(key)
-    state = jax.jit(lambda key: init(key, model, optimizer, train))(init_key)
-    cut = Cut(state.params, state.mask, state.mask, jnp.array(jnp.inf), jnp.array(1.0))
+    size = np.linalg.norm(np.asarray(train.target), axis=-1)
+    if train.mask is not None:
+        size = np.where(np.asarray(train.mask), size, 0.0)
+    largest = size if size.ndim == 1 else np.max(size, axis=1)
+    data = normalise(take(train, np.argsort(-largest, kind="stable")), scales)
+    kept = np.linspace(0, len(validation) - 1, _VALIDATION_GRAPHS).astype(int)
+    held_out = normalise(take(validation, np.unique(kept)), scales)
+    init_key, star_key = jax.random.split(key)
+    stars = None
+    if prune:
+        seen = _with_numbers(take(validation, np.unique(kept)), learn, 0)
+        stars = _stars(star_key, seen, scales)
+    few = take(held_out, np.arange(1)).graphs
+    now: TrainState = state or _init(init_key, recipe, few, hyper, learn)
     rows = []
-    with tqdm(total=total, desc="train", unit="step", disable=not progress) as bar:
-        for interval in range(intervals):
+    first = int(now.step) // length
+    with tqdm(
+        total=recipe.steps, initial=first * length, desc="train", unit="step", disable=not progress
+    ) as bar:
+        for interval in range(first, intervals):
             done = length * (interval + 1)
-            new_state, cut, report = _interval(
-                jax.random.split(jax.random.fold_in(run_key, interval), length),
-                weight * fading(interval / intervals) if prune else weight,
-                _focus(focus, interval / max(1, intervals - 1)),
-                state,
-                cut,
-                train,
-                validation,
-                model=model,
-                optimizer=optimizer,
-                strategy=strategy,
-                loss=loss,
-                prune=prune,
-                batch_size=batch_size,
-                total=total,
+            new, report = _interval(
+                now, data, held_out, stars, recipe=recipe, batch_size=batch_size, length=length
             )
             value, error, spread, finite, usable = jax.tree.map(np.asarray, report)
             if not (usable and np.all(finite)):
@@ -401,55 +317,45 @@ def fit(
                     f"outliers in the data. The last good parameters, of step {done - length}, "
                     "are in the `params` of this error.",
                     bad,
-                    state.params,
+                    now.params,
                 )
-            state = new_state
-            rows.append((done, value, error * scales.acceleration, spread))
+            now = new
+            rows.append((done, value, error * scales.target, spread))
             bar.set_postfix(loss=f"{value:.4g}", validation=f"{rows[-1][2]:.4g}", refresh=False)
             bar.update(length)
-            if callback is not None:
-                callback(state, done)
-    history = History(*(np.asarray(column) for column in zip(*rows, strict=True)))
-    return Trained(model, state.params, state.mask, scales, strategy, history)
+            report = dict(step=done, loss=float(value), validation_error=float(rows[-1][2]))
+            if callback is not None and callback(now, report):
+                break
+    columns = zip(*rows, strict=True) if rows else ((),) * len(History._fields)
+    history = History(*map(np.asarray, columns))
+    learned = {name: np.exp(np.asarray(x)) for name, x in now.params["learned"].items()}
+    return Trained(model, now.params["network"], now.mask, scales, strategy, history, learned)
 
 
-def held_out_error(trained: Trained, dataset: Dataset, batch: int = 512) -> tuple[float, float]:
-    """Error on held-out graphs and the size of what is predicted.
-
-    Both are means over graphs of a sum over nodes and dimensions: of |a - a_hat|, and of
-    |a|; in the data's unit of acceleration. `batch` graphs are predicted at a time.
-    """
-    _check_dataset("test", dataset)
-    error = _sum_of_errors(
-        trained.params,
-        trained.mask,
-        normalise(dataset, trained.scales),
-        model=trained.model,
-        batch=batch,
-    )
-    mean = float(np.mean(np.asarray(error, np.float64))) * trained.scales.acceleration
-    return mean, float(np.mean(np.sum(np.abs(dataset.acceleration), axis=(1, 2), dtype=np.float64)))
+def _stars(key, dataset, scales) -> Stars:
+    """Receivers of the validation graphs in the model's units, to rank components by."""
+    found = sample_stars(key, dataset, _RANKED_STARS)
+    owner = found.receiver and normalise_nodes(found.receiver, scales)
+    return found._replace(receiver=owner, senders=normalise_nodes(found.senders, scales))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "batch"))
-def _sum_of_errors(params, mask, dataset, *, model, batch):
-    def one(graph):
-        nodes, target = graph
-        guess = model.apply(params, nodes, dataset.senders, dataset.receivers, mask)
-        return jnp.sum(jnp.abs(guess.acceleration - target))
-
-    return jax.lax.map(one, (dataset.nodes, dataset.acceleration), batch_size=batch)
-
-
-def _check_dataset(name: str, dataset: Dataset) -> None:
-    if dataset.acceleration.shape[:1] == (0,):
-        raise ValueError(f"The {name} dataset holds no graphs.")
-    check_body(dataset.nodes, f"the {name} dataset")
-    if np.shape(dataset.acceleration) != np.shape(dataset.nodes.position):
+def _check_model(model, strategy, train):
+    """Whether a model is one for this strategy and these data."""
+    if model.conservative != (strategy == "flathgn"):
         raise ValueError(
-            f"Accelerations of the {name} dataset have shape {np.shape(dataset.acceleration)}, "
-            f"positions {np.shape(dataset.nodes.position)}."
+            f'The strategy "flathgn" and a FlatHGN go together: got the strategy "{strategy}" '
+            f"and a {type(model).__name__}."
         )
-    if not np.all(np.isfinite(dataset.acceleration)):
-        raise ValueError(f"Accelerations of the {name} dataset are not all finite.")
-    check_edges(dataset.senders, dataset.receivers, dataset.nodes.mass.shape[1])
+    outputs = train.target.shape[-1]
+    if model.outputs != outputs or model.variational != (strategy == "kl"):
+        raise ValueError(
+            f"The model is for outputs={model.outputs}, variational={model.variational}; this "
+            f"data and strategy need outputs={outputs}, variational={strategy == 'kl'}."
+        )
+    if model.level != train.quantity.level:
+        raise ValueError(
+            f"The model predicts a quantity of {model.level}s, the data's {train.quantity.name} "
+            f"is one of {train.quantity.level}s."
+        )
+    if train.quantity.level == "node" and not train.graphs.senders.shape[-1]:
+        raise ValueError("A quantity of nodes needs edges along which messages are sent.")

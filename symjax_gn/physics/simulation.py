@@ -1,29 +1,41 @@
-"""Trajectories of a `System`, many at once, with diffrax."""
+"""Trajectories of a `System`, many at once."""
 
+import contextlib
 import functools
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from symjax_gn.data.checks import check_at_least, check_choice
-from symjax_gn.data.nodes import Body
+from symjax_gn.data.checks import check_choice, check_count, check_number, check_type, shown
+from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.trajectories import Trajectory
-from symjax_gn.physics.systems import System, acceleration, check_system
-
-SOLVERS = ("adaptive", "symplectic")
-
+from symjax_gn.physics.checking import check_system
+from symjax_gn.physics.dynamics import SOLVERS, follow_system
+from symjax_gn.physics.forces import PAIRS_AT_ONCE, all_pairs, joined_edges
+from symjax_gn.physics.systems import System, sample_starts, sampled_together
 
 # Simulations advanced in lockstep: enough to fill vector units, few enough that the
 # working set stays in cache and one close encounter does not hold up all others.
-_CHUNK = 256
+_LOCKSTEP = 256
+
+# Accelerators have far more vector units than CPUs.
+_LOCKSTEP_OF_ACCELERATORS = 64 * _LOCKSTEP
+
+# Memory that one group of simulations in lockstep may take for its outputs, which it holds
+# several times: positions, velocities and rates, in the solver's units and in the user's.
+_OUTPUT_BYTES = 2**28
+_COPIES_OF_OUTPUTS = 10
+
+# Where Linux says what a container may take.
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class SimulationError(RuntimeError):
@@ -34,109 +46,13 @@ class SimulationWarning(UserWarning):
     """Some simulations failed and were left out."""
 
 
-def solve(
-    system: System,
-    body: Body,
-    time: Float[Array, " time"],
-    *,
-    solver: str = "adaptive",
-    tolerance: float = 1e-5,
-    substeps: int = 4,
-    max_steps: int = 4096,
-) -> tuple[Body, Float[Array, "time node dim"], Bool[Array, ""]]:
-    """Follow one set of bodies through the given times.
+class _Group(NamedTuple):
+    """Simulations in lockstep, as they come from the solver."""
 
-    Composes under `jit`, `vmap` and `grad`; it checks nothing.
-
-    Args:
-        system: the law of motion.
-        body: initial state, fields `[node, ...]`.
-        time: output times `[time]`, equally spaced for the symplectic solver.
-        solver: "adaptive" (Dormand-Prince 5(4), error per step below `tolerance`)
-            or "symplectic" (leapfrog with `substeps` steps per output; needs a
-            system without drag).
-        tolerance: of the adaptive solver, relative to each coordinate and, near zero, to
-            the size of the initial state.
-        substeps: steps between two outputs of the symplectic solver.
-        max_steps: steps after which the adaptive solver gives up.
-
-    Returns:
-        The bodies at each time (fields `[time, node, ...]`), their accelerations
-        `[time, node, dim]`, and whether the solver succeeded.
-    """
-
-    def accelerate(position, velocity):
-        return acceleration(system, body._replace(position=position, velocity=velocity))
-
-    options: dict[str, Any] = dict(
-        t0=time[0], t1=time[-1], saveat=diffrax.SaveAt(ts=time), throw=False
-    )
-    step = (time[1] - time[0]) / substeps
-    # Adaptive steps see a state near one, so that an absolute tolerance fits any units.
-    length, speed = _sizes(body, time[-1] - time[0]) if solver == "adaptive" else (1.0, 1.0)
-    if solver == "adaptive":
-
-        def derivative(t, state, args):
-            position, velocity = state[0] * length, state[1] * speed
-            return velocity / length, accelerate(position, velocity) / speed
-
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(derivative),
-            diffrax.Dopri5(),
-            dt0=system.dt,
-            y0=(body.position / length, body.velocity / speed),
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-            max_steps=max_steps,
-            **options,
-        )
-    else:
-        # Semi-implicit Euler on half-shifted velocities is the leapfrog.
-        start = body.velocity + 0.5 * step * accelerate(body.position, body.velocity)
-        solution = diffrax.diffeqsolve(
-            (
-                diffrax.ODETerm(lambda t, velocity, args: velocity),
-                diffrax.ODETerm(lambda t, position, args: accelerate(position, body.velocity)),
-            ),
-            diffrax.SemiImplicitEuler(),
-            dt0=step,
-            y0=(body.position, start),
-            # Rounding of the time may cost a few steps more than there should be.
-            max_steps=substeps * time.shape[0] + 10 + substeps * time.shape[0] // 100,
-            **options,
-        )
-    assert solution.ys is not None
-    position, velocity = solution.ys[0] * length, solution.ys[1] * speed
-    accelerations = jax.vmap(accelerate)(position, velocity)
-    if solver == "symplectic":
-        velocity = velocity - 0.5 * step * accelerations
-    repeat = lambda x: jnp.broadcast_to(x, (time.shape[0], *x.shape))  # noqa: E731
-    bodies = Body(position, velocity, repeat(body.mass), repeat(body.charge))
-    return bodies, accelerations, solution.result == diffrax.RESULTS.successful
-
-
-def _sizes(body, duration):
-    """Length and speed of a state: of its extent and of its motion, or at rest the two in one."""
-    # Means of sizes, not of squares: squares of metres between stars overflow float32.
-    length = jnp.mean(jnp.abs(body.position - jnp.mean(body.position, axis=0)))
-    length = jnp.where(length > 0, length, 1.0)
-    speed = jnp.mean(jnp.abs(body.velocity)) + length / duration
-    return jax.lax.stop_gradient((length, speed))
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("system", "num_nodes", "dim", "solver", "substeps", "max_steps"),
-)
-def _solve_many(keys, time, *, system, num_nodes, dim, solver, tolerance, substeps, max_steps):
-    def one(key):
-        body = jax.tree.map(lambda x: x.astype(time.dtype), system.sample(key, num_nodes, dim))
-        options = dict(tolerance=tolerance, substeps=substeps, max_steps=max_steps)
-        bodies, accelerations, ok = solve(system, body, time, solver=solver, **options)
-        path = (bodies.position, bodies.velocity, accelerations)
-        finite = [jnp.all(jnp.isfinite(x)) for x in path]
-        return (*path, body.mass, body.charge), ok & jnp.all(jnp.stack(finite))
-
-    return jax.vmap(one)(keys)
+    position: Float[AnyArray, "sim time node dim"]
+    velocity: Float[AnyArray, "sim time node dim"] | None
+    rate: Float[AnyArray, "sim time node dim"]
+    ok: Bool[AnyArray, " sim"]
 
 
 def simulate(
@@ -144,7 +60,7 @@ def simulate(
     system: System,
     *,
     num_nodes: int | None = None,
-    dim: int = 2,
+    dim: int | None = None,
     num_simulations: int = 1000,
     num_outputs: int = 500,
     dt: float | None = None,
@@ -158,104 +74,211 @@ def simulate(
 ) -> Trajectory:
     """Simulate a system from sampled initial conditions.
 
-    Args:
-        key: PRNG key; each simulation has its own split of it.
+    Main arguments:
+        key: PRNG key; simulation k samples with `jax.random.fold_in(key, k)`.
         system: the law, built in (`SYSTEMS`) or one's own.
-        num_nodes: number of bodies, at least 2; None takes the system's usual number.
-        dim: spatial dimension.
-        num_simulations: number of simulations.
-        num_outputs: outputs of each, the initial state being the first; at least 2.
-        dt: time between outputs; None takes the system's.
-        solver: "adaptive" or "symplectic"; see `solve`.
+        num_nodes: number of bodies; by default the system's.
+        dim: spatial dimension; by default 2, or the first that the system is meant for.
+        num_simulations: how many, each from its own initial conditions.
+        num_outputs: moments kept of each, the first at time 0.
+        dt: time between outputs; by default the system's.
+
+    Other Arguments:
+        solver: "adaptive", "symplectic" or "midpoint"; see `solve`.
         tolerance: of the adaptive solver, relative; see `solve`.
-        substeps: steps between two outputs, of the symplectic solver.
+        substeps: steps between two outputs of the other solvers.
         max_steps: steps after which the adaptive solver gives up.
         dtype: float32, or float64 where JAX has 64 bits enabled.
         max_failed: largest share of simulations that may fail.
         progress: whether to show a progress bar.
 
     Returns:
-        A `Trajectory` with the simulations that succeeded.
+        A `Trajectory` with the simulations that succeeded. In first-order motion it has no
+        velocities, which are its target.
 
     Raises:
-        ValueError: an argument is wrong; the message says which.
+        ValueError: an argument is wrong, or the run needs more memory than there is; the
+            message says which.
         SimulationError: more than `max_failed` of the simulations failed.
 
     Warns:
         SimulationWarning: some simulations, but fewer, failed and were left out.
+
+    >>> from symjax_gn.physics.systems import SYSTEMS
+    >>> run = simulate(jax.random.key(0), SYSTEMS["spring"], num_simulations=3, num_outputs=5)
+    >>> run.position.shape
+    (3, 5, 4, 2)
     """
-    num_nodes = system.num_nodes if num_nodes is None else num_nodes
-    dt = system.dt if dt is None else dt
+    check_type("system", system, System, "See get_system for the built-in ones.")
     check_choice("solver", solver, SOLVERS)
-    check_system(system, num_nodes, dim)
-    check_at_least("num_simulations", num_simulations, 1)
-    check_at_least("num_outputs", num_outputs, 2)
-    check_at_least("substeps", substeps, 1)
-    if not dt > 0:
-        raise ValueError(f"dt must be positive, got {dt}.")
-    if solver == "symplectic" and system.drag != 0:
-        raise ValueError(
-            f"System {system.name!r} has drag, so its motion is not symplectic; "
-            'use solver="adaptive".'
-        )
-    dtype = np.dtype(dtype)
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be float32 or float64, got {dtype}.")
-    if dtype == np.float64 and not jax.config.jax_enable_x64:
-        raise ValueError(
-            'float64 needs jax.config.update("jax_enable_x64", True) at the start of the program.'
-        )
+    num_nodes = system.num_nodes if num_nodes is None else num_nodes
+    dim = (2 if 2 in system.dims else system.dims[0]) if dim is None else dim
+    dt = system.dt if dt is None else dt
+    check_count("The number of bodies", num_nodes, 2)
+    check_count("num_simulations", num_simulations)
+    check_count("num_outputs", num_outputs, 2)
+    check_count("substeps", substeps)
+    check_count("max_steps", max_steps)
+    check_number("dt", dt, above=0)
+    check_number("tolerance", tolerance, above=0)
+    check_number("max_failed", max_failed, least=0)
+    key, dtype = _check_key(key), _check_dtype(dtype)
+    size = num_outputs * num_nodes * dim * dtype.itemsize
+    together = max(1, min(_OUTPUT_BYTES // (_COPIES_OF_OUTPUTS * size), num_simulations))
+    workers = os.cpu_count() or 1
+    _check_memory(
+        size * ((system.order + 1) * num_simulations + _COPIES_OF_OUTPUTS * workers * together),
+        f"{num_simulations} simulations of {num_nodes} bodies with {num_outputs} outputs",
+    )
+    check_system(system, num_nodes, dim, solver)
 
-    time = dt * np.arange(num_outputs)
-    chunk = min(_CHUNK if jax.default_backend() == "cpu" else 64 * _CHUNK, num_simulations)
-    starts = range(0, num_simulations, chunk)
-    # The last chunk is filled up, so that every chunk has one shape and compiles once.
-    keys = jax.random.split(key, chunk * len(starts))
-    times, error = jnp.asarray(time, dtype), jnp.asarray(tolerance, dtype)
-    solve_chunk = _solve_many.lower(
-        keys[:chunk],
-        times,
-        system=system,
-        num_nodes=num_nodes,
-        dim=dim,
-        solver=solver,
-        tolerance=error,
-        substeps=substeps,
-        max_steps=max_steps,
-    ).compile()
-    vectors = (num_simulations, num_outputs, num_nodes, dim)
-    fields = [np.empty(vectors, dtype) for _ in range(3)]
-    fields += [np.empty((num_simulations, num_nodes), dtype) for _ in range(2)]
-    ok = np.empty(num_simulations, bool)
+    together = min(together, _lockstep(system, num_nodes))
+    firsts = range(0, num_simulations, together)
+    starts = _sample(key, together * len(firsts), system, num_nodes, dim, dtype)
+    # On the device before threads begin, which do not see a local setting of 64 bits.
+    groups = [
+        jax.tree.map(jnp.asarray, take_nodes(starts, slice(first, first + together)))
+        for first in firsts
+    ]
+    time = float(dt) * np.arange(num_outputs)
+    inputs = jnp.asarray(time, dtype), jnp.asarray(tolerance, dtype)
+    options: Any = dict(system=system, solver=solver, substeps=substeps, max_steps=max_steps)
+    advance = _advance.lower(groups[0], *inputs, **options).compile()
+    shape = (num_simulations, num_outputs, num_nodes, dim)
+    whole = _Group(
+        position=np.empty(shape, dtype),
+        velocity=np.empty(shape, dtype) if system.order == 2 else None,
+        rate=np.empty(shape, dtype),
+        ok=np.empty(num_simulations, bool),
+    )
 
-    def run(start, keys):
-        *found, good = jax.tree.leaves(solve_chunk(keys, times, tolerance=error))
-        here = slice(start, min(start + chunk, num_simulations))
-        for whole, part in zip([*fields, ok], [*found, good], strict=True):
-            whole[here] = np.asarray(part)[: here.stop - here.start]
-        return here.stop - here.start
+    def run(first, group):
+        here = slice(first, min(first + together, num_simulations))
+        count = here.stop - here.start
+        found = advance(group, *inputs)
+        for into, part in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+            into[here] = np.asarray(part)[:count]
+        return count
 
-    # One chunk keeps one core busy.
-    with (
-        tqdm(total=num_simulations, desc="simulate", disable=not progress) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for done in pool.map(run, starts, [keys[k : k + chunk] for k in starts]):
-            bar.update(done)
+    # One group keeps one core busy.
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with tqdm(total=num_simulations, desc="simulate", disable=not progress) as bar:
+            for count in pool.map(run, firsts, groups):
+                bar.update(count)
+    finally:
+        # After an interruption what has not begun does not begin.
+        pool.shutdown(cancel_futures=True)
+    properties = {name: x[:num_simulations] for name, x in starts.properties.items()}
+    return _succeeded(system, time, whole, properties, max_failed)
 
-    failed = int(np.sum(~ok))
-    if failed > max_failed * num_simulations:
+
+@functools.partial(jax.jit, static_argnames=("system", "solver", "substeps", "max_steps"))
+def _advance(starts, time, tolerance, *, system, solver, substeps, max_steps) -> _Group:
+    """Simulations in lockstep."""
+    options = dict(solver=solver, tolerance=tolerance, substeps=substeps, max_steps=max_steps)
+
+    def one(nodes):
+        path = follow_system(system, nodes, time, **options)
+        return _Group(path.nodes.position, path.nodes.velocity, path.rate, path.ok)
+
+    return jax.vmap(one)(starts)
+
+
+def _sample(key, count, system, num_nodes, dim, dtype) -> Nodes:
+    """Initial conditions `[sim, node, ...]` of the simulations 0 to `count`, NumPy."""
+    size = sampled_together(num_nodes)
+    options = dict(system=system, num_nodes=num_nodes, dim=dim)
+    parts = [
+        jax.tree.map(np.asarray, sample_starts(key, np.arange(first, first + size), **options))
+        for first in range(0, count, size)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x)[:count].astype(dtype), *parts)
+
+
+def _lockstep(system, num_nodes):
+    """How many simulations are advanced in lockstep."""
+    if jax.default_backend() != "cpu":
+        return _LOCKSTEP_OF_ACCELERATORS
+    pairs = num_nodes**2
+    if not all_pairs(system, num_nodes):
+        pairs = len(joined_edges(system, num_nodes)[0])
+    return max(1, min(_LOCKSTEP, PAIRS_AT_ONCE // pairs))
+
+
+def _succeeded(system, time, whole, properties, max_failed):
+    """The simulations that did not fail, as a `Trajectory`."""
+    count = len(whole.ok)
+    failed = int(np.sum(~whole.ok))
+    if failed > max_failed * count or failed == count:
         raise SimulationError(
-            f"{failed} of {num_simulations} simulations of {system.name!r} failed (close "
-            f"encounters or a stiff law), more than max_failed={max_failed}. Raise max_steps "
-            "or tolerance, or shorten dt or num_outputs."
+            f"{failed} of {count} simulations of {system.name!r} failed (close encounters or a "
+            f"stiff law), more than max_failed={max_failed}. Raise max_steps or tolerance, or "
+            "shorten dt or num_outputs."
         )
     if failed:
         warnings.warn(
-            f"{failed} of {num_simulations} simulations of {system.name!r} failed and were "
-            "left out.",
+            f"{failed} of {count} simulations of {system.name!r} failed and were left out.",
             SimulationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-        fields = [field[ok] for field in fields]
-    return Trajectory(time, *fields, failed=failed)
+        whole, properties = jax.tree.map(lambda x: x[whole.ok], (whole, properties))
+    return Trajectory(
+        time=time,
+        position=whole.position,
+        velocity=whole.velocity,
+        target=whole.rate,
+        properties=properties,
+        quantity=system.quantity,
+        space=system.space,
+        failed=failed,
+    )
+
+
+def _check_key(key: Any) -> PRNGKeyArray:
+    """The key as a typed one."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape:
+            raise ValueError(f"key must be one key, got {key.shape[0]} of them; give one of these.")
+        return key
+    if (
+        isinstance(key, jax.Array | np.ndarray)
+        and np.dtype(key.dtype) == np.uint32
+        and key.shape == (2,)
+    ):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    raise ValueError(f"key must be a key of jax.random, e.g. jax.random.key(0), got {shown(key)}.")
+
+
+def _check_dtype(dtype: DTypeLike) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}.")
+    if found == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            'float64 needs jax.config.update("jax_enable_x64", True) at the start of the program.'
+        )
+    return found
+
+
+def _check_memory(needed: float, what: str) -> None:
+    """Raise a `ValueError` if a run needs more memory than the machine has."""
+    there = _memory()
+    if there is not None and needed > there:
+        raise ValueError(
+            f"{what} take about {needed / 2**30:.3g} GB of memory, and there are "
+            f"{there / 2**30:.3g} GB; lower num_simulations, num_outputs or num_nodes."
+        )
+
+
+def _memory() -> float | None:
+    """Bytes of memory of this machine, or of the container that confines it; None: unknown."""
+    sizes = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ValueError, OSError):
+        sizes.append(int(_CONTAINER_LIMIT.read_text()))
+    return min(sizes, default=None)

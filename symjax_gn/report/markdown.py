@@ -14,7 +14,9 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         False: "**Not recovered**: the force between pairs is not the one the data were made with.",
         None: "The true law is not known, so there is no verdict; see the held-out error.",
     }[report["recovered"]]
-    lines = [f"# {report['system']}, {report['dim']}D, {report['n']} bodies", "", outcome, ""]
+    where = "" if report["dim"] is None else f", {report['dim']}D"
+    what = "elements" if report["dim"] is None else "bodies"
+    lines = [f"# {report['system']}{where}, {report['n']} {what}", "", outcome, ""]
     for law in report["laws"]:
         lines += [f"The {law['target']}:", "", f"$$ {law['latex']} $$", ""]
         lines += [
@@ -22,7 +24,15 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             f"({report['mae_unit']}).",
             "",
         ]
-    lines += ["Here j is the sender, i the receiver and r their distance.", ""]
+    for law in report.get("update") or ():
+        lines += [f"The {report['quantity']} of the sums e of messages:", ""]
+        lines += [f"$$ {law['latex']} $$", ""]
+    if report["dim"] is not None:
+        lines += ["Here j is the sender, i the receiver and r their distance.", ""]
+    if report.get("update") and report["model"]:
+        lines += ["Composed, with all constants refitted:", ""]
+        for name, laws in report["model"].items():
+            lines += [f"$$ \\mathrm{{{name}}}: {law['latex']} $$\n" for law in laws]
     if report["form"] == "linear":
         lines += [
             "The law is that of a force along M u, where u is the unit vector to the sender and "

@@ -56,13 +56,13 @@ def plot_training(history: History, kept: int) -> Figure:
 
 def plot_messages(table: MessageTable) -> Figure:
     """The influence of each message against the true force, or where unknown the distance."""
-    dim = table.influence.shape[1]
+    dim = table.force.shape[1]
     figure = Figure(figsize=(3.4 * dim, 3.4), layout="constrained")
     for k, axes in enumerate(figure.subplots(1, dim, squeeze=False)[0]):
-        x = table.features["r"] if table.force is None else table.force[:, k]
-        axes.plot(x, table.influence[:, k], ".", color=_BLUE, markersize=2, alpha=0.4)
-        limits = np.quantile(table.influence[:, k], [0.005, 0.995])
-        if table.force is None:
+        x = table.features["r"] if table.true_force is None else table.true_force[:, k]
+        axes.plot(x, table.force[:, k], ".", color=_BLUE, markersize=2, alpha=0.4)
+        limits = np.quantile(table.force[:, k], [0.005, 0.995])
+        if table.true_force is None:
             axes.set_xlabel("distance r")
         else:
             axes.plot(limits, limits, color=_RED, linewidth=1)

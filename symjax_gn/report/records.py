@@ -17,12 +17,14 @@ from matplotlib.figure import Figure
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
+from symjax_gn.data.quantities import ACCELERATION, Quantity
 from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
 from symjax_gn.discovery.refitting import Refit, law_error
 from symjax_gn.discovery.verdict import Verdict
-from symjax_gn.laws.expressions import rounded
+from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.report.markdown import report_markdown
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
@@ -72,18 +74,6 @@ def save_figure(path: Path, figure: Figure) -> None:
         figure.savefig(part, format="png", dpi=120)
 
 
-def law_latex(expression: sympy.Expr) -> str:
-    """LaTeX of a law with constants of four digits and the symbols of physics."""
-    names = {}
-    for symbol in expression.free_symbols:
-        name = str(symbol)
-        if name[0] == "d" and len(name) == 2:
-            names[symbol] = rf"\Delta {name[1]}"
-        elif name[0] == "v" and "_" in name:
-            names[symbol] = f"v_{{{name[1]},{name[3:]}}}"
-    return sympy.latex(rounded(expression), symbol_names=names)
-
-
 def law_record(law: Law) -> dict[str, Any]:
     """A law as the fields of `report.json`."""
     return dict(
@@ -96,7 +86,7 @@ def law_record(law: Law) -> dict[str, Any]:
 
 def expression_record(expression: sympy.Expr) -> dict[str, str]:
     """An expression as LaTeX and as SymPy text."""
-    return dict(latex=law_latex(expression), sympy=str(expression))
+    return dict(latex=to_latex(expression), sympy=str(expression))
 
 
 def make_report(
@@ -112,6 +102,8 @@ def make_report(
     more_bodies: Mapping[str, Any] | None = None,
     gauge_law: Law | None = None,
     refit: Mapping[str, Any] | None = None,
+    model: SymbolicModel | None = None,
+    quantity: Quantity = ACCELERATION,
     **run: Any,
 ) -> dict[str, Any]:
     """The contents of `report.json`.
@@ -129,6 +121,8 @@ def make_report(
             errors `network` and `law` with `mean_abs_target`, or None.
         gauge_law: what `distill_gauge` gave, or None.
         refit: what `refit_record` gave, or None.
+        model: the law with its constants refitted, or None.
+        quantity: what the law predicts.
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
     targets = ["force towards the sender" if law.matrix is None else "force along M u"]
@@ -168,7 +162,7 @@ def make_report(
             share=one_body.share,
             components=[str(component) for component in one_body.components],
             check=None if one_body_check is None else dict(one_body_check),
-            latex=[law_latex(component) for component in one_body.components],
+            latex=[to_latex(component) for component in one_body.components],
             fronts=[[law_record(one) for one in front.laws] for front in one_body.fronts],
         ),
         message_gauge=None if gauge_law is None else law_record(gauge_law),
@@ -176,11 +170,18 @@ def make_report(
         test_error=dict(
             value=test_error[0],
             unit="sum over nodes and dimensions of |a - a_hat|, mean over test graphs, "
-            "in the data's unit of acceleration",
+            f"in the data's unit of {quantity.name}",
             mean_abs_target=test_error[1],
         ),
         law_error=None if law_on_test is None else law_on_test[0],
         refit=None if refit is None else dict(refit),
+        quantity=quantity.name,
+        model=None
+        if model is None
+        else dict(
+            message=[expression_record(one) for one in model.message],
+            update=[expression_record(one) for one in model.update],
+        ),
         more_bodies=None if more_bodies is None else dict(more_bodies),
         seconds=dict(seconds),
         versions=versions(),
@@ -193,8 +194,8 @@ def _motion(law: ForceLaw, one_body: OneBodyLaw | None) -> list[str] | None:
         return None
     lines = []
     for axis, force, alone in zip(AXES, law.components, one_body.components, strict=False):
-        rest = "" if alone == 0 else rf" + \left({law_latex(alone)}\right)"
-        pair = rf"\sum_{{j \to i}} \left({law_latex(force)}\right)"
+        rest = "" if alone == 0 else rf" + \left({to_latex(alone)}\right)"
+        pair = rf"\sum_{{j \to i}} \left({to_latex(force)}\right)"
         lines.append(rf"m_i \ddot{{{axis}}}_i = {pair}{rest}")
     return lines
 

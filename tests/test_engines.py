@@ -1,13 +1,23 @@
+import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import sympy
 
 from symjax_gn.laws import engines
-from symjax_gn.laws.engines import OperonRegressor, PySRRegressor, check_problem, make_regressor
-from symjax_gn.laws.expressions import to_numpy
-from symjax_gn.laws.fronts import refine, select
+from symjax_gn.laws.engines import (
+    OperonRegressor,
+    PySRRegressor,
+    check_problem,
+    make_regressor,
+)
+from symjax_gn.laws.evolution import OPERATORS, evolve, stop_evolution, tree_to_sympy
+from symjax_gn.laws.expressions import evaluate, to_numpy
+from symjax_gn.laws.fronts import select
+from symjax_gn.laws.refinement import refine
 
 RNG = np.random.default_rng(0)
 FEATURES = {"r": RNG.uniform(0.5, 3, 400), "m_i": RNG.uniform(0.5, 2, 400)}
@@ -51,7 +61,7 @@ def test_expressions_agree_with_the_engine():
         theirs = engine.evaluate_model(row["tree"], columns)
         if not np.all(np.isfinite(theirs)):
             continue
-        expression = engines.tree_to_sympy(row["tree"], hashes)
+        expression = tree_to_sympy(row["tree"], hashes)
         ours = to_numpy(expression, names)(columns)
         # The engine computes in float32; so the contract of 1e-5, relative to the largest.
         assert np.max(np.abs(ours - theirs)) <= 1e-5 * np.max(np.abs(theirs))
@@ -76,13 +86,13 @@ def test_every_kind_of_node_is_converted():
     }  # fmt: skip
     for name, expected in cases.items():
         # Postfix, first argument last: the way Operon lays out its trees.
-        assert engines.tree_to_sympy(Tree(two, x, Node(name, arity=2)), variables) == expected
+        assert tree_to_sympy(Tree(two, x, Node(name, arity=2)), variables) == expected
     for name in ["Exp", "Log", "Sin", "Cos", "Tan", "Tanh", "Asin", "Acos", "Atan", "Sinh", "Cosh"]:
-        found = engines.tree_to_sympy(Tree(x, Node(name, arity=1)), variables)
+        found = tree_to_sympy(Tree(x, Node(name, arity=1)), variables)
         assert found == getattr(sympy, name.lower())(R)
 
     nodes = [Node("Constant", 30.0), *(Node("Exp", arity=1) for _ in range(5))]
-    tower = engines.tree_to_sympy(Tree(x, *nodes, Node("Add", arity=2)), variables)
+    tower = tree_to_sympy(Tree(x, *nodes, Node("Add", arity=2)), variables)
     assert tower == sympy.nan
 
 
@@ -100,21 +110,150 @@ def test_seeds_reproduce():
     assert fronts[0].laws != fronts[2].laws
 
 
+def test_the_library_is_driven_as_its_own_estimator_does():
+    ours = OperonRegressor(seed=1, **SMALL).fit(FEATURES, TARGET)
+    # An option with its default value: scikit-learn's way.
+    theirs = OperonRegressor(seed=1, options={"tournament_size": 5}, **SMALL).fit(FEATURES, TARGET)
+    # The estimator rounds the last two constants to float32.
+    assert [law.complexity for law in ours.laws] == [law.complexity for law in theirs.laws]
+    np.testing.assert_allclose(
+        [law.mae for law in ours.laws], [law.mae for law in theirs.laws], rtol=1e-3
+    )
+    assert len(ours.laws) > 2
+
+
+def test_options_win():
+    shorter = OperonRegressor(options={"max_length": 3}, **SMALL).fit(FEATURES, TARGET)
+    longer = OperonRegressor(**SMALL).fit(FEATURES, TARGET)
+    assert shorter.laws[-1].mae > 2 * longer.laws[-1].mae
+
+
+def test_every_operator_is_searched_with():
+    r = np.linspace(0.2, 0.9, 100)
+    for name in OPERATORS:
+        names = ("+", name) if name in "-*/^" else (name,)
+        found = evolve(
+            r[:, None], r + np.sin(3 * r), ["r"], operators=names, max_length=6, evaluations=3000
+        )
+        assert all(one.free_symbols <= {R} for one in found)
+
+
+def test_the_offset_and_the_factor_are_part_of_the_law():
+    r = FEATURES["r"]
+    found = evolve(r[:, None], 5 - 3 * r, ["r"], operators=["+"], max_length=3, evaluations=2000)
+    np.testing.assert_allclose(evaluate(found[-1], {"r": r}), 5 - 3 * r, rtol=1e-5)
+
+
+LONG = dict(operators=["+", "*"], max_length=30, evaluations=10**9)
+
+
+def test_searches_run_side_by_side_and_can_be_stopped():
+    """They run without Python's lock, and end within a generation, with what they have."""
+    columns = np.stack(list(FEATURES.values()), axis=-1)
+    found = []
+    threads = [
+        threading.Thread(
+            target=lambda seed=seed: found.append(
+                evolve(columns, TARGET, list(FEATURES), seed=seed, **LONG)
+            )
+        )
+        for seed in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    start = time.perf_counter()
+    # While they run, this thread goes on.
+    time.sleep(0.5)
+    assert time.perf_counter() - start < 5
+    assert not found
+    stop_evolution()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(found) == 2 and all(found)
+
+
+def test_an_interrupt_stops_the_search_that_is_waited_for():
+    code = (
+        "import os, signal, threading, numpy as np\n"
+        "from symjax_gn.laws.evolution import evolve\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "r = np.linspace(1.0, 2.0, 500)\n"
+        "limits = dict(max_length=30, evaluations=10**9)\n"
+        "try:\n"
+        "    evolve(r[:, None], np.sin(r), ['r'], operators=['+', '*'], **limits)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert result.stdout == b"stopped\n", result.stderr
+
+
+def test_a_time_limit_ends_a_search():
+    start = time.perf_counter()
+    engine = OperonRegressor(evaluations=10**9, time_limit=1)
+    assert engine.fit(FEATURES, TARGET).laws
+    assert time.perf_counter() - start < 20
+
+
 @pytest.mark.parametrize(
     ("features", "target", "message"),
     [
-        (FEATURES, np.ones(400), "constant: there is no law"),
-        (FEATURES, TARGET[:5], "both must be"),
-        (FEATURES | {"r": FEATURES["r"] * np.nan}, TARGET, "Column r has NaN"),
-        (FEATURES, TARGET * np.inf, "the target has NaN or infinite"),
-        ({}, TARGET, "at least one feature"),
-        (FEATURES, np.zeros(0), "at least one feature and one sample"),
+        (FEATURES, np.ones(400), "target of the regression is constant: there is no law"),
+        (FEATURES, TARGET[:5], r"Column r has shape \(400,\), the target \(5,\); both must be"),
+        ({"r": np.ones((400, 1))}, TARGET, r"Column r has shape \(400, 1\)"),
+        (FEATURES | {"r": FEATURES["r"] * np.nan}, TARGET, "Column r has 400 NaN or infinite"),
+        (FEATURES, np.where(np.arange(400) == 7, np.inf, TARGET), r"target has 1 .* index \(7,\)"),
+        (FEATURES | {"m_i": np.full(400, 2.5)}, TARGET, "Column m_i is constant, 2.5: leave it"),
+        (FEATURES | {"m_i": np.array(["a"] * 400)}, TARGET, "Column m_i must hold real numbers"),
+        (FEATURES | {"m_i": FEATURES["r"] + 1j}, TARGET, "Column m_i must hold real numbers"),
+        (FEATURES | {"m_i": [[1.0], [1.0, 2.0]]}, TARGET, "Column m_i has rows of unequal length"),
+        (FEATURES, TARGET.astype(str), "Column of the target must hold real numbers"),
+        ({"my column": FEATURES["r"]}, TARGET, "with the variable 'my column': letters"),
+        ({"pi": FEATURES["r"]}, TARGET, "with the variable 'pi'"),
+        ({}, TARGET, "at least one feature, got none"),
+        ({"r": FEATURES["r"][:9]}, TARGET[:9], "at least 10 samples, got 9"),
+        ({"r": np.zeros(0)}, np.zeros(0), "at least 10 samples, got 0"),
     ],
 )
 def test_bad_problems(features, target, message):
     for check in (check_problem, OperonRegressor().fit, PySRRegressor().fit):
         with pytest.raises(ValueError, match=message):
             check(features, target)
+
+
+def test_what_is_nearly_constant_is_constant():
+    r = FEATURES["r"]
+    with pytest.raises(ValueError, match="Column m_i is constant"):
+        check_problem({"r": r, "m_i": 1e6 + 1e-4 * r}, TARGET)
+    check_problem({"r": r, "m_i": 1e6 + r}, TARGET)
+    check_problem({"r": 1e-30 * r}, 1e-30 * TARGET)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(max_length=2), "max_length must be a whole number of at least 3, got 2"),
+        (dict(evaluations=1.5), "evaluations must be a whole number of at least 1, got 1.5"),
+        (dict(seed=-1), "seed must be a whole number of at least 0, got -1"),
+        (dict(time_limit=0), "time_limit must be a finite number above 0, got 0"),
+        (dict(operators="+"), "operators must be a tuple"),
+        (dict(operators=()), "at least one operator"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        OperonRegressor(**options)
+    if "max_length" not in options and "evaluations" not in options:
+        with pytest.raises(ValueError, match=message):
+            PySRRegressor(**options)
+
+
+@pytest.mark.parametrize("options", [dict(maxsize=0), dict(iterations=0)])
+def test_bad_settings_of_pysr(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
+        PySRRegressor(**options)
 
 
 def test_unknown_names():
@@ -172,6 +311,7 @@ def test_pysr_results_become_a_front(monkeypatch):
     step = sympy.Heaviside(R + 1.0)
     expected = [2.0 * R, M * (2.0 * R - 1.9), M * (2.0 * R - 1.98) * step]
     assert [law.expression for law in front.laws] == expected
+    assert 0 < front.seconds < 60
 
 
 def test_pysr_missing_says_what_to_install(monkeypatch):
@@ -209,6 +349,8 @@ def test_a_front_with_a_pole_is_no_error(monkeypatch):
 
     monkeypatch.setattr(engine, "mean_squared_error", overflowing)
     r = np.linspace(0.5, 3.0, 100)
-    front = OperonRegressor(evaluations=5000).fit({"r": r}, 2 * r - 2)
+    # An option takes scikit-learn's way.
+    engine = OperonRegressor(evaluations=5000, options={"tournament_size": 5})
+    front = engine.fit({"r": r}, 2 * r - 2)
     assert rated and not np.any(np.isfinite(rated))
     assert front.laws[-1].mae < 0.01

@@ -1,0 +1,319 @@
+"""The command line: from a simulated system, or measured trajectories, to the law.
+
+    python -m symjax_gn --system spring --dim 2 --n 4 --seed 0 --out spring-2
+    python -m symjax_gn --system examples/yukawa.py --out yukawa-2
+    python -m symjax_gn --data measured.npz --out mine
+    python -m symjax_gn --strategy flathgn --system charge --out charge-2
+
+Writes report.json, report.md, figures, the network and the law to the output folder, and
+prints the law. Exits with 0 whether or not the law is the true one (the report says), with 2
+and one line of explanation if something is wrong with what it was given.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+import time
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from symjax_gn.data.checks import check_count
+from symjax_gn.data.datasets import make_dataset
+from symjax_gn.data.nodes import AXES
+from symjax_gn.data.trajectories import load_trajectory
+from symjax_gn.discovery.refitting import law_error
+from symjax_gn.laws.expressions import rounded
+from symjax_gn.laws.fronts import RegressionError
+from symjax_gn.model import held_out_error
+from symjax_gn.networks.training import TrainingError
+from symjax_gn.physics.simulation import SimulationError, simulate
+from symjax_gn.physics.systems import SYSTEMS, System, get_system, load_system
+from symjax_gn.pipeline import discover
+from symjax_gn.report import plots, records
+from symjax_gn.results import Discovery
+from symjax_gn.settings import PRESETS, Settings, check_settings, preset
+
+_LEAST_SIMULATIONS = 3  # one for each of training, validation and test
+_MORE_SIMULATIONS = 100
+_LARGEST_SEED = 2**32 - 1
+
+
+def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
+    """All options; those of `Settings` are made from its fields.
+
+    Args:
+        defaults: settings that differ from those of `Settings`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m symjax_gn",
+        description=(__doc__ or "").split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--system",
+        default="spring",
+        metavar="NAME",
+        help=f"one of {', '.join(SYSTEMS)}; or FILE.py[:NAME] with a System or a pair potential",
+    )
+    data.add_argument(
+        "--data",
+        metavar="FILE.npz",
+        help="measured trajectories in place of a system: arrays time [time] and position "
+        "[sim, time, node, dim], and optionally velocity, acceleration, mass, charge, ...",
+    )
+    data.add_argument("--dim", type=int, default=2, help="spatial dimensions, 1 to 3")
+    data.add_argument("--n", type=int, help="bodies (default: the system's, mostly 4)")
+    data.add_argument(
+        "--test-n",
+        type=int,
+        help="bodies of a second test set, to see how the network and the law carry over",
+    )
+    data.add_argument("--simulations", type=int, default=1000, help="number of simulations")
+    data.add_argument("--outputs", type=int, default=100, help="outputs of each simulation")
+    data.add_argument(
+        "--every", type=int, default=5, help="system's time steps between two outputs"
+    )
+    data.add_argument("--solver", default="adaptive", help="adaptive, symplectic or midpoint")
+    groups: dict[str, Any] = {}
+    hints = typing.get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
+        name = field.metadata["group"]
+        groups.setdefault(name, parser.add_argument_group(name))
+        default = defaults.get(field.name, field.default)
+        _add_option(groups[name], field, hints[field.name], default)
+    parser.add_argument("--preset", default="default", help=" or ".join(PRESETS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--out", default="discovered", help="folder for the report")
+    return parser
+
+
+def _add_option(group, field, hint, default):
+    """An option for one field of `Settings`; left out, it is not in the result."""
+    flag = "--" + field.name.replace("_", "-")
+    text = field.metadata["help"].replace("%", "%%")
+    if default is not None and "default" not in text:
+        text += f" (default: {' '.join(default) if isinstance(default, tuple) else default})"
+    kinds = [k for k in (hint, *typing.get_args(hint)) if k is not types.NoneType]
+    options: dict[str, Any] = dict(default=argparse.SUPPRESS, help=text)
+    if bool in kinds:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+    elif isinstance(field.default, tuple):
+        group.add_argument(flag, nargs="+", **options)
+    else:
+        kind = next(k for k in kinds if k in (int, float, str))
+        group.add_argument(flag, type=kind, **options)
+
+
+def parse(argv: Sequence[str] | None = None, **defaults: Any) -> argparse.Namespace:
+    """The command line; its settings, not yet checked, are in `settings`.
+
+    Args:
+        argv: the words of the command line; None takes those of the process.
+        **defaults: settings that differ from those of `Settings`.
+    """
+    args = make_parser(defaults).parse_args(argv)
+    names = [field.name for field in dataclasses.fields(Settings)]
+    given = {name: vars(args).pop(name) for name in names if name in args}
+    if "operators" in given:
+        given["operators"] = tuple(given["operators"])
+    args.settings = preset(args.preset, **(defaults | given))
+    return args
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """What is wrong with the options is an error before anything runs."""
+    check_settings(args.settings)
+    check_count("--seed", args.seed, 0)
+    if args.seed > _LARGEST_SEED:
+        raise ValueError(f"--seed must be at most {_LARGEST_SEED}, got {args.seed}.")
+    check_count("--simulations", args.simulations, _LEAST_SIMULATIONS)
+    check_count("--outputs", args.outputs, 2)
+    check_count("--every", args.every)
+    if args.test_n is not None:
+        check_count("--test-n", args.test_n, 2)
+        if args.settings.gauge == "messages":
+            raise ValueError("--test-n needs --gauge influence.")
+    if args.data is not None:
+        if not args.data:
+            raise ValueError("--data needs the name of an .npz file, got an empty one.")
+        for name in ("n", "test_n"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} needs a --system to simulate.")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the whole path and write the report; returns its contents."""
+    start = time.perf_counter()
+    check_options(args)
+    folder = records.open_folder(args.out)
+    key = jax.random.key(args.seed)
+    data_key, run_key, more_key = jax.random.split(key, 3)
+    settings, system = args.settings, None
+    if args.data is not None:
+        trajectory = load_trajectory(args.data)
+        if trajectory.derived:
+            print(f"not in the data, so differentiated: {', '.join(trajectory.derived)}")
+        dataset = make_dataset(trajectory)
+    else:
+        system = (load_system if ".py" in args.system else get_system)(args.system)
+        trajectory, dataset = _simulate(args, data_key, system, args.n, args.simulations)
+        # In each of the system's time steps.
+        substeps = settings.rollout_substeps * args.every
+        settings = dataclasses.replace(settings, rollout_substeps=substeps)
+    other = None
+    if args.test_n is not None and system is not None:
+        other = _simulate(args, more_key, system, args.test_n, _MORE_SIMULATIONS)[1]
+    simulated = time.perf_counter() - start
+
+    def tell(stage):
+        if stage == "train":
+            print("looking for laws", flush=True)
+
+    found = discover(
+        run_key,
+        dataset,
+        settings,
+        system=system,
+        search_seed=args.seed,
+        progress=True,
+        on_stage=tell,
+        folder=folder,
+    )
+    print_laws(found)
+    figures = {"trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory))}
+    figures |= found.figures()
+    seconds = {"simulate": simulated, **found.seconds}
+    seconds["report"] = time.perf_counter() - start - simulated - found.seconds["total"]
+    seconds["total"] = time.perf_counter() - start
+    contents = found.report(
+        system=args.data or (system.name if system else None),
+        dim=trajectory.position.shape[-1],
+        n=trajectory.position.shape[2],
+        seed=args.seed,
+        arguments=arguments(args),
+        derived=list(trajectory.derived),
+        failed_simulations=trajectory.failed,
+        more_bodies=_measure_more_bodies(other, found),
+        drag_without_dissipation=bool(
+            system and system.drag and found.energies and not settings.dissipative
+        ),
+    )
+    contents["seconds"] = seconds
+    # Together and last, so that an interruption mixes no two runs.
+    records.write_report(folder, contents, records.save_figures(folder, figures))
+    said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
+    print(f"{said[contents['recovered']]}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
+    return contents
+
+
+def arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """All options of a run, for the report."""
+    options = {name: x for name, x in vars(args).items() if name not in ("out", "settings")}
+    return options | dataclasses.asdict(args.settings)
+
+
+def _simulate(args, key, system: System, num_nodes, num_simulations):
+    """Simulated trajectories and their graphs."""
+    trajectory = simulate(
+        key,
+        system,
+        num_nodes=num_nodes,
+        dim=args.dim,
+        num_simulations=num_simulations,
+        num_outputs=args.outputs,
+        dt=args.every * system.dt,
+        solver=args.solver,
+        progress=True,
+    )
+    if system.cutoff is not None:
+        return trajectory, make_dataset(trajectory, cutoff=system.cutoff)
+    return trajectory, make_dataset(trajectory, *system.edges(trajectory.position.shape[2]))
+
+
+def _measure_more_bodies(other, found: Discovery):
+    """Errors of the network and of the refitted laws on graphs of another number of bodies."""
+    if other is None or found.refit is None:
+        return None
+    network, size = held_out_error(found.trained, other)
+    law, _ = law_error(found.refit.force, found.refit.one_body, other)
+    count = other.nodes.position.shape[1]
+    return dict(n=count, network=network, law=law, mean_abs_target=size)
+
+
+def print_laws(found: Discovery) -> None:
+    """The laws, as they were picked and as they were refitted."""
+    energies = found.energies
+    if energies is not None:
+        if energies.potential.potential is not None:
+            print(f"potential of a pair: {rounded(energies.potential.potential)}")
+        if energies.refitted is not None:
+            print(f"potential of a pair, constants refitted: {rounded(energies.refitted)}")
+        if energies.kinetic is not None and energies.kinetic.energy is not None:
+            print(f"kinetic energy of a body: {rounded(energies.kinetic.energy)}")
+    raw = found.settings.gauge == "messages" or found.update is not None
+    for k, law in enumerate(found.distilled.components):
+        print(f"{f'message {k}' if raw else f'force on i from j, {AXES[k]}'}: {rounded(law)}")
+    for law in found.update.selected if found.update is not None else ():
+        print(f"{found.parts[0].quantity.name} of the sums: {rounded(law.expression)}")
+    alone = () if found.one_body is None else found.one_body.components
+    if any(law != 0 for law in alone):
+        for axis, law in zip(AXES, alone, strict=False):
+            print(f"force on i alone, {axis}: {rounded(law)}")
+    if found.refit is not None and found.refit.towards is not None:
+        print(f"refitted, towards j: {rounded(found.refit.towards)}")
+
+
+def main(argv: Sequence[str] | None = None, **defaults: Any) -> int:
+    """Run; errors in what was given become one line and exit code 2.
+
+    Args:
+        argv: the words of the command line; None takes those of the process.
+        **defaults: settings that differ from those of `Settings`.
+    """
+    out = None
+    try:
+        args = parse(argv, **defaults)
+        out = Path(args.out)
+        run(args)
+    except KeyboardInterrupt:
+        kept = (
+            []
+            if out is None
+            else [f for f in ("network.msgpack", "law.json") if (out / f).exists()]
+        )
+        what = f"; {' and '.join(kept)} in {out} were kept" if kept else ""
+        print(f"\ninterrupted{what}", file=sys.stderr)
+        return 130
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        MemoryError,
+        SimulationError,
+        TrainingError,
+        RegressionError,
+    ) as error:
+        print(f"error: {_with_flags(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _with_flags(message: str) -> str:
+    """An error message with the options of the command line in the place of settings."""
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        message = re.sub(rf"(?<![\w-]){field.name}(?= must be | is of |=)", flag, message)
+        if "_" in field.name:
+            message = re.sub(rf"(?<![\w-]){field.name}(?!\w)", flag, message)
+    return message
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What is to be predicted: accelerations, velocities, or any quantity of nodes or graphs."""
+
+import dataclasses
+
+from symjax_gn.data.checks import check_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """What is to be predicted: a quantity of nodes or of whole graphs.
+
+    Attributes:
+        name: its name, e.g. "acceleration".
+        level: "node" or "graph".
+        vector: whether it turns with the axes; its components are then along x, y, z.
+        unit: its dimension in words, for reports.
+        weight: property by which messages are divided: messages sum up to weight x
+            quantity, as forces sum up to mass x acceleration. None if there is none.
+    """
+
+    name: str
+    level: str = "node"
+    vector: bool = False
+    unit: str = "the target's own unit"
+    weight: str | None = None
+
+    def __post_init__(self):
+        check_choice("level of a quantity", self.level, ("node", "graph"))
+
+
+ACCELERATION = Quantity("acceleration", "node", True, "length / time^2", weight="mass")
+VELOCITY = Quantity("velocity", "node", True, "length / time")
+QUANTITIES = {quantity.name: quantity for quantity in (ACCELERATION, VELOCITY)}

@@ -1,0 +1,380 @@
+"""From data to a law in one call; each step of the path is a function of its own.
+
+Graphs are split; a network is trained, its messages are recorded and distilled, the laws are
+refitted in its place, and judged where the truth is known.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import sympy
+from jaxtyping import PRNGKeyArray
+
+from symjax_gn.data.datasets import (
+    Dataset,
+    dataset_from_graphs,
+    make_dataset,
+    sends_elements,
+    split,
+)
+from symjax_gn.data.graphs import GraphsTuple, edges_of
+from symjax_gn.data.nodes import AXES, take_nodes
+from symjax_gn.data.trajectories import Trajectory
+from symjax_gn.data.units import measure_scales
+from symjax_gn.discovery import (
+    distillation,
+    energies,
+    recording,
+    refitting,
+    rollouts,
+    sums,
+    verdict,
+)
+from symjax_gn.discovery.gauge import message_r2
+from symjax_gn.laws.symbolic import SymbolicModel, save_law
+from symjax_gn.model import held_out_error
+from symjax_gn.networks import strategies
+from symjax_gn.networks.saving import save_network
+from symjax_gn.networks.training import Trained, fit
+from symjax_gn.physics.dynamics import true_hamiltonian
+from symjax_gn.physics.systems import System
+from symjax_gn.results import Discovery, Energies
+from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings, check_settings, make_engines
+
+
+def as_dataset(data: Any, target: str | None = None) -> Dataset:
+    """Whatever `discover` is given as a `Dataset`.
+
+    Args:
+        data: a `Dataset`, a `Trajectory`, a `jraph.GraphsTuple` or a list of them.
+        target: for graphs, the name of the feature to be predicted.
+
+    Raises:
+        ValueError: it is none of these, or graphs come without a target.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, Trajectory):
+        return make_dataset(data)
+    if isinstance(data, GraphsTuple | Sequence) and not isinstance(data, str):
+        if target is None:
+            raise ValueError(
+                "Graphs need the name of what is to be predicted: a feature of nodes or of "
+                'globals, e.g. target="z".'
+            )
+        return dataset_from_graphs(data, target)
+    raise ValueError(
+        f"discover needs a Dataset, a Trajectory or jraph graphs, got {type(data).__name__}."
+    )
+
+
+class _Stopwatch:
+    """Seconds of stages."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self.seconds["total"] = now - self._start
+        self._last = now
+
+
+def discover(
+    key: PRNGKeyArray,
+    graphs: Any,
+    settings: Settings = Settings(),  # noqa: B008
+    *,
+    target: str | None = None,
+    system: System | None = None,
+    search_seed: int = 0,
+    progress: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Discovery:
+    """Find the law that governs a data set.
+
+    Main arguments:
+        key: PRNG key of the split, the training and the sampling.
+        graphs: a `Dataset`, a `Trajectory`, or jraph graphs.
+        settings: all choices; see `Settings` and `preset`.
+
+    Other Arguments:
+        target: for jraph graphs, the feature that is to be predicted.
+        system: the true law where it is known: for the verdict, and nothing else but
+            whether there may be an outer field, unless the settings say.
+        search_seed: seed of the first of the searches.
+        progress: whether to show progress bars.
+        on_stage: called with the name of each stage that ends.
+        folder: where `network.msgpack` and `law.json` are saved as soon as they are found.
+
+    Raises:
+        ValueError: the data or the settings are wrong.
+        TrainingError: training left finite numbers.
+        RegressionError: no usable expression was found.
+    """
+    check_settings(settings)
+    dataset = as_dataset(graphs, target)
+    if settings.strategy == "flathgn" and not dataset.quantity.weight:
+        raise ValueError("A Hamiltonian needs accelerations as the target.")
+    keys = jax.random.split(key, 4)
+    train, validation, test = split(keys[0], dataset)
+    parts = (train, validation, test)
+    regressors = make_engines(settings, search_seed)
+    watch = _Stopwatch()
+
+    def lap(stage):
+        watch.lap(stage)
+        if on_stage is not None:
+            on_stage(stage)
+
+    trained = _train(keys[1], train, validation, settings, system, progress)
+    if folder is not None:
+        save_network(Path(folder) / "network.msgpack", trained)
+    test_error = held_out_error(trained, test)
+    lap("train")
+    find = _find_force if dataset.quantity.vector else _find_sum
+    found: dict[str, Any] = find(keys[2:], trained, parts, settings, system, regressors, lap)
+    if folder is not None and found["law"] is not None:
+        save_law(Path(folder) / "law.json", found["law"])
+    return Discovery(
+        trained=trained,
+        test_error=test_error,
+        parts=parts,
+        settings=settings,
+        seconds=watch.seconds,
+        **found,
+    )
+
+
+def may_feel_field(settings: Settings, system: System | None) -> bool:
+    """Whether bodies may feel a field that depends on their position."""
+    if settings.external_field is not None:
+        return settings.external_field
+    return system is not None and system.one_body_potential is not None
+
+
+def _train(key, train, validation, settings, system, progress):
+    """The network of the settings, trained."""
+    energetic = settings.strategy == "flathgn"
+    options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
+    options["external_field"] = may_feel_field(settings, system)
+    if energetic:
+        options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
+    else:
+        options |= dict(node=settings.node, pair=settings.pair)
+        options |= strategies.NETWORKS[settings.network]
+    scales = measure_scales(train)
+    model = strategies.make_model(settings.strategy, train, scales, **options)
+    return fit(
+        key,
+        train,
+        validation,
+        strategy=settings.strategy,
+        steps=settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS),
+        model=model,
+        scales=scales,
+        loss=settings.loss,
+        penalty_weight=settings.penalty,
+        prune=settings.prune,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        batch_size=settings.batch_size,
+        focus=settings.focus,
+        progress=progress,
+    )
+
+
+def _find_force(keys, trained, parts, settings, system, regressors, lap):
+    """Laws of a vector of nodes: of pairs, and of each body alone."""
+    train, _, test = parts
+    options: dict[str, Any] = dict(
+        form=settings.form, power=settings.flatten, relative_error=settings.errors == "relative"
+    )
+    energy_table = potential = None
+    if trained.model.conservative:
+        energy_table = energies.record_energies(keys[0], trained, train, system=system)
+        table = energy_table.forces
+        potential = energies.distill_potential(energy_table, regressors, **options)
+        law = potential.force
+    else:
+        table = recording.record_messages(keys[0], trained, train, system=system)
+        law = distillation.distill(table, regressors, gauge=settings.gauge, **options)
+    own = distillation.property_names(table, "i")
+    if trained.model.external_field:
+        own += [f"{axis}_i" for axis in AXES[: train.target.shape[-1]]]
+    alone = distillation.distill_one_body(table, regressors, features=own)
+    gauge_law = kinetic = None
+    if energy_table is None:
+        gauge_law = distillation.distill_gauge(table, regressors[:1])
+    else:
+        kinetic = energies.distill_kinetic(energy_table, regressors)
+    lap("regress")
+
+    refitted = model = before = error = None
+    if settings.gauge == "influence":
+        before = refitting.law_error(law.components, alone.components, test)
+        refitted = refitting.refit(law, alone, train)
+        model = force_model(refitted.force, refitted.one_body, train)
+        error = held_out_error(model, test)
+    lap("refit")
+    judged = alone_check = r2 = found = None
+    if system is not None:
+        raw = table if energy_table is None else table._replace(messages=table.force)
+        r2 = message_r2(raw)
+        judged = verdict.judge(
+            keys[1],
+            law.components,
+            system,
+            train,
+            test,
+            gauge=settings.gauge,
+            num_components=len(table.components) if energy_table is None else None,
+        )
+        alone_check = verdict.judge_one_body(keys[1], alone.components, system, test)
+    if energy_table is not None and potential is not None and refitted is not None:
+        judged, checks = _judge_energies(keys[1], judged, potential, kinetic, system, test)
+        whole = energies.refitted_potential(refitted, table.features)
+        rows, why_not = follow(settings, system, test, trained, whole, kinetic)
+        found = Energies(energy_table, potential, kinetic, whole, checks, rows, why_not)
+        lap("follow")
+    return dict(
+        law=model,
+        table=table,
+        distilled=law,
+        one_body=alone,
+        message_gauge=gauge_law,
+        refit=refitted,
+        energies=found,
+        verdict=judged,
+        one_body_check=alone_check,
+        message_r2=r2,
+        distilled_error=before,
+        law_error=error,
+        update=None,
+    )
+
+
+def force_model(
+    force: Sequence[sympy.Expr], one_body: Sequence[sympy.Expr], dataset: Dataset
+) -> SymbolicModel:
+    """Laws of force as a model: (sum of forces + own force) / weight.
+
+    Args:
+        force: on the receiver from the sender along each axis.
+        one_body: on the receiver alone along each axis.
+        dataset: whose quantity and space the law is for.
+    """
+    quantity = dataset.quantity
+    weighed = quantity.weight in dataset.nodes.properties
+    weight = sympy.Symbol("m_i" if quantity.weight == "mass" else f"{quantity.weight}_i")
+    update = [sympy.Symbol(f"e_{k}") + alone for k, alone in enumerate(one_body)]
+    return SymbolicModel(
+        message=tuple(force),
+        update=tuple(one / weight if weighed else one for one in update),
+        quantity=quantity,
+        space=dataset.space,
+    )
+
+
+def _judge_energies(key, judged, potential, kinetic, system, test):
+    """The verdict with the potential's check, and the checks of energies."""
+    checks: dict[str, Any] = {}
+    if system is not None:
+        checks["potential"] = verdict.judge_potential(key, potential.potential, system, test)
+        judged = judged._replace(
+            recovered=judged.recovered and checks["potential"]["holds"],
+            checks=judged.checks | {"potential": checks["potential"]},
+        )
+    if kinetic is not None:
+        checks["kinetic"] = verdict.judge_kinetic(key, kinetic.velocity, test)
+        # A law of dH/dp without an integral is no energy.
+        checks["kinetic"]["holds"] &= kinetic.energy is not None
+    return judged, checks
+
+
+def follow(
+    settings: Settings,
+    system: System | None,
+    test: Dataset,
+    trained: Trained,
+    potential: sympy.Expr | None,
+    kinetic: energies.KineticLaw | None,
+) -> tuple[list[dict[str, Any]] | None, str | None]:
+    """Rows of `compare_rollouts` from the starts of test recordings, or why there are none."""
+    if not settings.rollouts:
+        return None, "none asked for"
+    if system is not None and system.drag:
+        return None, "a system with drag keeps no energy"
+    if settings.dissipative:
+        return None, "with dissipative=True energies may be lost"
+    if settings.external_field or trained.model.external_field:
+        return None, "the energy in an outer field is not distilled"
+    if kinetic is None or kinetic.energy is None:
+        return None, "there is no kinetic energy"
+    if test.time is None:
+        return None, "the data have no times"
+    names, first, counts = np.unique(test.group, return_index=True, return_counts=True)
+    if counts[0] < 2:
+        return None, "the data hold one moment of each simulation"
+    edges = edges_of(test.graphs, int(first[0]))
+    hamiltonians = {"network": rollouts.trained_hamiltonian(trained, edges)}
+    if potential is not None:
+        hamiltonians["distilled"] = rollouts.distilled_hamiltonian(
+            potential, kinetic.energy, edges, test.space
+        )
+    if system is not None:
+        hamiltonians["true"] = true_hamiltonian(system)
+    starts = take_nodes(test.nodes, first[: settings.rollouts])
+    moments = np.asarray(test.time)[test.group == names[0]]
+    length = settings.rollout_length * float(moments[-1] - moments[0])
+    rows = rollouts.compare_rollouts(
+        hamiltonians,
+        starts,
+        np.linspace(0.0, length, settings.rollout_length * (len(moments) - 1) + 1),
+        true="true" if system is not None else None,
+        substeps=settings.rollout_substeps,
+    )
+    return rows, None
+
+
+def _find_sum(keys, trained, parts, settings, system, regressors, lap):
+    """Laws of a scalar: of what is summed, and of what the sum becomes."""
+    train, _, test = parts
+    table = recording.record_messages(keys[0], trained, train)
+    messages = sums.distill_messages(table, regressors)
+    update = sums.distill_update(messages.components, train, regressors)
+    lap("regress")
+    model = SymbolicModel(
+        message=messages.components,
+        update=tuple(law.expression for law in update.selected),
+        elements="nodes" if sends_elements(train) else "edges",
+        quantity=train.quantity,
+        space=train.space,
+    )
+    before = held_out_error(model, test)
+    refitted = refitting.refit_model(model, train)
+    lap("refit")
+    return dict(
+        law=refitted,
+        table=table,
+        distilled=messages,
+        one_body=None,
+        message_gauge=None,
+        refit=None,
+        energies=None,
+        verdict=None,
+        one_body_check=None,
+        message_r2=None,
+        distilled_error=before,
+        law_error=held_out_error(refitted, test),
+        update=update,
+    )

@@ -1,0 +1,175 @@
+"""What a run found, and its report."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+
+from symjax_gn.data.datasets import (
+    Dataset,
+)
+from symjax_gn.data.nodes import leading_shape
+from symjax_gn.discovery import distillation, energies, recording, refitting, sums, verdict
+from symjax_gn.laws.symbolic import SymbolicModel
+from symjax_gn.networks.training import Trained
+from symjax_gn.report import plots, records
+from symjax_gn.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Discovery:
+    """All that a run found.
+
+    Attributes:
+        law: the law as a model, its constants refitted: `predict`, `save_law`, ...
+        trained: the network.
+        table: recorded messages.
+        distilled: what the score picked, with its fronts.
+        update: the laws of what a sum of messages becomes; None for vectors.
+        one_body: what moves a body by itself; None for quantities that are no vectors.
+        message_gauge: the size of raw messages, as a law; None likewise.
+        refit: the refitted laws; None for laws of raw messages.
+        energies: what a Hamiltonian adds; None for other strategies.
+        verdict: whether the law is the true one; None where the truth is not known.
+        one_body_check: the same of `one_body`, or None.
+        message_r2: R^2 of messages against true forces, or None.
+        test_error: the network's held-out error and the mean size, see `held_out_error`.
+        distilled_error: the error of the distilled laws before their refit, or None.
+        law_error: that of `law`, or None for laws of raw messages without an update.
+        parts: the training, validation and test data.
+        settings: the choices.
+        seconds: duration of each stage.
+    """
+
+    law: SymbolicModel | None
+    trained: Trained
+    table: recording.MessageTable
+    distilled: distillation.ForceLaw
+    update: sums.UpdateLaw | None
+    one_body: distillation.OneBodyLaw | None
+    message_gauge: Any
+    refit: refitting.Refit | None
+    energies: "Energies | None"
+    verdict: verdict.Verdict | None
+    one_body_check: Mapping[str, Any] | None
+    message_r2: Mapping[str, Any] | None
+    test_error: tuple[float, float]
+    distilled_error: tuple[float, float] | None
+    law_error: tuple[float, float] | None
+    parts: tuple[Dataset, Dataset, Dataset]
+    settings: Settings
+    seconds: dict[str, float]
+
+    def report(self, **run: Any) -> dict[str, Any]:
+        """The contents of `report.json`; `run` says what was run: system, seed, ..."""
+        chosen, test = self.settings, self.parts[2]
+        energetic, found = self.trained.model.conservative, self.energies
+        if found is not None:
+            run["energies"] = records.energy_record(
+                found.potential,
+                found.kinetic,
+                found.checks,
+                found.rollouts,
+                found.no_rollouts,
+                found.refitted,
+            )
+        if not energetic:
+            run["message_components"] = dict(
+                used=len(self.table.components),
+                of=self.trained.model.message_dim,
+                told=chosen.strategy == "bottleneck",
+            )
+        if self.update is not None:
+            run["update"] = [records.law_record(law) for law in self.update.selected]
+        run.setdefault("strategy", chosen.strategy)
+        run.setdefault("regressor", chosen.regressor)
+        return records.make_report(
+            law=self.distilled,
+            verdict=self.verdict,
+            message_r2=self.message_r2,
+            test_error=self.test_error,
+            seconds=self.seconds,
+            one_body=self.one_body,
+            one_body_check=self.one_body_check,
+            law_on_test=self.distilled_error,
+            refit=None if self.refit is None else records.refit_record(self.refit, test),
+            gauge_law=self.message_gauge,
+            model=self.law,
+            quantity=test.quantity,
+            **run,
+        )
+
+    def write(self, folder: str | os.PathLike[str], **run: Any) -> dict[str, Any]:
+        """Write `report.json`, `report.md` and figures; returns what `report` gives.
+
+        Args:
+            folder: made if it is not there.
+            **run: what was run: system, seed, ...
+
+        Raises:
+            ValueError: nothing can be written there.
+        """
+        nodes = self.parts[0].nodes
+        position = nodes.position
+        run = dict(
+            dict(
+                system="data",
+                dim=None if position is None else position.shape[-1],
+                n=leading_shape(nodes)[1],
+                seed=None,
+            ),
+            **run,
+        )
+        path = records.open_folder(folder)
+        contents = self.report(**run)
+        records.write_report(path, contents, records.save_figures(path, self.figures()))
+        return contents
+
+    def figures(self) -> dict[str, tuple[str, Any]]:
+        """Titles and figures by file name."""
+        law, table, found = self.distilled, self.table, self.energies
+        kept = 1 if found is not None else len(table.components)
+        drawn = {"training.png": ("Training", plots.plot_training(self.trained.history, kept))}
+        name, title = "messages.png", "Messages against forces"
+        if found is not None:
+            name, title = "forces.png", "Forces of the network"
+        if self.parts[0].quantity.vector:
+            drawn[name] = (title, plots.plot_messages(table))
+        if law.scalar is not None:
+            drawn["law.png"] = ("The law and what the network knows", plots.plot_law(law, table))
+        if found is not None and found.potential.potential is not None:
+            drawn["potential.png"] = (
+                "The potential of a pair",
+                plots.plot_potential(found.potential, found.table, found.refitted),
+            )
+        for k, front in enumerate(law.fronts):
+            drawn[f"pareto_{k}.png"] = (
+                f"Pareto front {k}",
+                plots.plot_front(front, law.error_unit),
+            )
+        return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Energies:
+    """What a Hamiltonian adds to a `Discovery`.
+
+    Attributes:
+        table: recorded energies.
+        potential: the distilled potential of a pair.
+        kinetic: the distilled kinetic energy of a body, or None.
+        refitted: the potential of the refitted law, or None.
+        checks: outcomes of `judge_potential` and `judge_kinetic`.
+        rollouts: what `compare_rollouts` gave, or None.
+        no_rollouts: why there are none.
+    """
+
+    table: energies.EnergyTable
+    potential: energies.PotentialLaw
+    kinetic: energies.KineticLaw | None
+    refitted: sympy.Expr | None
+    checks: dict[str, Any]
+    rollouts: list[dict[str, Any]] | None
+    no_rollouts: str | None

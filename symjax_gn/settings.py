@@ -1,0 +1,205 @@
+"""All choices of a run, checked before anything runs; the options of the command line."""
+
+import dataclasses
+from typing import Any
+
+from symjax_gn.data.checks import check_choice, check_count, check_number
+from symjax_gn.discovery import distillation
+from symjax_gn.laws import engines
+from symjax_gn.networks import strategies
+from symjax_gn.networks.graphnet import NODES, PAIRS
+from symjax_gn.networks.losses import LOSSES
+from symjax_gn.networks.steps import OPTIMIZERS
+
+ERRORS = ("relative", "absolute")
+PRESETS = ("default", "paper")
+
+# Accelerations that are gradients of what is learned take longer to get right.
+STEPS = 8_000
+STEPS_OF_ENERGIES = 16_000
+
+
+def _option(default: Any, help: str, group: str) -> Any:
+    return dataclasses.field(default=default, metadata=dict(help=help, group=group))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All choices of `discover`; the options of the command line.
+
+    >>> Settings(strategy="l1", steps=2000).batch_size
+    64
+    """
+
+    strategy: str = _option("bottleneck", ", ".join(strategies.STRATEGIES), "network")
+    network: str = _option(
+        "power-laws",
+        "power-laws, or paper: absolute positions, ReLU and no features but the bodies'",
+        "network",
+    )
+    width: int = _option(64, "width of the hidden layers", "network")
+    depth: int = _option(4, "number of hidden layers", "network")
+    node: str = _option("free", " or ".join(NODES), "network")
+    pair: str = _option("free", ", ".join(PAIRS), "network")
+    external_field: bool | None = _option(
+        None,
+        "whether a body may feel a field that depends on its position (default: as the "
+        "system has one; for data, no)",
+        "network",
+    )
+    dissipative: bool = _option(
+        False,
+        "flathgn: add a Rayleigh function of velocities, for what no Hamiltonian holds",
+        "network",
+    )
+    kinetic: bool = _option(True, "flathgn: train on velocities too, as dH/dp", "network")
+
+    loss: str = _option("relative", " or ".join(LOSSES), "training")
+    penalty: float | None = _option(
+        None, "weight of the L1 or KL term, or of that of energies", "training"
+    )
+    prune: bool | None = _option(
+        None,
+        "mask message components as training goes on, and let penalties fade (default: "
+        "for pruning, l1 and kl)",
+        "training",
+    )
+    optimizer: str = _option("muon", " or ".join(OPTIMIZERS), "training")
+    learning_rate: float = _option(1e-2, "peak of the schedule", "training")
+    weight_decay: float = _option(0.0, "decoupled weight decay", "training")
+    batch_size: int = _option(64, "graphs per step", "training")
+    focus: float = _option(
+        2.0,
+        "importance-sampling exponent: how much more often graphs with large targets are "
+        "drawn; 1 draws all alike",
+        "training",
+    )
+    steps: int | None = _option(
+        None, f"training steps (default: {STEPS}, flathgn {STEPS_OF_ENERGIES})", "training"
+    )
+
+    regressor: str = _option("operon", " or ".join(engines.REGRESSORS), "search")
+    operators: tuple[str, ...] = _option(
+        engines.DEFAULT_OPERATORS, "operators a law may use", "search"
+    )
+    searches: int = _option(6, "most searches per target", "search")
+    evaluations: int = _option(100_000, "per search (operon)", "search")
+    iterations: int = _option(40, "per search (pysr)", "search")
+    flatten: int | None = _option(
+        None, "power of the distance that targets are multiplied with (default: found)", "search"
+    )
+    errors: str = _option("relative", " or ".join(ERRORS), "search")
+    form: str = _option("auto", ", ".join(distillation.FORMS), "search")
+    gauge: str = _option("influence", " or ".join(distillation.GAUGES), "search")
+
+    rollouts: int = _option(
+        32, "flathgn: paths to follow with each Hamiltonian; 0 for none", "rollouts"
+    )
+    rollout_length: int = _option(
+        10, "flathgn: length of paths, in that of the recordings", "rollouts"
+    )
+    rollout_substeps: int = _option(
+        8, "flathgn: steps of the midpoint rule between two moments of the data", "rollouts"
+    )
+
+
+PAPER: dict[str, Any] = dict(
+    network="paper",
+    width=300,
+    depth=2,
+    loss="absolute",
+    optimizer="adam",
+    learning_rate=1e-3,
+    weight_decay=1e-8,
+    focus=1.0,
+    prune=False,
+    gauge="messages",
+    flatten=0,
+    errors="absolute",
+)
+"""The paper's network, loss, schedule, augmentation and selection (its appendices A, B)."""
+
+
+def preset(name: str, **changes: Any) -> Settings:
+    """Settings by name, with some of them changed.
+
+    Args:
+        name: "default", or "paper": network, loss, optimiser, schedule, penalties,
+            augmentation and selection as in the paper's appendices. The paper trains for
+            a million steps or more; `steps` says how many there are to be.
+        **changes: fields of `Settings`.
+
+    Raises:
+        ValueError: there is no such preset or field.
+
+    >>> preset("paper", strategy="l1").penalty
+    0.01
+    """
+    check_choice("preset", name, PRESETS)
+    for field in changes:
+        check_choice("setting", field, [f.name for f in dataclasses.fields(Settings)])
+    if name == "default":
+        return Settings(**changes)
+    strategy = changes.get("strategy", "bottleneck")
+    chosen = dict(PAPER, penalty=strategies.PAPER_WEIGHT.get(strategy))
+    if strategy == "flathgn":
+        # Its energies need a smooth activation, and forces are what it records.
+        chosen |= dict(network="power-laws", gauge="influence", flatten=None)
+    if strategy == "pruning":
+        chosen |= dict(prune=None)
+    return Settings(**(chosen | changes))
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise a `ValueError` for settings that are wrong or do not go together."""
+    for what, name, choices in (
+        ("strategy", settings.strategy, strategies.STRATEGIES),
+        ("network", settings.network, strategies.NETWORKS),
+        ("node function", settings.node, NODES),
+        ("pair function", settings.pair, PAIRS),
+        ("loss", settings.loss, LOSSES),
+        ("optimizer", settings.optimizer, OPTIMIZERS),
+        ("regressor", settings.regressor, engines.REGRESSORS),
+        ("kind of errors", settings.errors, ERRORS),
+    ):
+        check_choice(what, name, choices)
+    distillation.check_form(settings.gauge, settings.form)
+    counts = ("width", "depth", "batch_size", "searches", "evaluations", "iterations")
+    for name in (*counts, "rollout_length", "rollout_substeps"):
+        check_count(name, getattr(settings, name))
+    if settings.steps is not None:
+        check_count("steps", settings.steps)
+    check_count("rollouts", settings.rollouts, 0)
+    check_number("focus", settings.focus, least=1)
+    check_number("learning_rate", settings.learning_rate, above=0)
+    check_number("weight_decay", settings.weight_decay, least=0)
+    if settings.flatten is not None:
+        check_count("flatten", settings.flatten, 0)
+    if settings.penalty is not None:
+        check_number("penalty", settings.penalty, least=0)
+        if settings.strategy not in strategies.DEFAULT_WEIGHT:
+            raise ValueError(f'penalty is of "l1" and "kl", not of "{settings.strategy}".')
+    if settings.strategy == "pruning" and settings.prune is False:
+        raise ValueError('Without pruning the strategy is "standard".')
+    if settings.external_field and settings.node == "newton":
+        raise ValueError("Newton's node function has no external_field.")
+    biased = settings.node == "newton" or settings.pair == "central"
+    if biased and settings.strategy not in ("bottleneck", "flathgn"):
+        raise ValueError("Messages that are forces have its dimension: use the bottleneck.")
+    if settings.strategy == "kl" and settings.pair != "free":
+        raise ValueError('Messages of the KL strategy are noisy: use pair="free".')
+    if settings.strategy == "flathgn" and settings.gauge == "messages":
+        raise ValueError('A Hamiltonian has no messages: use gauge="influence".')
+    make_engines(settings, 0)
+
+
+def make_engines(settings: Settings, seed: int) -> list[engines.Regressor]:
+    """One engine per search, each with a seed of its own."""
+    limits = (
+        dict(evaluations=settings.evaluations)
+        if settings.regressor == "operon"
+        else dict(iterations=settings.iterations)
+    )
+    seeds = [settings.searches * seed + k for k in range(settings.searches)]
+    options: dict[str, Any] = dict(limits, operators=tuple(settings.operators))
+    return [engines.make_regressor(settings.regressor, seed=k, **options) for k in seeds]

@@ -1,0 +1,228 @@
+import dataclasses
+import json
+
+import jax
+import jraph
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.data.datasets import make_dataset
+from symjax_gn.data.trajectories import trajectory_from_arrays
+from symjax_gn.laws.symbolic import load_law
+from symjax_gn.model import held_out_error
+from symjax_gn.networks.saving import load_network
+from symjax_gn.physics.simulation import simulate
+from symjax_gn.physics.systems import SYSTEMS, System
+from symjax_gn.pipeline import as_dataset, discover
+from symjax_gn.settings import Settings, check_settings, preset
+
+QUICK = Settings(
+    steps=40, width=8, depth=1, evaluations=2000, searches=1, batch_size=16, form="central"
+)
+
+
+def test_one_call_from_a_trajectory_to_a_law_and_its_files(tmp_path, spring_trajectory):
+    stages = []
+    found = discover(
+        jax.random.key(0),
+        spring_trajectory,
+        QUICK,
+        system=SYSTEMS["spring"],
+        on_stage=stages.append,
+        folder=tmp_path,
+    )
+    assert stages == ["train", "regress", "refit"]
+    assert found.verdict is not None and not found.verdict.recovered
+    assert found.law is not None and load_law(tmp_path / "law.json") == found.law
+    network = load_network(tmp_path / "network.msgpack")
+    graphs = found.parts[2].graphs
+    np.testing.assert_array_equal(network.predict(graphs), found.trained.predict(graphs))
+    # What is printed last, judged and saved is one law.
+    assert found.law_error == held_out_error(found.law, found.parts[2])
+    assert found.refit is not None
+    contents = found.write(tmp_path, system="spring", seed=0)
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["quantity"] == "acceleration" and read["dim"] == 2 and read["n"] == 4
+    assert read["model"]["update"][0]["sympy"] == str(found.law.update[0])
+    assert contents["recovered"] is False
+
+
+def test_parts_of_a_run_never_mix_recordings(spring_trajectory):
+    found = discover(jax.random.key(0), spring_trajectory, QUICK)
+    groups = [set(part.group.tolist()) for part in found.parts]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert found.verdict is None
+    assert sum(map(len, groups)) == len(spring_trajectory.position)
+
+
+def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_data(
+    monkeypatch, spring_trajectory
+):
+    from symjax_gn.discovery import refitting, verdict
+    from symjax_gn.pipeline import recording
+
+    seen = {}
+
+    def spy(module, name, places):
+        old = getattr(module, name)
+
+        def called(*args, **options):
+            seen[name] = [args[k].group for k in places]
+            return old(*args, **options)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy(verdict, "judge", (3, 4))
+    spy(refitting, "refit", (2,))
+    spy(refitting, "law_error", (2,))
+    spy(recording, "record_messages", (2,))
+    found = discover(jax.random.key(0), spring_trajectory, QUICK, system=SYSTEMS["spring"])
+    train, _, test = (part.group for part in found.parts)
+    np.testing.assert_array_equal(seen["judge"][0], train)
+    np.testing.assert_array_equal(seen["judge"][1], test)
+    np.testing.assert_array_equal(seen["refit"][0], train)
+    np.testing.assert_array_equal(seen["law_error"][0], test)
+    np.testing.assert_array_equal(seen["record_messages"][0], train)
+
+
+def sets(count=60, size=12, seed=0):
+    x = np.random.default_rng(seed).normal(size=(count, size, 2))
+    z = np.sum(x[..., 0] ** 2, axis=1)
+    return [
+        jraph.GraphsTuple(
+            nodes=one,
+            edges=None,
+            senders=np.zeros(0, int),
+            receivers=np.zeros(0, int),
+            globals={"z": value[None]},
+            n_node=np.array([size]),
+            n_edge=np.array([0]),
+        )
+        for one, value in zip(x, z, strict=True)
+    ]
+
+
+def test_a_function_of_sets_goes_the_same_way(tmp_path):
+    found = discover(jax.random.key(0), sets(), QUICK, target="z")
+    assert found.update is not None and found.law is not None
+    assert found.law.elements == "nodes" and found.law.level == "graph"
+    error, size = held_out_error(found.law, found.parts[2])
+    assert np.isfinite(error) and size > 0
+    found.write(tmp_path, system="sets")
+    text = (tmp_path / "report.md").read_text()
+    assert "The z of the sums e of messages" in text and "12 elements" in text
+    assert json.loads((tmp_path / "report.json").read_text())["update"][0]["sympy"]
+
+
+def test_first_order_motion_goes_the_same_way():
+    system = System(
+        name="attraction", pair_force=lambda way, receiver, sender: 0.5 * way, order=1, dt=0.05
+    )
+    run = simulate(jax.random.key(0), system, num_simulations=30, num_outputs=8)
+    found = discover(jax.random.key(1), run, QUICK, system=system)
+    assert found.law is not None and found.law.quantity.name == "velocity"
+    # Nothing is divided by a mass that plays no part.
+    assert found.law.update[0].free_symbols <= {sympy.Symbol("e_0"), sympy.Symbol("q_i")} | {
+        sympy.Symbol(name) for name in ("m_i", "x_i", "y_i")
+    }
+    assert found.table.true_force is not None
+    assert found.verdict is not None
+
+
+def test_whatever_is_given_becomes_a_dataset(spring_trajectory, spring_dataset):
+    assert as_dataset(spring_dataset) is spring_dataset
+    assert len(as_dataset(spring_trajectory)) == len(spring_dataset)
+    assert len(as_dataset(sets(3), "z")) == 3
+    assert len(as_dataset(jraph.batch_np(sets(3)), "z")) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "target", "message"),
+    [
+        (3, None, "discover needs a Dataset, a Trajectory or jraph graphs, got int"),
+        ("spring", None, "got str"),
+        (sets(3), None, "name of what is to be predicted"),
+        (sets(3), "y", "Unknown target 'y'"),
+        ([], "z", "empty list"),
+        ([1, 2], "z", "must be a jraph.GraphsTuple"),
+    ],
+)
+def test_data_that_cannot_be_used(data, target, message):
+    with pytest.raises(ValueError, match=message):
+        discover(jax.random.key(0), data, QUICK, target=target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(strategy="kll"), "Did you mean 'kl'"),
+        (dict(network="papers"), "Did you mean 'paper'"),
+        (dict(node="none"), "Unknown node function"),
+        (dict(pair="none"), "Unknown pair function"),
+        (dict(loss="squared"), "Unknown loss"),
+        (dict(optimizer="sgd"), "Unknown optimizer"),
+        (dict(regressor="opern"), "Did you mean 'operon'"),
+        (dict(errors="square"), "Unknown kind of errors"),
+        (dict(gauge="none"), "Unknown gauge"),
+        (dict(form="none"), "Unknown form"),
+        (dict(form="central", gauge="messages"), "Raw messages have no direction"),
+        (dict(width=0), "width must be a whole number of at least 1"),
+        (dict(depth=1.5), "depth must be a whole number"),
+        (dict(steps="many"), "steps must be a whole number"),
+        (dict(batch_size=True), "batch_size must be a whole number"),
+        (dict(focus=0.5), "focus must be a finite number of at least 1"),
+        (dict(focus=float("inf")), "focus must be a finite number"),
+        (dict(learning_rate=-1.0), "learning_rate must be a finite number above 0"),
+        (dict(learning_rate=float("nan")), "learning_rate must be a finite number"),
+        (dict(weight_decay=-1e-3), "weight_decay must be a finite number of at least 0"),
+        (dict(penalty=0.1), 'penalty is of "l1" and "kl"'),
+        (dict(penalty=-1.0, strategy="l1"), "penalty must be a finite number of at least 0"),
+        (dict(penalty=float("inf"), strategy="l1"), "penalty must be a finite number"),
+        (dict(strategy="pruning", prune=False), 'the strategy is "standard"'),
+        (dict(external_field=True, node="newton"), "has no external_field"),
+        (dict(node="newton", strategy="l1"), "use the bottleneck"),
+        (dict(pair="antisymmetric", strategy="kl"), "are noisy"),
+        (dict(strategy="flathgn", gauge="messages"), "A Hamiltonian has no messages"),
+        (dict(operators=("+", "foo")), "Unknown operator of the operon engine 'foo'"),
+        (dict(flatten=-1), "flatten must be a whole number of at least 0"),
+        (dict(rollouts=-1), "rollouts must be a whole number of at least 0"),
+    ],
+)
+def test_settings_that_are_wrong(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_settings(dataclasses.replace(Settings(), **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hamiltonian_needs_accelerations():
+    with pytest.raises(ValueError, match="A Hamiltonian needs accelerations"):
+        discover(
+            jax.random.key(0), sets(), dataclasses.replace(QUICK, strategy="flathgn"), target="z"
+        )
+
+
+def test_paper_mode_in_one_word():
+    paper = preset("paper", strategy="kl", steps=10)
+    assert (paper.network, paper.width, paper.depth) == ("paper", 300, 2)
+    assert (paper.loss, paper.optimizer, paper.learning_rate) == ("absolute", "adam", 1e-3)
+    assert (paper.focus, paper.prune, paper.weight_decay) == (1.0, False, 1e-8)
+    assert (paper.gauge, paper.flatten, paper.errors) == ("messages", 0, "absolute")
+    assert paper.penalty == 1.0 and preset("paper", strategy="l1").penalty == 1e-2
+    assert preset("paper").penalty is None
+    for strategy in ("standard", "bottleneck", "l1", "kl", "pruning", "flathgn"):
+        check_settings(preset("paper", strategy=strategy))
+    with pytest.raises(ValueError, match="Unknown preset"):
+        preset("papers")
+    with pytest.raises(ValueError, match="Unknown setting 'widht'. Did you mean 'width'"):
+        preset("default", widht=3)
+
+
+def test_one_long_recording_is_enough():
+    time = np.linspace(0, 4, 200)
+    phase = np.array([0.0, 1.0, 2.5])
+    x = np.stack([np.cos(time[:, None] + phase), np.sin(2 * time[:, None] + phase)], axis=-1)
+    data = make_dataset(trajectory_from_arrays(time, x))
+    assert len(np.unique(data.group)) == 20
+    found = discover(jax.random.key(0), data, QUICK)
+    assert found.law is not None
