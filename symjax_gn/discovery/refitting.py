@@ -21,11 +21,15 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
+from symjax_gn.laws.refinement import improve
+from symjax_gn.laws.rules import Rule, softened, zero
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import batches, held_out_error, known_targets
 
-# A mean relative error at which float32 data have no more to say.
-_EXACT = 1e-5
+_R = sympy.Symbol("r")
+
+# Fits of laws that the rules of a refit propose, at most.
+_PROPOSALS = 40
 
 
 class _Bodies(NamedTuple):
@@ -128,11 +132,12 @@ def refit(
     """Put laws in the network's place and fit their constants to accelerations.
 
     As the paper does at the end (section 3), by robust least squares of errors relative to
-    each body's acceleration. A regression on messages sees little of the nearest pairs, so a
-    central law is also tried with a softened distance, which is kept if it lowers the error
-    by the share `gain`. Thresholds of steps are looked for within 2%, and constants that
-    may as well be 0 are 0. A refit that is no better leaves the laws as they were. Graphs with
-    coincident bodies are left out.
+    each body's acceleration, and the loop of proposals that fronts are refined with: a
+    regression on messages sees little of the nearest pairs, so a central law is also tried
+    with a softened distance, and every constant is tried as 0; of two laws the more complex
+    one must lower the error by the share `gain`. Thresholds of steps are looked for within 2%.
+    A refit that is no better leaves the laws as they were. Graphs with coincident bodies are
+    left out.
 
     Args:
         law: the law of pairs, a force (`gauge="influence"`).
@@ -164,77 +169,109 @@ def refit(
     size = np.linalg.norm(target, axis=-1, keepdims=True)
     weight = 1 / (size + 0.1 * typical_size(size))
     weight = weight if known is None else weight * known
-    r = sympy.Symbol("r")
+    central = law.form == "central" and law.scalar is not None
+    pair: Any = (law.scalar, _R) if central else law.components
+    start = (*pair, *one_body.components)
+    objective = _OnTargets(bodies, target, weight, central)
+    rules: list[Rule] = [zero]
+    if central:
+        rules.append(_softened(0.1 * float(np.quantile(bodies.pairs["r"], 0.01))))
+    # A law that is finite for no constants is not on the front.
+    rows = improve([start], objective, rules, gain=gain, budget=_PROPOSALS)
+    best: Any = rows[-1].candidate if rows else start
+    before, after = objective.error(start), objective.error(best)
+    if not after < before:
+        best, after = start, before
+    force, alone = objective.forces(best)
+    scalar, distance = best[:2] if central else (None, _R)
+    towards = None if scalar is None else _towards(scalar, distance)
+    return Refit(tuple(force), tuple(alone), scalar, distance, towards, after, before)
 
-    def fit(scalar, distance):
-        """All laws fitted; constants become variables first, lest they merge."""
-        pair = law.components if scalar is None else (scalar, distance)
-        free, slots, old = with_slots([*pair, *one_body.components])
-        force, alone = free[: len(pair)], free[len(pair) :]
-        inner = towards = None
-        if scalar is not None:
-            inner, distance = force
-            towards = inner.xreplace({r: distance}) * sympy.diff(distance, r)
-            force = [towards / r * sympy.Symbol(f"d{axis}") for axis in AXES[: len(alone)]]
+
+def _towards(scalar, distance):
+    """The force towards the sender of a law of a softened distance."""
+    return scalar.xreplace({_R: distance}) * sympy.diff(distance, _R)
+
+
+def _softened(start: float) -> Rule:
+    """A rule that softens the distance, the second part of a candidate."""
+    soften = softened("r", start)
+
+    def rule(parts):
+        if parts.args[1] == _R:
+            for distance in soften(_R):
+                yield parts.func(parts.args[0], distance, *parts.args[2:])
+
+    return rule
+
+
+class _OnTargets:
+    """Laws of pairs and of bodies alone against the data's targets; see `refinement.Objective`.
+
+    A candidate holds the laws of force along each axis, or of a central force the law of the
+    distance and the distance as it is softened; and then the laws of a body alone.
+    """
+
+    def __init__(self, bodies, target, weight, central):
+        self.bodies, self.target, self.weight = bodies, target, weight
+        self.central = central
+
+    def forces(self, candidate: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Laws of force along each axis, and laws of a body alone."""
+        dim = self.target.shape[-1]
+        pair, alone = candidate[: len(candidate) - dim], candidate[len(candidate) - dim :]
+        if self.central:
+            towards = _towards(*pair)
+            pair = [towards / _R * sympy.Symbol(f"d{axis}") for axis in AXES[:dim]]
+        return list(pair), list(alone)
+
+    def _errors(self, laws, slots):
+        """Functions of the constants: weighted errors, and their mean."""
+        functions = _Functions(laws[0], slots), _Functions(laws[1], slots)
+
+        def errors(values):
+            with np.errstate(all="ignore"):
+                return (_accelerate(*functions, self.bodies, values) - self.target) * self.weight
+
+        def mean(values):
+            error = np.linalg.norm(errors(values), axis=-1)
+            return float(np.mean(np.where(np.isfinite(error), error, np.inf)))
+
+        return errors, mean
+
+    def error(self, candidate: Sequence[Any]) -> float:
+        """Mean of the weighted errors of a candidate as it is."""
+        return self._errors(self.forces(candidate), ())[1](())
+
+    def fit(self, candidate: tuple[Any, ...], limit: float) -> tuple[tuple[Any, ...], float]:
+        """The candidate with fitted constants, and its error."""
+        del limit
+        # Constants become variables first, lest SymPy merges them.
+        free, slots, old = with_slots(candidate)
+        laws = self.forces(free)
+        errors, mean = self._errors(laws, slots)
         start = np.asarray([float(value) for value in old])
-        values, before, after = _fit(force, alone, slots, start, bodies, target, weight)
-        numbers = [sympy.Float(x) if x else sympy.Integer(0) for x in values]
-        new = {sympy.Symbol(slot): x for slot, x in zip(slots, numbers, strict=True)}
+        if not slots:
+            return candidate, mean(start)
 
-        def renew(*laws) -> Any:
-            return tuple(law if law is None else law.xreplace(new) for law in laws)
+        def fit(values):
+            # Errors of more than a hundredth count less than by their squares.
+            options: Any = dict(f_scale=0.01, most=1e3, steps=30)
+            return fit_constants(errors, values, np.abs(values) + 1e-300, **options)
 
-        inner, distance, towards = renew(inner, distance, towards)
-        return Refit(renew(*force), renew(*alone), inner, distance, towards, after, before)
-
-    if law.form != "central" or law.scalar is None:
-        return fit(None, r)
-    best = plain = fit(law.scalar, r)
-    if plain.error < _EXACT:
-        return plain
-    start = sympy.Float(0.1 * np.quantile(bodies.pairs["r"], 0.01))
-    for distance in (r + start, sympy.sqrt(r**2 + start**2)):
-        soft = fit(law.scalar, distance)
-        softened = soft.distance.subs(r, 0).is_positive
-        if softened and soft.error < min((1 - gain) * plain.error, best.error):
-            best = soft._replace(error_before=plain.error_before)
-    return best
-
-
-def _fit(force, one_body, slots, start, bodies, target, weight) -> Any:
-    """Values of the slots in all laws, and the error before and after."""
-    functions = _Functions(force, slots), _Functions(one_body, slots)
-
-    def errors(values):
-        with np.errstate(all="ignore"):
-            return (_accelerate(*functions, bodies, values) - target) * weight
-
-    def mean(values):
-        error = np.linalg.norm(errors(values), axis=-1)
-        return float(np.mean(np.where(np.isfinite(error), error, np.inf)))
-
-    def fit(values):
-        # Errors of more than a hundredth count less than by their squares.
-        options: Any = dict(f_scale=0.01, most=1e3, steps=30)
-        return fit_constants(errors, values, np.abs(values) + 1e-300, **options)
-
-    before = mean(start)
-    if not slots:
-        return start, before, before
-    found = fit(start)
-    steps = [node for law in (*force, *one_body) for node in law.atoms(sympy.Heaviside)]
-    thresholds = {str(symbol) for node in steps for symbol in node.free_symbols} & set(slots)
-    if thresholds:
-        for slot in sorted(thresholds):
-            found = _nearest_step(mean, found, slots.index(slot))
-        found = fit(found)
-    after = mean(found)
-    for k in range(len(found)):
-        # A law with next to 0 in it is a law without: r (r + 1e-8) would make poor energies.
-        simpler = np.where(np.arange(len(found)) == k, 0.0, found)
-        if mean(simpler) <= max(after, min(before, _EXACT)):
-            found, after = simpler, mean(simpler)
-    return (found, before, after) if after < before else (start, before, before)
+        found = fit(start)
+        steps = [node for law in (*laws[0], *laws[1]) for node in law.atoms(sympy.Heaviside)]
+        thresholds = {str(symbol) for node in steps for symbol in node.free_symbols} & set(slots)
+        if thresholds:
+            for slot in sorted(thresholds):
+                found = _nearest_step(mean, found, slots.index(slot))
+            found = fit(found)
+        found = found if mean(found) < mean(start) else start
+        new = {sympy.Symbol(slot): sympy.Float(x) for slot, x in zip(slots, found, strict=True)}
+        renewed: tuple[Any, ...] = tuple(one.xreplace(new) for one in free)
+        if self.central and not renewed[1].subs(_R, 0).is_nonnegative:
+            return candidate, math.inf
+        return renewed, mean(found)
 
 
 def _nearest_step(error, values, k):
