@@ -118,15 +118,17 @@ def predict(
     )
 
 
-def batches(dataset: Dataset, most_edges: int = _MOST_EDGES) -> Iterator[np.ndarray]:
-    """Indices of graphs, in order, in lots that fit into memory together.
+def batches(dataset: Dataset, most_edges: int = _MOST_EDGES) -> Iterator[tuple[Dataset, int]]:
+    """A data set in lots of graphs, in order, that fit into memory; and how many count.
 
-    All lots but the last have one size, so that few shapes are compiled.
+    All lots have one size, so that one shape is compiled: the last is filled up with graphs
+    that do not count.
     """
     per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
     size = max(1, min(len(dataset), most_edges // per_graph))
     for start in range(0, len(dataset), size):
-        yield np.arange(start, min(start + size, len(dataset)))
+        count = min(size, len(dataset) - start)
+        yield take(dataset, (start + np.arange(size)) % len(dataset)), count
 
 
 def held_out_error(predictor: Predictor, dataset: Dataset) -> tuple[float, float]:
@@ -137,15 +139,15 @@ def held_out_error(predictor: Predictor, dataset: Dataset) -> tuple[float, float
     """
     check_dataset(dataset, "test")
     error = size = 0.0
-    for index in batches(dataset):
-        part = take(dataset, index)
-        target = np.asarray(part.target, np.float64)
-        guess = np.asarray(predictor.predict(part.graphs), np.float64)
+    for part, count in batches(dataset):
+        target = np.asarray(part.target, np.float64)[:count]
+        guess = np.asarray(predictor.predict(part.graphs), np.float64)[:count]
         with np.errstate(all="ignore"):
             gap = np.abs(guess - target)
         gap = np.where(np.isfinite(gap), gap, np.inf)
         known = known_targets(part)
         if known is not None:
+            known = known[:count]
             gap, target = np.where(known, gap, 0.0), np.where(known, target, 0.0)
         error += float(np.sum(gap))
         size += float(np.sum(np.abs(target)))

@@ -15,6 +15,7 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.recording import MessageTable, take_edges
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.fronts import Law, ParetoFront, select
+from symjax_gn.laws.refinement import FITS
 from symjax_gn.laws.searching import Problem, search
 
 FORMS = ("auto", "central", "linear", "components")
@@ -24,6 +25,9 @@ GAUGES = ("influence", "messages")
 
 
 _LEAST_ACROSS = 0.05
+
+# A law of one or two numbers shows in few samples, and is no more than a description.
+_GAUGE_SAMPLES, _GAUGE_FITS = 300, 40
 
 
 class ForceLaw(NamedTuple):
@@ -320,13 +324,15 @@ def distill_gauge(table: MessageTable, regressors: Sequence[Regressor]) -> Law:
         RegressionError: a search ended without a usable expression.
     """
     size = table.message_scale
-    rows = np.arange(len(size))[:1000]
+    rows = np.arange(len(size))[:_GAUGE_SAMPLES]
     columns = {name: table.features[name] for name in property_names(table, "i")}
     columns = {name: column for name, column in columns.items() if np.ptp(column[rows]) > 0}
     if not columns or np.std(np.log(size)) < 0.02:
         error = float(np.mean(np.abs(size - 1) / (size + 0.1)))
         return Law(sympy.Integer(1), 1, error, 0.0)
-    (front,) = search_in_units(regressors, columns, table.scales, size[:, None], rows=rows)
+    (front,) = search_in_units(
+        regressors, columns, table.scales, size[:, None], rows=rows, budget=_GAUGE_FITS
+    )
     return select(front)
 
 
@@ -340,6 +346,7 @@ def search_in_units(
     power: int = 0,
     relative_error: bool = True,
     processes: int | None = None,
+    budget: int = FITS,
 ) -> tuple[ParetoFront, ...]:
     """One front per target: searched near one, on the given rows, and back in units.
 
@@ -352,6 +359,7 @@ def search_in_units(
         power: power of the distance that targets are multiplied with in the search.
         relative_error: see `distill`.
         processes: see `search`.
+        budget: see `search`.
     """
     units = {name: _power_of_ten(scales[name]) for name in features}
     stretch = (features["r"] / units["r"]) ** power if power else np.ones(len(targets))
@@ -368,7 +376,7 @@ def search_in_units(
             size = np.abs(plain[rows])
             weight = unit / (size + 0.1 * typical_size(size)) / stretch[rows]
         problems.append(Problem(columns, target, weight))
-    fronts = search(regressors, problems, processes)
+    fronts = search(regressors, problems, processes, budget)
 
     def in_units(law: Law, unit: float) -> Law:
         symbols = {name: sympy.Symbol(name) for name in units}

@@ -110,18 +110,21 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
     owner = stars.receiver and normalise_nodes(stars.receiver, trained.scales)
     senders = normalise_nodes(stars.senders, trained.scales)
     inside = stars._replace(receiver=owner, senders=senders)
-    lot = max(1, _MESSAGES_AT_ONCE // stars.present.shape[1])
+    lot = max(1, min(len(rows), _MESSAGES_AT_ONCE // stars.present.shape[1]))
     picked, totals, ranks = [], [], []
     for start in range(0, len(rows), lot):
-        part = jax.tree.map(lambda x, k=start: x[k : k + lot], inside)
-        found, rank = jax.tree.map(
-            np.asarray, _ask(trained.params, trained.mask, part, trained.model)
+        # All lots have one size, so that one shape is compiled; what fills up the last is cut.
+        count = min(lot, len(rows) - start)
+        part = jax.tree.map(lambda x, k=start: x[(k + np.arange(lot)) % len(rows)], inside)
+        found = jax.tree.map(
+            lambda x, n=count: np.asarray(x)[:n],
+            _ask(trained.params, trained.mask, part, trained.model),
         )
-        few = rows[: len(part.present)]
-        here = chosen[start : start + lot]
+        part = jax.tree.map(lambda x, n=count: x[:n], part)
+        ranks.append(count * np.asarray(rank_components(found, part.present)))
+        few, here = rows[:count], chosen[start : start + count]
         sent = np.where(part.present[..., None], found.messages - found.offset[:, None], 0.0)
         totals.append(np.sum(sent, axis=1, dtype=np.float64))
-        ranks.append(len(few) * rank)
         picked.append(
             found._replace(terms=found.terms[few, here], messages=found.messages[few, here])
         )
@@ -132,8 +135,7 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
 
 @functools.partial(jax.jit, static_argnames="model")
 def _ask(params, mask, stars, model):
-    found = contributions_of(model, params, stars, mask)
-    return found, rank_components(found, stars.present)
+    return contributions_of(model, params, stars, mask)
 
 
 def record_messages(

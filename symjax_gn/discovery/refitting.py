@@ -61,7 +61,7 @@ def law_accelerations(
             variables.
     """
     laws = _laws(force, one_body, dataset)
-    found = [laws.predict(take(dataset, index).graphs) for index in batches(dataset)]
+    found = [laws.predict(part.graphs)[:count] for part, count in batches(dataset)]
     return np.concatenate(found)
 
 

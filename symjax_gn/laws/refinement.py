@@ -51,6 +51,9 @@ _HOPELESS = 2.0
 # A mean error below this is that of rounding.
 _LEAST_ERROR = 1e-12
 
+# Fits in one run of proposals, at most.
+FITS = 400
+
 
 class Rated(NamedTuple):
     """A law with fitted constants."""
@@ -86,7 +89,7 @@ def improve(
     *,
     gain: float = 0.1,
     rounds: int = 8,
-    budget: int = 400,
+    budget: int = FITS,
     per_constant: float = 1e-3,
     tidy: Callable[[sympy.Expr], sympy.Expr] = lambda expression: expression,
 ) -> list[Rated]:
@@ -265,7 +268,7 @@ def refine(
     weight: Column | None = None,
     gain: float = 0.1,
     rounds: int = 8,
-    budget: int = 400,
+    budget: int = FITS,
 ) -> ParetoFront:
     """Look for simpler or better laws next to those of a front, on samples.
 

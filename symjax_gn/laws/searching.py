@@ -16,7 +16,7 @@ from symjax_gn.laws.engines import Regressor, check_problem
 from symjax_gn.laws.evolution import stop_evolution
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Column, Columns, ParetoFront, make_front, select
-from symjax_gn.laws.refinement import refine
+from symjax_gn.laws.refinement import FITS, refine
 from symjax_gn.laws.switches import find_switch, step
 
 # Engines that search for a target before it is asked whether more are needed.
@@ -56,6 +56,7 @@ def search(
     regressors: Sequence[Regressor],
     problems: Sequence[Problem],
     processes: int | None = None,
+    budget: int = FITS,
 ) -> list[ParetoFront]:
     """One refined front per problem, from as many engines as it takes.
 
@@ -68,6 +69,7 @@ def search(
         regressors: engines that share their findings, e.g. one with several seeds.
         problems: the targets.
         processes: searches that run side by side; None takes one per core.
+        budget: largest number of fits in a refinement.
 
     Raises:
         ValueError: there is no engine, or the columns of a problem are unusable.
@@ -96,7 +98,7 @@ def search(
         with _side_by_side(jobs, processes or os.cpu_count() or 1) as results:
             for k in which:
                 raw = [next(results) for _ in engines]
-                laws, spent = _refined(raw, problems[k])
+                laws, spent = _refined(raw, problems[k], budget)
                 found[k] += laws
                 seconds[k] += spent
                 features, target, weight, _ = problems[k]
@@ -135,13 +137,15 @@ def _check(problem):
         raise ValueError(f"A feature cannot be called {_STEP!r}: it stands for a switch.")
 
 
-def _refined(fronts: Sequence[ParetoFront], problem: Problem) -> tuple[list[Any], float]:
+def _refined(
+    fronts: Sequence[ParetoFront], problem: Problem, budget: int
+) -> tuple[list[Any], float]:
     """What several engines found, refined together; and the time of it all."""
     features, target, weight, substitutions = problem
     laws = [law.expression for front in fronts for law in front.laws]
     # The engines' own errors have no weight, and so has the front to start from.
     merged = make_front(laws, features, target, seconds=sum(front.seconds for front in fronts))
-    front = refine(merged, features, target, weight=weight, gain=_GAIN)
+    front = refine(merged, features, target, weight=weight, gain=_GAIN, budget=budget)
     return [law.expression.xreplace(dict(substitutions)) for law in front.laws], front.seconds
 
 

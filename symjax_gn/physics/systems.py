@@ -313,10 +313,12 @@ def true_forces(
     >>> true_forces(SYSTEMS["spring"], *pairs).shape
     (5, 2)
     """
-    force = jax.vmap(lambda i, j: pair_force(system, i, j, softening))(
-        *jax.tree.map(jnp.asarray, (receiver, sender))
-    )
-    return np.asarray(force, np.float64)
+    return np.asarray(_pair_forces(receiver, sender, system, softening), np.float64)
+
+
+@functools.partial(jax.jit, static_argnames=("system", "softening"))
+def _pair_forces(receiver, sender, system, softening):
+    return jax.vmap(lambda i, j: pair_force(system, i, j, softening))(receiver, sender)
 
 
 def _spring(r, receiver, sender):
