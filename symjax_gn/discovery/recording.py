@@ -109,19 +109,19 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
         rows, chosen, sender = rows[: len(apart)], chosen[apart], take_nodes(sender, apart)
     owner = stars.receiver and normalise_nodes(stars.receiver, trained.scales)
     senders = normalise_nodes(stars.senders, trained.scales)
-    inside = stars._replace(receiver=owner, senders=senders)
+    inside = jax.tree.map(np.asarray, stars._replace(receiver=owner, senders=senders))
     lot = max(1, min(len(rows), _MESSAGES_AT_ONCE // stars.present.shape[1]))
     picked, totals, ranks = [], [], []
     for start in range(0, len(rows), lot):
         # All lots have one size, so that one shape is compiled; what fills up the last is cut.
         count = min(lot, len(rows) - start)
         part = jax.tree.map(lambda x, k=start: x[(k + np.arange(lot)) % len(rows)], inside)
-        found = jax.tree.map(
-            lambda x, n=count: np.asarray(x)[:n],
-            _ask(trained.params, trained.mask, part, trained.model),
-        )
+        counted = part.present & (np.arange(lot) < count)[:, None]
+        answer = _ask(trained.params, trained.mask, part, counted, trained.model)
+        found, rank = jax.tree.map(np.asarray, answer)
+        found = jax.tree.map(lambda x, n=count: x[:n], found)
         part = jax.tree.map(lambda x, n=count: x[:n], part)
-        ranks.append(count * np.asarray(rank_components(found, part.present)))
+        ranks.append(count * rank)
         few, here = rows[:count], chosen[start : start + count]
         sent = np.where(part.present[..., None], found.messages - found.offset[:, None], 0.0)
         totals.append(np.sum(sent, axis=1, dtype=np.float64))
@@ -134,8 +134,9 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _ask(params, mask, stars, model):
-    return contributions_of(model, params, stars, mask)
+def _ask(params, mask, stars, counted, model):
+    found = contributions_of(model, params, stars, mask)
+    return found, rank_components(found, counted)
 
 
 def record_messages(
