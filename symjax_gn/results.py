@@ -46,9 +46,9 @@ class Discovery:
     law: SymbolicModel | None
     trained: Trained
     table: recording.MessageTable
-    distilled: distillation.ForceLaw
+    distilled: distillation.VectorLaw
     update: sums.UpdateLaw | None
-    one_body: distillation.OneBodyLaw | None
+    one_body: distillation.VectorLaw | None
     message_gauge: Any
     refit: refitting.Refit | None
     energies: "Energies | None"

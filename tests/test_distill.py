@@ -3,9 +3,17 @@ import pytest
 import sympy
 
 from symjax_gn.data.quantities import ACCELERATION
+from symjax_gn.discovery.bases import (
+    along_velocity,
+    choose_basis,
+    coefficients,
+    combined,
+    fit_matrix,
+    fixed_axes,
+    line_of_centres,
+    off_basis_share,
+)
 from symjax_gn.discovery.distillation import (
-    across_share,
-    direction_matrix,
     distill,
     distill_gauge,
     distill_one_body,
@@ -13,7 +21,7 @@ from symjax_gn.discovery.distillation import (
 )
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.laws.engines import OperonRegressor
-from symjax_gn.laws.expressions import to_numpy
+from symjax_gn.laws.expressions import evaluate, to_numpy
 
 ENGINE = OperonRegressor(evaluations=20_000, max_length=15)
 RNG = np.random.default_rng(0)
@@ -46,6 +54,15 @@ def planted(law, unit=1.0, mass_unit=1.0, force_unit=1.0, across=0.0, tilt=0.0):
         message_scale=np.ones(COUNT), offset=0 * influence, true_force=influence * force_unit,
         quantity=ACCELERATION,
     )  # fmt: skip
+
+
+def off_line(table, matrix=None):
+    dim = table.force.shape[1]
+    return off_basis_share(table.force, line_of_centres(table.features, dim, matrix))
+
+
+def matrix_of(table):
+    return fit_matrix(table.force, table.features)
 
 
 def gravity(r, m_i, m_j):
@@ -89,13 +106,13 @@ def check_components(found, table):
 
 
 def test_forces_across_the_line_of_centres_are_noticed():
-    assert across_share(planted(spring)) < 1e-6
+    assert off_line(planted(spring)) < 1e-6
     table = planted(lambda r, m_i, m_j: r, across=0.5)
-    assert across_share(table) > 0.3
+    assert off_line(table) > 0.3
     found = distill(table, [ENGINE], form="components", processes=1)
     assert found.form == "components"
     assert found.scalar is found.matrix is None
-    assert found.across == across_share(table)
+    assert found.off_axis_share == off_line(table)
     check_components(found, table)
 
 
@@ -112,7 +129,7 @@ def test_one_law_along_a_matrix_times_the_line():
 
 def test_a_turn_that_depends_on_the_distance_has_no_matrix():
     table = planted(lambda r, m_i, m_j: 1 + 0 * r, tilt=0.5)
-    assert across_share(table, direction_matrix(table)) > 0.05
+    assert off_line(table, matrix_of(table)) > 0.05
     assert distill(table, [ENGINE], processes=1).form == "components"
 
 
@@ -124,7 +141,7 @@ def test_the_matrix_of_a_central_force_is_one(dim):
         vectors = np.stack([features[f"d{axis}"] for axis in "xyz"], axis=1)
         features["r"] = np.linalg.norm(vectors, axis=1)
         table = table._replace(features=features, force=vectors * features["m_i"][:, None])
-    np.testing.assert_allclose(direction_matrix(table), np.eye(dim), atol=1e-6)
+    np.testing.assert_allclose(matrix_of(table), np.eye(dim), atol=1e-6)
 
 
 def test_raw_messages_can_be_regressed():
@@ -267,7 +284,7 @@ def test_one_dimension():
     table = table._replace(features=features, force=(2 * (abs(x) - 1) * np.sign(x))[:, None])
     found = distill(table, [ENGINE], processes=1)
     assert found.form == "central" and len(found.components) == 1
-    np.testing.assert_array_equal(direction_matrix(table), [[1.0]])
+    np.testing.assert_array_equal(matrix_of(table), [[1.0]])
 
 
 def test_drag_of_several_terms_is_nothing_at_rest():
@@ -279,3 +296,47 @@ def test_drag_of_several_terms_is_nothing_at_rest():
     assert [component.subs(rest) for component in found.components] == [0, 0]
     values = {sympy.Symbol("vx_i"): 3.0, sympy.Symbol("vy_i"): 4.0}
     assert float(found.components[0].subs(values)) == pytest.approx(-10.5, rel=0.02)
+
+
+def test_bases_hold_what_they_span():
+    table = planted(spring)
+    dim = 2
+    line = line_of_centres(table.features, dim)
+    size = np.linalg.norm(table.force, axis=1)
+    along = coefficients(table.force, line)[:, 0]
+    np.testing.assert_allclose(np.abs(along), size, rtol=1e-9)
+    axes = fixed_axes(COUNT, dim)
+    np.testing.assert_allclose(coefficients(table.force, axes), table.force, rtol=1e-9)
+    assert choose_basis(table.force, [line, axes]) is line
+    turned = np.stack([-table.force[:, 1], table.force[:, 0]], axis=1)
+    assert choose_basis(turned, [line, axes]) is axes
+    # One in twenty: the limit, from either side.
+    for part, chosen in ((0.04, line), (0.07, axes)):
+        assert choose_basis(table.force + part * turned, [line, axes]) is chosen
+
+
+def test_laws_along_a_basis_are_laws_along_the_axes():
+    features = planted(spring).features
+    motion = along_velocity(features, 2)
+    speed, mass = sympy.symbols("v m_i")
+    laws = combined([-2.0 * speed - mass], motion)
+    velocity = np.stack([features["vx_i"], features["vy_i"]], axis=1)
+    pace = np.linalg.norm(velocity, axis=1)
+    expected = (-2 - features["m_i"] / pace)[:, None] * velocity
+    for law, column in zip(laws, expected.T, strict=True):
+        np.testing.assert_allclose(evaluate(law, features), column, rtol=1e-9)
+    # A body at rest feels no linear drag.
+    rest = features | {"vx_i": np.zeros(COUNT), "vy_i": np.zeros(COUNT)}
+    assert np.all(evaluate(combined([-2.0 * speed], motion)[0], rest) == 0)
+    assert np.all(along_velocity(rest, 2).vectors == 0)
+    assert along_velocity({"r": pace}, 2) is None
+
+
+def test_a_linear_basis_is_turned_by_its_matrix():
+    features = planted(spring).features
+    matrix = np.array([[0.0, -1.0], [1.0, 0.0]])
+    basis = line_of_centres(features, 2, matrix)
+    expected = np.stack([-features["dy"], features["dx"]], axis=1) / features["r"][:, None]
+    np.testing.assert_allclose(basis.vectors[:, 0], expected)
+    for law, column in zip(combined([sympy.Symbol("r")], basis), expected.T, strict=True):
+        np.testing.assert_allclose(evaluate(law, features), column * features["r"], atol=1e-12)

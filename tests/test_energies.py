@@ -6,7 +6,7 @@ import sympy
 
 from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.discovery import energies as energy_module
-from symjax_gn.discovery.distillation import ForceLaw
+from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import (
     EnergyTable,
     PotentialLaw,
@@ -104,7 +104,7 @@ def test_forces_that_are_not_central_have_no_potential():
 def test_a_potential_that_is_not_finite_on_the_data_is_none(monkeypatch):
     table = planted(TRUE["spring"])
     slope = 1 / (R + 0.1)
-    force = ForceLaw("central", 0.0, None, (R,), slope, (), (), 0, "|target|")
+    force = VectorLaw("central", (R,), slope)
     monkeypatch.setattr(energy_module, "distill", lambda table, regressors, **options: force)
     assert distill_potential(table, ENGINES[:1], processes=1).potential is not None
     monkeypatch.setattr(energy_module, "integrate", lambda law: sympy.log(0.02 - R))
@@ -172,7 +172,7 @@ def test_integrals_are_undone_by_derivatives(potential):
 def test_the_figure_of_a_potential():
     table = planted(TRUE["spring"], additive=3.0)
     front = ParetoFront((), 0.0)
-    force = ForceLaw("central", 0.0, None, (R,), R, (), (front,), 0, "|target|")
+    force = VectorLaw("central", (R,), R, fronts=(front,))
     law = PotentialLaw(force, R**2 - 2 * R, sympy.Integer(4), 0.0)
     axes = plots.plot_potential(law, table).axes[0]
     network, distilled = (line.get_ydata() for line in axes.lines)

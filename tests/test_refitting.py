@@ -6,7 +6,7 @@ import pytest
 import sympy
 
 from symjax_gn.data.datasets import make_dataset, take
-from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
+from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import refitted_potential
 from symjax_gn.discovery.refitting import law_accelerations, law_error, refit
 from symjax_gn.physics.simulation import simulate
@@ -54,8 +54,8 @@ def picked(force, one_body=NOTHING, scalar=None):
     if scalar is not None:
         force = [scalar * x / R for x in (DX, DY)]
     form = "components" if scalar is None else "central"
-    law = ForceLaw(form, 0.0, None, tuple(force), scalar, (), (), 0, "")
-    return law, OneBodyLaw("none", 0.0, tuple(one_body), (), ())
+    law = VectorLaw(form, tuple(force), scalar)
+    return law, VectorLaw("none", tuple(one_body))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_bad_laws(damped):
         law_error([DX, sympy.Symbol("m_k")], NOTHING, damped)
     law, alone = picked([DX, DY])
     with pytest.raises(ValueError, match='gauge="influence"'):
-        refit(law._replace(across=float("nan")), alone, damped)
+        refit(law._replace(gauge="messages"), alone, damped)
 
 
 def test_a_refit_moves_thresholds():

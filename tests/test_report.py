@@ -5,7 +5,7 @@ import pytest
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.discovery.distillation import ForceLaw
+from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law, ParetoFront
@@ -19,9 +19,9 @@ def contents(recovered=None, form="central", **run):
     law = Law(2.00012345 * R - 1.98, 5, 0.01, 1.5)
     front = ParetoFront((Law(R, 1, 0.8, 0.0), law), 3.0)
     components = (law.expression * DX / R,)
-    force = ForceLaw(
-        form, 0.2, np.eye(2) if form == "linear" else None, components,
-        None if form == "components" else law.expression, (law,), (front,), 2, "|target|",
+    force = VectorLaw(
+        form, components, None if form == "components" else law.expression,
+        np.eye(2) if form == "linear" else None, 0.2, (law,), (front,), 2, "|target|",
     )  # fmt: skip
     made = records.make_report(
         law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
@@ -81,7 +81,7 @@ def test_the_number_of_components_is_said():
 
 
 def test_energies_are_said():
-    force = ForceLaw("central", 0.0, None, (R,), R, (), (), 0, "|target|")
+    force = VectorLaw("central", (R,), R)
     p, mass = sympy.symbols("p m_i")
     check = dict(median=0.01, quantile_90=0.02, holds=True)
     rows = [

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import sympy
@@ -12,6 +12,16 @@ from symjax_gn.data.checks import check_choice
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.bases import (
+    along_velocity,
+    choose_basis,
+    coefficients,
+    combined,
+    fit_matrix,
+    fixed_axes,
+    line_of_centres,
+    off_basis_share,
+)
 from symjax_gn.discovery.recording import MessageTable, take_edges
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.fronts import Law, ParetoFront, select
@@ -24,51 +34,38 @@ FORMS = ("auto", "central", "linear", "components")
 GAUGES = ("influence", "messages")
 
 
-_LEAST_ACROSS = 0.05
-
 # A law of one or two numbers shows in few samples, and is no more than a description.
 _GAUGE_SAMPLES, _GAUGE_FITS = 300, 40
 
 
-class ForceLaw(NamedTuple):
-    """What was distilled: one expression per dimension, in the user's units."""
+class VectorLaw(NamedTuple):
+    """What was distilled of a vector: one expression per axis, in the user's units."""
 
     form: str
-    """"central" (one scalar law phi, force = phi x unit displacement), "linear" (force =
-    phi x matrix x unit displacement) or "components" (one law per dimension)."""
-    across: float
-    """Median share of the influence that is across the line of centres."""
-    matrix: Float[np.ndarray, "dim dim"] | None
-    """The matrix of the linear form."""
+    """Of a pair's force "central" (one law phi, force = phi x unit displacement), "linear"
+    (phi x matrix x unit displacement) or "components" (one law per axis); of a force on a body
+    alone "none", "along velocity" or "components"."""
     components: tuple[sympy.Expr, ...]
     """The force on the receiver (or raw message) along each axis, of the features."""
-    scalar: sympy.Expr | None
-    """The law phi: force along the direction from receiver to sender, or along the matrix
-    times that; None for "components"."""
-    selected: tuple[Law, ...]
+    scalar: sympy.Expr | None = None
+    """The law phi of the form's one vector; None for "components"."""
+    matrix: Float[np.ndarray, "dim dim"] | None = None
+    """The matrix of the linear form."""
+    off_axis_share: float | None = None
+    """Median share of a pair's force that is off the line of centres."""
+    selected: tuple[Law, ...] = ()
     """What the score picked, one per regression."""
-    fronts: tuple[ParetoFront, ...]
+    fronts: tuple[ParetoFront, ...] = ()
     """One Pareto front per regression. Expressions are in the user's units; the complexity
     is that of the search, whose targets were multiplied by r^power."""
-    power: int
+    power: int = 0
     """Power of the distance that the targets were multiplied with."""
-    error_unit: str
+    error_unit: str = "|target| + 0.1 typical |target|"
     """What the errors of the fronts are measured in."""
-
-
-class OneBodyLaw(NamedTuple):
-    """What moves a body without any other, in the user's units."""
-
-    form: str
-    """"none", "along velocity" (one scalar law) or "components"."""
-    share: float
-    """Median size of this force over the median size of the force of a pair."""
-    components: tuple[sympy.Expr, ...]
-    """The force along each axis, of the features; zeros for "none"."""
-    selected: tuple[Law, ...]
-    """What the score picked, one per regression."""
-    fronts: tuple[ParetoFront, ...]
-    """One Pareto front per regression."""
+    gauge: str = "influence"
+    """"influence" for a force, "messages" for raw messages."""
+    share: float = 1.0
+    """Median size of a force on a body alone over that of a pair's force."""
 
 
 def property_names(table: MessageTable, ends: str = "ij") -> list[str]:
@@ -79,58 +76,6 @@ def property_names(table: MessageTable, ends: str = "ij") -> list[str]:
         for name in table.features
         if name.endswith(f"_{end}") and parse_feature(name).kind.startswith("property:")
     ]
-
-
-def across_share(table: MessageTable, matrix: Float[np.ndarray, "dim dim"] | None = None) -> float:
-    """Median share of the influence across the line of centres, or matrix times that line."""
-    size = np.linalg.norm(table.force, axis=1)
-    direction = _directions(table, matrix)
-    along = np.sum(table.force * direction, axis=1) / np.linalg.norm(direction, axis=1)
-    across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
-    return float(np.median(across / (size + 0.1 * typical_size(size))))
-
-
-def direction_matrix(table: MessageTable) -> Float[np.ndarray, "dim dim"]:
-    """The matrix M for which the influence is nearest to a number times M u.
-
-    u is the unit displacement. The influence w and M u are parallel where all of
-    w_k (M u)_l - w_l (M u)_k are 0; M is the unit solution of these linear equations
-    with the smallest error, times the root of the dimension and with a positive trace, so
-    that it is 1 for a central force.
-    """
-    size = np.linalg.norm(table.force, axis=1)
-    force = table.force / (size + 0.1 * typical_size(size))[:, None]
-    unit = _directions(table, None)
-    dim = unit.shape[1]
-    if dim == 1:
-        return np.eye(1)
-    rows = []
-    for k in range(dim):
-        for m in range(k):
-            row = np.zeros((len(unit), dim, dim))
-            row[:, m] = force[:, [k]] * unit
-            row[:, k] = -force[:, [m]] * unit
-            rows.append(row.reshape(len(unit), -1))
-    # The eigenvector of the smallest eigenvalue.
-    design = np.concatenate(rows)
-    matrix = np.linalg.eigh(design.T @ design)[1][:, 0].reshape(dim, dim)
-    sign = -1.0 if np.trace(matrix) < 0 else 1.0
-    return sign * math.sqrt(dim) * matrix
-
-
-def _directions(table, matrix):
-    """Unit displacements `[edge, dim]`, multiplied by a matrix if there is one."""
-    axes = AXES[: table.force.shape[1]]
-    unit = np.stack([table.features[f"d{axis}"] / table.features["r"] for axis in axes], axis=1)
-    return unit if matrix is None else unit @ matrix.T
-
-
-def along_direction(
-    table: MessageTable, matrix: Float[np.ndarray, "dim dim"] | None = None
-) -> Float[np.ndarray, " edge"]:
-    """The factor phi `[edge]` by which phi x (matrix x) unit displacement is the influence."""
-    direction = _directions(table, matrix)
-    return np.sum(table.force * direction, axis=1) / np.sum(direction**2, axis=1)
 
 
 def flattening_power(size: Float[np.ndarray, " edge"], r: Float[np.ndarray, " edge"]) -> int:
@@ -161,7 +106,7 @@ def distill(
     relative_error: bool = True,
     num_samples: int = 1000,
     processes: int | None = None,
-) -> ForceLaw:
+) -> VectorLaw:
     """Find the symbolic law of recorded messages.
 
     Args:
@@ -176,7 +121,7 @@ def distill(
         form: "central" looks for one law phi with force = phi x unit displacement,
             "linear" for one with force = phi x matrix x unit displacement, "components" for
             one law per dimension. "auto" takes the first of them in which at most 5% of
-            the influence (median) is across its direction.
+            the force (median) is off its direction.
         power: power of the distance that the targets are multiplied with during
             the search, so that close encounters do not hide the rest; None chooses it
             with `flattening_power`.
@@ -196,24 +141,21 @@ def distill(
     for name in features:
         check_choice("feature", name, table.features)
     table = _apart(table)
-    across = across_share(table) if gauge == "influence" else math.nan
-    matrix = direction_matrix(table) if gauge == "influence" and form != "central" else None
-    if form == "auto":
-        form = "components"
-        if across < _LEAST_ACROSS:
-            form = "central"
-        elif matrix is not None and across_share(table, matrix) < _LEAST_ACROSS:
-            form = "linear"
-    if form != "linear":
-        matrix = None
-    axes = AXES[: table.force.shape[1]]
+    dim = table.force.shape[1]
     r = table.features["r"]
-    if form == "components":
-        targets = table.force if gauge == "influence" else table.messages
-        names = [*(f"d{axis}" for axis in axes), "r", *features]
-    else:
-        targets = along_direction(table, matrix)[:, None]
-        names = ["r", *features]
+    basis, share = fixed_axes(len(r), dim), None
+    targets = table.messages
+    if gauge == "influence":
+        line = line_of_centres(table.features, dim)
+        share = off_basis_share(table.force, line)
+        turned = line_of_centres(table.features, dim, fit_matrix(table.force, table.features))
+        candidates = [line, turned, basis]
+        chosen = [one for one in candidates if one.name == form]
+        basis = choose_basis(table.force, chosen or candidates)
+        targets = coefficients(table.force, basis)
+    names = ["r", *features]
+    if basis.name == "components":
+        names = [*(f"d{axis}" for axis in AXES[:dim]), *names]
     if power is None:
         power = flattening_power(np.linalg.norm(targets, axis=1), r)
     low, high = np.quantile(r, [0.01, 0.99])
@@ -229,17 +171,20 @@ def distill(
     )
     selected = tuple(select(front) for front in fronts)
     laws = [law.expression for law in selected]
-    scalar = None
-    if form != "components":
-        scalar = laws[0]
-        displacement = sympy.Matrix([sympy.Symbol(f"d{axis}") for axis in axes])
-        if matrix is not None:
-            displacement = sympy.Matrix(matrix.tolist()) * displacement
-        laws = [scalar * component / sympy.Symbol("r") for component in displacement]
-    error_unit = "|target| + 0.1 typical |target|"
-    if not relative_error:
-        error_unit = f"target x r^{power}" if power else "target"
-    return ForceLaw(form, across, matrix, tuple(laws), scalar, selected, fronts, power, error_unit)
+    found = VectorLaw(
+        form=basis.name,
+        components=tuple(laws) if gauge == "messages" else combined(laws, basis),
+        scalar=laws[0] if basis.name != "components" else None,
+        matrix=basis.matrix,
+        off_axis_share=share,
+        selected=selected,
+        fronts=fronts,
+        power=power,
+        gauge=gauge,
+    )
+    if relative_error:
+        return found
+    return found._replace(error_unit=f"target x r^{power}" if power else "target")
 
 
 def distill_one_body(
@@ -250,7 +195,7 @@ def distill_one_body(
     least: float = 0.05,
     num_samples: int = 1000,
     processes: int | None = None,
-) -> OneBodyLaw:
+) -> VectorLaw:
     """Find the law of what the node function adds to the messages: drag, outer fields.
 
     A force that less than half of the bodies feel is not found: it counts as none.
@@ -273,39 +218,44 @@ def distill_one_body(
         check_choice("feature", name, table.features)
     force = table.alone
     dim = force.shape[1]
-    axes = AXES[:dim]
     size = np.linalg.norm(force, axis=1)
     share = float(np.median(size) / typical_size(np.linalg.norm(table.force, axis=1)))
     zeros = (sympy.Integer(0),) * dim
     if share < least:
-        return OneBodyLaw("none", share, zeros, (), ())
-    speeds = [name for name in (f"v{axis}_i" for axis in axes) if name in table.features]
-    velocity = np.zeros_like(force)
-    if speeds:
-        velocity = np.stack([table.features[name] for name in speeds], axis=1)
-    speed = np.linalg.norm(velocity, axis=1)
-    along = np.sum(force * velocity, axis=1) / np.where(speed > 0, speed, 1.0)
-    across = np.sqrt(np.maximum(size**2 - along**2, 0.0))
+        return VectorLaw("none", zeros, share=share)
+    motion = along_velocity(table.features, dim)
+    basis = fixed_axes(len(force), dim)
     columns = {name: table.features[name] for name in features}
-    options: dict[str, Any] = dict(rows=np.arange(len(force))[:num_samples], processes=processes)
-    if np.median(across / (size + 0.1 * np.median(size))) < 0.1:
-        columns = {"v": speed, **columns}
-        scales = {**table.scales, "v": table.scales[speeds[0]]}
-        fronts = search_in_units(regressors, columns, scales, along[:, None], **options)
-        selected = (select(fronts[0]),)
-        root = sympy.sqrt(sum(sympy.Symbol(name) ** 2 for name in speeds))
-        # Term by term, for v / v is 1 also for a body at rest.
-        law = sympy.expand_mul(selected[0].expression / sympy.Symbol("v"))
-        law = law.subs(sympy.Symbol("v"), root)
-        components = tuple(law * sympy.Symbol(name) for name in speeds)
-        return OneBodyLaw("along velocity", share, components, selected, fronts)
-    columns = {name: table.features[name] for name in speeds} | columns
-    felt = [k for k in range(dim) if np.median(np.abs(force[:, k])) > least * np.median(size)]
-    fronts = search_in_units(regressors, columns, table.scales, force[:, felt], **options)
+    scales = dict(table.scales)
+    if motion is not None:
+        basis = choose_basis(force, [motion, basis])
+        speeds = {f"v{axis}_i": table.features[f"v{axis}_i"] for axis in AXES[:dim]}
+        if basis is motion:
+            scales["v"] = scales["vx_i"]
+            speeds = {"v": np.linalg.norm(np.stack(list(speeds.values())), axis=0)}
+        columns = speeds | columns
+    targets = coefficients(force, basis)
+    # Along an axis on which nothing acts there is no law to be found.
+    felt = [k for k, x in enumerate(targets.T) if np.median(np.abs(x)) > least * np.median(size)]
+    fronts = search_in_units(
+        regressors,
+        columns,
+        scales,
+        targets[:, felt],
+        rows=np.arange(len(force))[:num_samples],
+        processes=processes,
+    )
     selected = tuple(select(front) for front in fronts)
     found = dict(zip(felt, (law.expression for law in selected), strict=True))
-    components = tuple(found.get(k, sympy.Integer(0)) for k in range(dim))
-    return OneBodyLaw("components", share, components, selected, fronts)
+    laws = [found.get(k, sympy.Integer(0)) for k in range(targets.shape[1])]
+    return VectorLaw(
+        basis.name,
+        combined(laws, basis),
+        scalar=None if basis.name == "components" else laws[0],
+        selected=selected,
+        fronts=fronts,
+        share=share,
+    )
 
 
 def distill_gauge(table: MessageTable, regressors: Sequence[Regressor]) -> Law:

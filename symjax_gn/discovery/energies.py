@@ -13,7 +13,7 @@ from sympy.integrals.manualintegrate import manualintegrate
 from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.nodes import AXES, Nodes
 from symjax_gn.data.units import normalise, normalise_nodes
-from symjax_gn.discovery.distillation import ForceLaw, distill, property_names, search_in_units
+from symjax_gn.discovery.distillation import VectorLaw, distill, property_names, search_in_units
 from symjax_gn.discovery.recording import MessageTable, force_unit, make_table, record
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.engines import Regressor
@@ -144,7 +144,7 @@ def true_potential(
 class PotentialLaw(NamedTuple):
     """What was distilled of the pair energies, user's units."""
 
-    force: ForceLaw
+    force: VectorLaw
     """The law of their derivative, from which the potential follows."""
     potential: sympy.Expr | None
     """V(r, ...) of a pair, whose derivative is the force towards the sender; None if the

@@ -18,7 +18,7 @@ from symjax_gn.data.nodes import AXES, leading_shape, take_nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
+from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
 from symjax_gn.laws.refinement import improve
@@ -122,8 +122,8 @@ class Refit(NamedTuple):
 
 
 def refit(
-    law: ForceLaw,
-    one_body: OneBodyLaw,
+    law: VectorLaw,
+    one_body: VectorLaw,
     dataset: Dataset,
     *,
     gain: float = 0.1,
@@ -149,7 +149,7 @@ def refit(
     Raises:
         ValueError: the law is one of raw messages, or all graphs have coincident bodies.
     """
-    if math.isnan(law.across):
+    if law.gauge == "messages":
         raise ValueError('A refit needs a law of forces: distill with gauge="influence".')
     graphs = max(1, min(len(dataset), num_pairs // dataset.graphs.senders.shape[-1]))
     dataset = take(dataset, np.linspace(0, len(dataset) - 1, graphs).astype(int))

@@ -1,6 +1,5 @@
 """Sums of any messages: the law of what is summed, and of what the sum becomes."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from symjax_gn.data.datasets import Dataset, sends_elements, take
 from symjax_gn.data.features import node_features, parse_feature
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.distillation import ForceLaw, search_in_units
+from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.fronts import Law, ParetoFront, select
@@ -30,7 +29,7 @@ class UpdateLaw(NamedTuple):
 
 def distill_messages(
     table: MessageTable, regressors: Sequence[Regressor], *, num_samples: int = 1000
-) -> ForceLaw:
+) -> VectorLaw:
     """Find the laws of raw messages of any quantity, one for each component.
 
     All features of a table that vary may be used: of a pair the displacement, the distance
@@ -55,7 +54,9 @@ def distill_messages(
     )
     selected = tuple(select(front) for front in fronts)
     laws = tuple(law.expression for law in selected)
-    return ForceLaw("components", math.nan, None, laws, None, selected, fronts, 0, "message")
+    return VectorLaw(
+        "components", laws, selected=selected, fronts=fronts, error_unit="message", gauge="messages"
+    )
 
 
 def distill_update(

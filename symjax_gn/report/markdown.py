@@ -1,6 +1,5 @@
 """`report.md`: what `report.json` says, for people."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +39,7 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "(median) is across the line of centres.",
             "",
         ]
-    elif report["form"] == "components" and math.isfinite(report["across"]):
+    elif report["form"] == "components" and report["across"] is not None:
         lines += [
             f"One law per component; {report['across']:.1%} of the force (median) is across the "
             "line of centres.",

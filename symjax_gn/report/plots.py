@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from symjax_gn.data.features import AXES
 from symjax_gn.data.trajectories import Trajectory
-from symjax_gn.discovery.distillation import ForceLaw, along_direction
+from symjax_gn.discovery.bases import coefficients, line_of_centres
+from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import EnergyTable, PotentialLaw
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.laws.expressions import evaluate
@@ -88,12 +89,13 @@ def plot_front(front: ParetoFront, error_unit: str = "unit of the target") -> Fi
     return figure
 
 
-def plot_law(law: ForceLaw, table: MessageTable) -> Figure:
+def plot_law(law: VectorLaw, table: MessageTable) -> Figure:
     """One law of all components over the messages it was distilled from, against the distance."""
     if law.scalar is None:
         raise ValueError("Only a central or linear law can be drawn against the distance.")
     r = table.features["r"]
-    along = along_direction(table, law.matrix)
+    basis = line_of_centres(table.features, table.force.shape[1], law.matrix)
+    along = coefficients(table.force, basis)[:, 0]
     value = evaluate(law.scalar, table.features)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()

@@ -18,7 +18,7 @@ from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.quantities import ACCELERATION, Quantity
-from symjax_gn.discovery.distillation import ForceLaw, OneBodyLaw
+from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
 from symjax_gn.discovery.refitting import Refit, law_error
 from symjax_gn.discovery.verdict import Verdict
@@ -91,12 +91,12 @@ def expression_record(expression: sympy.Expr) -> dict[str, str]:
 
 def make_report(
     *,
-    law: ForceLaw,
+    law: VectorLaw,
     verdict: Verdict | None,
     message_r2: Mapping[str, Any] | None,
     test_error: tuple[float, float],
     seconds: Mapping[str, float],
-    one_body: OneBodyLaw | None = None,
+    one_body: VectorLaw | None = None,
     one_body_check: Mapping[str, Any] | None = None,
     law_on_test: tuple[float, float] | None = None,
     more_bodies: Mapping[str, Any] | None = None,
@@ -144,7 +144,7 @@ def make_report(
         checks=checks,
         compared_in=gauge,
         form=law.form,
-        across=law.across,
+        across=law.off_axis_share,
         matrix=None if law.matrix is None else law.matrix.tolist(),
         laws=[
             dict(target=target) | law_record(chosen)
@@ -188,9 +188,9 @@ def make_report(
     )
 
 
-def _motion(law: ForceLaw, one_body: OneBodyLaw | None) -> list[str] | None:
+def _motion(law: VectorLaw, one_body: VectorLaw | None) -> list[str] | None:
     """Newton's law along each axis in LaTeX; None if the law is not one of forces."""
-    if one_body is None or math.isnan(law.across):
+    if one_body is None or law.gauge == "messages":
         return None
     lines = []
     for axis, force, alone in zip(AXES, law.components, one_body.components, strict=False):
