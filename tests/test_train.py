@@ -106,10 +106,13 @@ def test_error_does_not_depend_on_the_batch(trained, spring_parts, monkeypatch):
     np.testing.assert_allclose(errors, errors[0], rtol=1e-4)
 
 
-def test_lots_are_all_graphs_in_order(spring_parts):
-    lots = list(models.batches(spring_parts[2], most_edges=7 * 12))
-    assert {len(lot) for lot in lots[:-1]} == {7}
-    np.testing.assert_array_equal(np.concatenate(lots), np.arange(len(spring_parts[2])))
+@pytest.mark.parametrize("graphs_at_once", [1, 7, 64, 10**6])
+def test_lots_are_all_graphs_in_order_and_of_one_size(spring_parts, graphs_at_once):
+    test = spring_parts[2]
+    lots = list(models.batches(test, most_edges=graphs_at_once * 12))
+    assert {len(part) for part, _ in lots} == {min(graphs_at_once, len(test))}
+    targets = np.concatenate([np.asarray(part.target)[:count] for part, count in lots])
+    np.testing.assert_array_equal(targets, test.target)
 
 
 class Nothing:

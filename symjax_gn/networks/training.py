@@ -38,6 +38,9 @@ from symjax_gn.networks.strategies import DEFAULT_WEIGHT, PRUNED, STRATEGIES, ma
 # Validation graphs that are looked at after each interval.
 _VALIDATION_GRAPHS = 512
 
+# Edges of one batch, at most: with a network of the default size some 2 GB.
+_EDGES_AT_ONCE = 200_000
+
 # Receivers by whose messages components are ranked after each interval.
 _RANKED_STARS = 128
 
@@ -237,7 +240,7 @@ def fit(
         optimizer: "muon", "adam" or any optax transformation.
         learning_rate: peak of the one-cycle schedule (named optimisers only).
         weight_decay: decoupled weight decay (named optimisers only).
-        batch_size: graphs per update.
+        batch_size: graphs per update; fewer where they have more than 200,000 edges in all.
         focus: importance-sampling exponent, see `Hyperparameters`. In the second half of
             training it falls to 1, for the sake of all other graphs.
         intervals: number of reports; `steps` is rounded up to a multiple of it.
@@ -290,7 +293,10 @@ def fit(
         size = np.where(np.asarray(train.mask), size, 0.0)
     largest = size if size.ndim == 1 else np.max(size, axis=1)
     data = normalise(take(train, np.argsort(-largest, kind="stable")), scales)
-    kept = np.linspace(0, len(validation) - 1, _VALIDATION_GRAPHS).astype(int)
+    # As many graphs at once as fit into memory with all that their gradients keep.
+    at_once = max(1, _EDGES_AT_ONCE // max(1, train.graphs.senders.shape[-1]))
+    batch_size = min(batch_size, at_once)
+    kept = np.linspace(0, len(validation) - 1, min(_VALIDATION_GRAPHS, at_once)).astype(int)
     held_out = normalise(take(validation, np.unique(kept)), scales)
     init_key, star_key = jax.random.split(key)
     stars = None
