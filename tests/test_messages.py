@@ -329,16 +329,6 @@ def test_receivers_with_few_senders(spring_parts, trained):
     np.testing.assert_allclose(recorded.found.value, total, atol=1e-3)
 
 
-def test_components_are_counted_without_the_dimension(trained):
-    # The bottleneck was told; what is masked does not count.
-    assert recording.count_components(trained, np.array([1.0, 0.01])) == 2
-    pruned = trained._replace(mask=np.array([1.0, 0.0]))
-    assert recording.count_components(pruned, np.array([1.0, 0.0])) == 1
-    other = trained._replace(strategy="l1", mask=np.ones(4))
-    for significance, count in [([5.0, 0.01, 3.0, 0.02], 2), ([5.0, 4.0, 3.0, 2.5], 4)]:
-        assert recording.count_components(other, np.array(significance)) == count
-
-
 class Scaled(GraphNet):
     """The first two components are forces in units 100 apart, the third says nothing.
 
@@ -363,6 +353,23 @@ class Scaled(GraphNet):
         return jnp.stack([100 * body.mass, 0 * body.mass], axis=-1)
 
 
+class Leftover(GraphNet):
+    """Two components are the force, the third is a share of it; a fourth says nothing."""
+
+    share: float = 0.0
+
+    def setup(self):
+        pass
+
+    def message(self, receiver, sender):
+        displacement = sender.position - receiver.position
+        return jnp.concatenate([displacement, displacement[..., ::-1]], axis=-1), None
+
+    def update(self, owner, aggregate):
+        first = aggregate[..., 2:3] * jnp.array([self.share, 0.0])
+        return (aggregate[..., :2] + first) / owner.mass[..., None]
+
+
 def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_parts):
     data = spring_parts[0]
     model = Scaled(outputs=2, message_dim=3, weight="mass")
@@ -378,11 +385,37 @@ def test_what_counts_is_what_accelerations_make_of_a_component(trained, spring_p
     # One close encounter among many is one among many.
     position = np.array(data.nodes.position)
     position[0, 0] += 1e6
-    for values in (found, significance(planted, with_nodes(data, position=position))):
-        assert recording.count_components(planted, values) == 2
-        assert sorted(np.argsort(-values)[:2]) == [0, 1]
+    far = significance(planted, with_nodes(data, position=position))
+    assert sorted(np.argsort(-far)[:2]) == [0, 1]
     masked = planted._replace(mask=jnp.array([1.0, 0.0, 1.0]))
     assert significance(masked, data)[1] == 0.0
+
+
+# The error of a network that knows all, as a share of the size of its predictions.
+NOISE = 0.01
+
+
+@pytest.mark.parametrize(
+    ("share", "count"), [(0.0, 2), (0.02 * NOISE, 2), (10 * NOISE, 3), (1.0, 3)]
+)
+@pytest.mark.parametrize("level", ["node", "some nodes"])
+def test_components_count_without_which_the_error_rises(trained, spring_parts, share, count, level):
+    data = spring_parts[0]
+    model = Leftover(outputs=2, message_dim=4, weight="mass", share=share)
+    planted = trained._replace(model=model, mask=jnp.array([1.0, 1.0, 1.0, 0.0]), strategy="l1")
+    value = planted.predict(data.graphs)
+    noise = NOISE * np.std(value) * np.random.default_rng(0).normal(size=value.shape)
+    mask = None
+    if level == "some nodes":
+        # What is not known says nothing.
+        mask = np.random.default_rng(1).random(value.shape[:2]) < 0.5
+        noise += 1e3 * ~mask[..., None]
+    data = dataclasses.replace(data, target=value + noise, mask=mask)
+    recorded = recording.record(jax.random.key(0), planted, data, 500)
+    assert recording.count_components(planted, recorded, data) == count
+    # The bottleneck was told.
+    told = planted._replace(strategy="bottleneck")
+    assert recording.count_components(told, recorded, data) == 3
 
 
 def test_messages_without_anything_to_say():

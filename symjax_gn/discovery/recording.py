@@ -23,8 +23,8 @@ from symjax_gn.physics.systems import System, true_forces
 # Messages looked at together: enough to fill vector units, few enough for any memory.
 _MESSAGES_AT_ONCE = 5_000
 
-# Fall of significance from one component to the next that ends those in use.
-_LEAST_FALL = 3
+# Rise of the error, as a share of it, that shows that a component was in use.
+_LEAST_RISE = 0.1
 
 # A message that varies by less, as a share of its size, is constant in float32.
 _CONSTANT = 1e-6
@@ -173,7 +173,7 @@ def record_messages(
     recorded = record(key, trained, dataset, num_edges)
     left = int(np.count_nonzero(trained.mask))
     if num_components is None:
-        num_components = count_components(trained, recorded.significance)
+        num_components = count_components(trained, recorded, dataset)
     if not 1 <= num_components <= left:
         raise ValueError(
             f"num_components must be from 1 to the {left} message components in use, "
@@ -258,21 +258,41 @@ def take_edges(table: MessageTable, keep: Any) -> MessageTable:
     return table._replace(features=features, **pick)
 
 
-def count_components(trained: Trained, significance: Float[np.ndarray, " message"]) -> int:
+def count_components(trained: Trained, recorded: Recorded, dataset: Dataset) -> int:
     """How many message components a network uses, found without knowing the dimension.
 
-    Components are ordered by significance (`pruning.rank_components`); the count ends at the
-    deepest fall from one to the next, if the fall is by a factor of 3 or more, or else all in
-    use count. The bottleneck was told the dimension: all of its components count.
+    The least significant ones are masked, the error of the predicted quantity is measured,
+    and the most are masked without which it is not a tenth larger: what is lost with them is
+    then less than what the network does not know anyway. The bottleneck was told the
+    dimension: all of its components count.
+
+    Args:
+        trained: the trained network.
+        recorded: what `record` gave.
+        dataset: where the receivers are from.
     """
+    left = int(np.count_nonzero(trained.mask))
     if trained.strategy == "bottleneck":
-        return int(np.count_nonzero(trained.mask))
-    values = np.sort(significance[np.asarray(trained.mask) > 0])[::-1]
-    values = np.maximum(values, 1e-6 * values[0])
-    falls = values[:-1] / values[1:]
-    if falls.size == 0 or np.max(falls) < _LEAST_FALL:
-        return len(values)
-    return int(np.argmax(falls)) + 1
+        return left
+    stars, found = recorded.stars, recorded.found
+    where = (stars.graph, stars.node) if dataset.quantity.level == "node" else stars.graph
+    value = np.asarray(found.value)
+    target = np.asarray(dataset.target, np.float64)[where] / trained.scales.target
+    known = np.ones(len(value)) if dataset.mask is None else np.asarray(dataset.mask)[where]
+    weight = dataset.quantity.weight
+    if weight and recorded.receiver is not None:
+        mass = np.asarray(recorded.receiver.properties[weight], np.float64)
+        unit = (mass / trained.scales.properties[weight])[:, None]
+    else:
+        unit = 1.0
+    # One close encounter among many is one among many.
+    share = known / (1 + np.linalg.norm(value, axis=1))
+    gap, errors = value - target, []
+    for component in np.argsort(recorded.significance)[-left:]:
+        errors.append(np.sum(share * np.linalg.norm(gap, axis=1)))
+        gap = gap - found.jacobian[:, :, component] * recorded.total[:, [component]] / unit
+    # The error with none masked comes first, then with one masked, and so on.
+    return left - int(np.flatnonzero(np.asarray(errors) <= (1 + _LEAST_RISE) * errors[0])[-1])
 
 
 def check_messages(
