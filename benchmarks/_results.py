@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from symjax_gn.report.records import open_folder, versions, write_text
+from symjax_gn.data.files import in_one_stroke
+from symjax_gn.report.records import open_folder, versions
 
 
 @functools.cache
@@ -48,7 +49,8 @@ def save(path, rows):
     """Write the circumstances and the rows, one to a line, to a JSON file if a path is given."""
     if path:
         lines = ",\n".join(map(json.dumps, rows))
-        write_text(Path(path), f'{{"meta": {json.dumps(meta())}, "rows": [\n{lines}\n]}}\n')
+        with in_one_stroke(path) as part:
+            part.write_text(f'{{"meta": {json.dumps(meta())}, "rows": [\n{lines}\n]}}\n')
 
 
 def load_rows(out, merge):

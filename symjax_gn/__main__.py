@@ -17,7 +17,7 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,22 @@ _LEAST_SIMULATIONS = 3  # one for each of training, validation and test
 _MORE_SIMULATIONS = 100
 _LARGEST_SEED = 2**32 - 1
 
+# Options of simulated data: type, default and help.
+_SIMULATED: dict[str, tuple[Callable[[str], Any], Any, str]] = dict(
+    system=(
+        str,
+        "spring",
+        f"one of {', '.join(SYSTEMS)}; or FILE.py[:NAME] with a System or a pair potential",
+    ),
+    dim=(int, 2, "spatial dimensions, 1 to 3"),
+    n=(int, None, "bodies (default: the system's, mostly 4)"),
+    test_n=(int, None, "bodies of a second test set, to see how network and law carry over"),
+    simulations=(int, 1000, "number of simulations"),
+    outputs=(int, 100, "outputs of each simulation"),
+    every=(int, 5, "system's time steps between two outputs"),
+    solver=(str, "adaptive", "adaptive, symplectic or midpoint"),
+)
+
 
 def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
     """All options; those of `Settings` are made from its fields.
@@ -53,34 +69,17 @@ def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m symjax_gn",
         description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--system",
-        default="spring",
-        metavar="NAME",
-        help=f"one of {', '.join(SYSTEMS)}; or FILE.py[:NAME] with a System or a pair potential",
-    )
+    for name, (kind, default, text) in _SIMULATED.items():
+        text += "" if default is None else f" (default: {default})"
+        data.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     data.add_argument(
         "--data",
         metavar="FILE.npz",
         help="measured trajectories in place of a system: arrays time [time] and position "
         "[sim, time, node, dim], and optionally velocity, acceleration, mass, charge, ...",
     )
-    data.add_argument("--dim", type=int, default=2, help="spatial dimensions, 1 to 3")
-    data.add_argument("--n", type=int, help="bodies (default: the system's, mostly 4)")
-    data.add_argument(
-        "--test-n",
-        type=int,
-        help="bodies of a second test set, to see how the network and the law carry over",
-    )
-    data.add_argument("--simulations", type=int, default=1000, help="number of simulations")
-    data.add_argument("--outputs", type=int, default=100, help="outputs of each simulation")
-    data.add_argument(
-        "--every", type=int, default=5, help="system's time steps between two outputs"
-    )
-    data.add_argument("--solver", default="adaptive", help="adaptive, symplectic or midpoint")
     groups: dict[str, Any] = {}
     hints = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
@@ -88,9 +87,15 @@ def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
         groups.setdefault(name, parser.add_argument_group(name))
         default = defaults.get(field.name, field.default)
         _add_option(groups[name], field, hints[field.name], default)
-    parser.add_argument("--preset", default="default", help=" or ".join(PRESETS))
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    parser.add_argument("--out", default="discovered", help="folder for the report")
+    parser.add_argument(
+        "--preset", default="default", help=f"{' or '.join(PRESETS)} (default: default)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random (default: 0)"
+    )
+    parser.add_argument(
+        "--out", default="discovered", help="folder for the report (default: discovered)"
+    )
     return parser
 
 
@@ -123,6 +128,10 @@ def parse(argv: Sequence[str] | None = None, **defaults: Any) -> argparse.Namesp
     given = {name: vars(args).pop(name) for name in names if name in args}
     if "operators" in given:
         given["operators"] = tuple(given["operators"])
+    if args.data is None:
+        for name, (_, default, _) in _SIMULATED.items():
+            if getattr(args, name) is None:
+                setattr(args, name, default)
     args.settings = preset(args.preset, **(defaults | given))
     return args
 
@@ -133,9 +142,10 @@ def check_options(args: argparse.Namespace) -> None:
     check_count("--seed", args.seed, 0)
     if args.seed > _LARGEST_SEED:
         raise ValueError(f"--seed must be at most {_LARGEST_SEED}, got {args.seed}.")
-    check_count("--simulations", args.simulations, _LEAST_SIMULATIONS)
-    check_count("--outputs", args.outputs, 2)
-    check_count("--every", args.every)
+    if args.data is None:
+        check_count("--simulations", args.simulations, _LEAST_SIMULATIONS)
+        check_count("--outputs", args.outputs, 2)
+        check_count("--every", args.every)
     if args.test_n is not None:
         check_count("--test-n", args.test_n, 2)
         if args.settings.gauge == "messages":
@@ -143,9 +153,10 @@ def check_options(args: argparse.Namespace) -> None:
     if args.data is not None:
         if not args.data:
             raise ValueError("--data needs the name of an .npz file, got an empty one.")
-        for name in ("n", "test_n"):
+        for name in _SIMULATED:
             if getattr(args, name) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} needs a --system to simulate.")
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is of data to be simulated; with --data leave it out.")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     contents["seconds"] = seconds
     # Together and last, so that an interruption mixes no two runs.
-    records.write_report(folder, contents, records.save_figures(folder, figures))
+    records.write_report(folder, contents, figures)
     said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
     print(f"{said[contents['recovered']]}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
     return contents

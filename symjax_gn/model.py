@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from symjax_gn.data.checks import shown
 from symjax_gn.data.datasets import Dataset, check_dataset, take
 from symjax_gn.data.graphs import GraphsTuple, flatten, node_mask
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
@@ -118,14 +119,19 @@ def predict(
     )
 
 
+def graphs_at_once(dataset: Dataset, most_edges: int) -> int:
+    """How many graphs have no more edges in all than this, nor nodes; at least 1."""
+    per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
+    return max(1, most_edges // per_graph)
+
+
 def batches(dataset: Dataset, most_edges: int = _MOST_EDGES) -> Iterator[tuple[Dataset, int]]:
     """A data set in lots of graphs, in order, that fit into memory; and how many count.
 
     All lots have one size, so that one shape is compiled: the last is filled up with graphs
     that do not count.
     """
-    per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
-    size = max(1, min(len(dataset), most_edges // per_graph))
+    size = min(len(dataset), graphs_at_once(dataset, most_edges))
     for start in range(0, len(dataset), size):
         count = min(size, len(dataset) - start)
         yield take(dataset, (start + np.arange(size)) % len(dataset)), count
@@ -137,6 +143,8 @@ def held_out_error(predictor: Predictor, dataset: Dataset) -> tuple[float, float
     Both are means over graphs of a sum over nodes and components: of |a - a_hat|, and of
     |a|; in the data's unit of the target. Infinite where a law is not finite.
     """
+    if not callable(getattr(predictor, "predict", None)):
+        raise ValueError(f"What predicts must be a network or a law, got {shown(predictor)}.")
     check_dataset(dataset, "test")
     error = size = 0.0
     for part, count in batches(dataset):

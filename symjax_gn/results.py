@@ -124,7 +124,7 @@ class Discovery:
         )
         path = records.open_folder(folder)
         contents = self.report(**run)
-        records.write_report(path, contents, records.save_figures(path, self.figures()))
+        records.write_report(path, contents, self.figures())
         return contents
 
     def figures(self) -> dict[str, tuple[str, Any]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from symjax_gn.data.checks import check_choice, check_count, check_number
+from symjax_gn.data.checks import check_choice, check_count, check_number, check_type
 from symjax_gn.discovery import distillation
 from symjax_gn.laws import engines
 from symjax_gn.networks import strategies
@@ -152,6 +152,7 @@ def preset(name: str, **changes: Any) -> Settings:
 
 def check_settings(settings: Settings) -> None:
     """Raise a `ValueError` for settings that are wrong or do not go together."""
+    check_type("settings", settings, Settings, "Write Settings(steps=..., ...) or preset(...).")
     for what, name, choices in (
         ("strategy", settings.strategy, strategies.STRATEGIES),
         ("network", settings.network, strategies.NETWORKS),

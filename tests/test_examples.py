@@ -15,20 +15,8 @@ from symjax_gn.pipeline import follow
 from symjax_gn.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-QUICK = [
-    "--simulations",
-    "40",
-    "--outputs",
-    "20",
-    "--steps",
-    "40",
-    "--width",
-    "8",
-    "--depth",
-    "1",
-    "--evaluations",
-    "2000",
-]
+FAST = ["--steps", "40", "--width", "8", "--depth", "1", "--evaluations", "2000"]
+QUICK = ["--simulations", "40", "--outputs", "20", *FAST]
 
 
 def load(name):
@@ -82,7 +70,7 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
         mass=run.properties["mass"],
     )
     out = tmp_path / "out"
-    options = ["--data", str(data), "--searches", "1", "--out", str(out), *QUICK]
+    options = ["--data", str(data), "--searches", "1", "--out", str(out), *FAST]
     assert script.main(options) == 0
     read = json.loads((out / "report.json").read_text())
     assert read["recovered"] is None
@@ -95,7 +83,7 @@ def test_positions_are_all_it_takes(potential, tmp_path, spring_trajectory):
     data, out = tmp_path / "mine.npz", tmp_path / "out"
     np.savez(data, time=spring_trajectory.time, position=spring_trajectory.position)
     options = ["--data", str(data), "--searches", "1", "--external-field", "--form", "central"]
-    assert potential.main([*options, "--out", str(out), *QUICK]) == 0
+    assert potential.main([*options, "--out", str(out), *FAST]) == 0
     read = json.loads((out / "report.json").read_text())
     assert read["derived"] == ["velocity", "acceleration"]
     assert read["arguments"]["external_field"] is True
@@ -143,8 +131,22 @@ def test_the_papers_plain_setting_with_raw_messages(script, tmp_path, capsys):
         (["--node", "newton", "--strategy", "l1"], "use the bottleneck"),
         (["--errors", "square"], "Unknown kind of errors"),
         (["--test-n", "1"], "--test-n must be a whole number of at least 2"),
-        (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
-        (["--n", "8", "--data", "none.npz"], "--n needs a --system"),
+        (["--test-n", "8", "--data", "none.npz"], "with --data leave it out"),
+        *(
+            ([f"--{name}", value, "--data", "none.npz"], f"--{name} is of data to be simulated")
+            for name, value in [
+                ("n", "8"),
+                ("system", "r1"),
+                ("dim", "3"),
+                ("solver", "midpoint"),
+                ("simulations", "9"),
+                ("outputs", "9"),
+                ("every", "2"),
+            ]
+        ),
+        (["--data", ""], "--data needs the name of an .npz file, got an empty one"),
+        (["--seed", "4294967296"], "--seed must be at most 4294967295"),
+        (["--preset", "papr"], "Did you mean 'paper'"),
         (["--external-field", "--node", "newton"], "has no --external-field"),
         (["--seed", "-1"], "--seed must be a whole number of at least 0"),
         (["--strategy", "pruning", "--no-prune"], 'the strategy is "standard"'),
@@ -214,7 +216,7 @@ def test_drag_needs_more_than_a_hamiltonian(potential, tmp_path, dissipative):
         (["--rollout-length", "0"], "--rollout-length must be a whole number of at least 1"),
         (["--rollout-substeps", "0"], "--rollout-substeps must be a whole number of at least 1"),
         (["--form", "none"], "Unknown form"),
-        (["--test-n", "8", "--data", "none.npz"], "needs a --system"),
+        (["--test-n", "8", "--data", "none.npz"], "with --data leave it out"),
     ],
 )
 def test_bad_options_of_energies(potential, tmp_path, capsys, options, message):

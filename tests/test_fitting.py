@@ -125,3 +125,9 @@ def test_a_fit_ends_when_there_is_nothing_to_gain():
     coarse = count_of(noisy, [1.0, 0.2], slopes=decay_slopes, tolerance=1e-2)
     fine = count_of(noisy, [1.0, 0.2], slopes=decay_slopes, tolerance=1e-13)
     assert coarse < fine < 30
+
+
+def test_laws_that_are_far_too_large_to_fit():
+    """The squares of such errors overflow."""
+    found = fit_constants(lambda c: 1e200 * c * X, np.array([2.0]), np.ones(1), f_scale=1e199)
+    assert np.all(np.isfinite(found))

@@ -1,10 +1,12 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import sympy
 from matplotlib.figure import Figure
 
+from symjax_gn.data.files import in_one_stroke
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
 from symjax_gn.laws.export import to_latex
@@ -31,14 +33,16 @@ def contents(recovered=None, form="central", **run):
     return made | {"recovered": recovered}
 
 
-def test_files(tmp_path):
+def a_figure():
     figure = Figure()
     figure.subplots().plot([0, 1])
-    old = records.save_figures(tmp_path, {"old.png": ("An old one", figure)})
-    records.write_report(tmp_path, contents(), old)
-    titles = records.save_figures(tmp_path, {"one.png": ("A title", figure)})
-    assert titles == {"one.png": "A title"}
-    records.write_report(tmp_path, contents(), titles)
+    return figure
+
+
+def test_files(tmp_path):
+    records.write_report(tmp_path, contents(), {"old.png": ("An old one", a_figure())})
+    records.write_report(tmp_path, contents(), {"one.png": ("A title", a_figure())})
+    assert "A title" in (tmp_path / "report.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "one.png", "report.json", "report.md",
     ]  # fmt: skip
@@ -110,17 +114,42 @@ def test_latex_uses_the_symbols_of_physics():
     assert to_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    records.write_text(path, "old")
+class Unwritable(Figure):
+    """A figure that fails as it is written, as on a full disk or at Ctrl-C."""
 
-    def killed(*args):
-        raise KeyboardInterrupt
+    error = None
 
-    monkeypatch.setattr(records.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        records.write_text(path, "new")
-    assert path.read_text() == "old"
+    def savefig(self, *args, **kwargs):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_report_leaves_the_one_before(tmp_path, error):
+    figures = {name: ("A title", a_figure()) for name in ("one.png", "two.png")}
+    records.write_report(tmp_path, contents(), figures)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = Unwritable()
+    broken.error = error
+    with pytest.raises(type(error)):
+        records.write_report(
+            tmp_path, contents(True), {"two.png": figures["two.png"], "three.png": ("", broken)}
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_several_may_write_one_file_at_once(tmp_path):
+    path = tmp_path / "law.txt"
+    texts = [str(k) * 100_000 for k in range(8)]
+
+    def write(text):
+        for _ in range(20):
+            with in_one_stroke(path) as part:
+                part.write_text(text)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, texts))
+    assert path.read_text() in texts
+    assert [entry.name for entry in tmp_path.iterdir()] == ["law.txt"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -264,6 +264,7 @@ def split(
     Raises:
         ValueError: the fractions are wrong or there are fewer recordings than parts.
     """
+    check_dataset(dataset, "whole")
     if min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise ValueError(f"fractions must be positive and sum to 1, got {fractions}.")
     names = np.unique(dataset.group)

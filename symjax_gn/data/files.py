@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,16 @@ from pathlib import Path
 def in_one_stroke(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place once all is written.
 
-    An interruption leaves the old file or the new one.
+    An interruption leaves the old file or the new one, and so do several writers at once.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "law.txt"
+    >>> with in_one_stroke(path) as part:
+    ...     written = part.write_text("F = m a")
+    >>> path.read_text()
+    'F = m a'
     """
-    part = Path(f"{os.fspath(path)}.part")
+    part = Path(f"{os.fspath(path)}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield part
         os.replace(part, path)

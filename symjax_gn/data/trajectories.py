@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from symjax_gn.data.checks import as_floats, check_choice, check_finite
+from symjax_gn.data.checks import (
+    as_floats,
+    check_choice,
+    check_count,
+    check_finite,
+    check_type,
+    shown,
+)
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.nodes import Nodes, check_nodes
 from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity
@@ -20,6 +27,11 @@ _LEAST_OUTPUTS = 10
 
 # Splines are least certain at their ends.
 _MARGIN = 0.05
+
+# A step across this share of the space that bodies fill, where half of all steps are
+# shorter than that share, is taken by no body.
+_JUMP = 0.9
+_STEP = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +116,8 @@ def trajectory_from_arrays(
         raise ValueError(f"time must have shape [{num_times}] as position says, got {times.shape}.")
     if not np.all(np.isfinite(times)) or not np.all(np.diff(times) > 0):
         raise ValueError("time must be finite and strictly increasing.")
+    if places.size == 0:
+        raise ValueError(f"The recordings are empty: position has the shape {places.shape}.")
     if space.box is not None and len(space.box) != dim:
         raise ValueError(f"The box {space.box} has {len(space.box)} sides, positions {dim} axes.")
     check_choice("quantity of a trajectory", quantity.name, QUANTITIES)
@@ -139,6 +153,8 @@ def trajectory_from_arrays(
     check_nodes(Nodes(places[:, 0], None, columns), "the given arrays")
 
     derived = [name for name in _needed(quantity) if name not in vectors]
+    if "velocity" in derived and space.box is None and num_times > 1:
+        _check_steps(places)
     if "velocity" in derived:
         vectors["velocity"] = _derivative(times, _unwrapped(places, space), 1)
     if "acceleration" in derived and "velocity" in derived:
@@ -163,6 +179,21 @@ def trajectory_from_arrays(
 
 def _needed(quantity):
     return ("velocity", "acceleration") if quantity.weight else ("velocity",)
+
+
+def _check_steps(position):
+    """Positions that jump from one face of a box to the other have no derivatives."""
+    steps = np.abs(np.diff(position, axis=1))
+    width = np.ptp(position, axis=(0, 1, 2))
+    jump = (steps > _JUMP * width) & (np.median(steps, axis=(0, 1, 2)) < _STEP * width)
+    if np.any(jump):
+        sim, time, node, axis = (int(k) for k in np.argwhere(jump)[0])
+        raise ValueError(
+            f"position jumps by {steps[sim, time, node, axis]:.3g} after index "
+            f"{(sim, time, node, axis)}, across all of the space that the bodies fill, as in a "
+            "periodic box whose faces are one: give its sides as space=Space(box), in a file "
+            "as the array box; or positions that go on beyond the faces."
+        )
 
 
 def _unwrapped(position, space):
@@ -231,10 +262,12 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
         trajectory = trajectory_from_arrays(quantity=QUANTITIES[kind], space=space, **arrays)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    derived = (*trajectory.derived, *np.ravel(notes.get("derived", ())).tolist())
-    return dataclasses.replace(
-        trajectory, derived=derived, failed=int(np.ravel(notes.get("failed", 0))[0])
-    )
+    derived = np.ravel(notes.get("derived", np.zeros(0, str))).tolist()
+    if not set(derived) <= set(_ARRAYS):
+        raise ValueError(f"{path}: derived must be names of arrays, got {shown(derived)}.")
+    (failed,) = np.ravel(notes.get("failed", 0)).tolist()[:1] or (0,)
+    check_count(f"{path}: failed", failed, 0)
+    return dataclasses.replace(trajectory, derived=(*trajectory.derived, *derived), failed=failed)
 
 
 def _read(path) -> dict[str, Any]:
@@ -259,7 +292,11 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
     """Write a `Trajectory` as an `.npz` file, under just this name, for `load_trajectory`.
 
     In one stroke: an interruption leaves the old file or the new one.
+
+    Raises:
+        ValueError: it is no trajectory.
     """
+    check_type("trajectory", trajectory, Trajectory, "See trajectory_from_arrays.")
     arrays: dict[str, Any] = dict(
         time=trajectory.time,
         position=trajectory.position,

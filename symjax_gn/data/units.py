@@ -20,6 +20,9 @@ _MOST_PAIRS = 1_000_000
 # the size of what others feel.
 _NEXT_TO_NOTHING = 1e-3
 
+# Values farther than this from the typical one have squares that float32 does not hold.
+_SPAN = 1e15
+
 
 class Scales(NamedTuple):
     """The user's units that equal one inside the models, and the place that is zero."""
@@ -50,15 +53,21 @@ def measure_scales(dataset: Dataset) -> Scales:
     """Typical sizes of a dataset's quantities.
 
     One number per quantity, so that directions and ratios of masses keep their meaning;
-    a quantity that is zero everywhere has scale 1. Properties that are positive have their
+    a property that is zero everywhere has scale 1. Properties that are positive have their
     geometric mean.
+
+    Raises:
+        ValueError: all pairs coincide, the target is zero everywhere, or some numbers are so
+            much larger than others that float32 cannot hold both.
     """
     nodes = dataset.nodes
     length, centre = 1.0, None
     if nodes.position is not None:
         position = np.asarray(nodes.position, np.float64)
         centre = np.mean(position, axis=tuple(range(position.ndim - 1)))
-        length = typical_size(_some_displacements(dataset)) or 1.0
+        length = typical_size(_some_displacements(dataset))
+        if length == 0:
+            raise ValueError("All pairs coincide: there is no distance to learn from.")
     properties = {}
     for name, column in nodes.properties.items():
         values = np.asarray(column, np.float64)
@@ -70,7 +79,31 @@ def measure_scales(dataset: Dataset) -> Scales:
     if dataset.mask is not None:
         target = target[np.asarray(dataset.mask)]
     velocity = 1.0 if nodes.velocity is None else typical_size(nodes.velocity) or 1.0
-    return Scales(length, velocity, typical_size(target) or 1.0, properties, centre)
+    size = typical_size(target)
+    if size == 0:
+        raise ValueError(
+            f"The {dataset.quantity.name} is 0 everywhere, so there is nothing to learn; are the "
+            "data those that were meant?"
+        )
+    scales = Scales(length, velocity, size, properties, centre)
+    _check_span("position", nodes.position, length)
+    _check_span("velocity", nodes.velocity, velocity)
+    _check_span(dataset.quantity.name, target, size)
+    for name, column in nodes.properties.items():
+        _check_span(name, column, properties[name])
+    return scales
+
+
+def _check_span(name, values, size):
+    """Whether values, and where none is 0 their inverses too, fit into float32 with squares."""
+    found = np.abs(np.asarray(0.0 if values is None else values, np.float64)) / size
+    largest, least = np.max(found), np.min(found)
+    if largest > _SPAN or (0 < least < 1 / _SPAN and name == "mass"):
+        worst = largest if largest > _SPAN else least
+        raise ValueError(
+            f"The {name} has a value {worst:.1g} times the typical {size:.3g}; float32 holds no "
+            f"more than {_SPAN:.0e}: look for a wrong unit, or leave such bodies out."
+        )
 
 
 def _some_displacements(dataset):

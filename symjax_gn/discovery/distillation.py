@@ -8,7 +8,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.checks import check_choice
+from symjax_gn.data.checks import check_choice, check_type
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
@@ -136,6 +136,7 @@ def distill(
         ValueError: an argument is wrong, or a target is constant or not finite.
         RegressionError: a search ended without a usable expression.
     """
+    check_type("table", table, MessageTable, "What record_messages returns is one.")
     check_form(gauge, form)
     features = property_names(table) if features is None else features
     for name in features:

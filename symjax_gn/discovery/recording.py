@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from symjax_gn.data.checks import check_count
-from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.checks import check_count, check_type
+from symjax_gn.data.datasets import Dataset, check_dataset
 from symjax_gn.data.features import element_features, pair_features
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.quantities import Quantity
@@ -168,6 +168,8 @@ def record_messages(
         ValueError: a kept component is constant or not finite, or fewer are in use; or the
             model is a `FlatHGN`.
     """
+    check_type("trained", trained, Trained, "What fit returns is one.")
+    check_dataset(dataset, "recorded")
     if trained.model.conservative:
         raise ValueError("A FlatHGN has energies, not messages: use record_energies.")
     recorded = record(key, trained, dataset, num_edges)

@@ -10,8 +10,8 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.checks import check_choice
-from symjax_gn.data.datasets import Dataset, inertia, take
+from symjax_gn.data.checks import check_choice, check_type
+from symjax_gn.data.datasets import Dataset, check_dataset, inertia, take
 from symjax_gn.data.features import node_features, pair_features
 from symjax_gn.data.graphs import GraphsTuple, flatten
 from symjax_gn.data.nodes import AXES, leading_shape, take_nodes
@@ -149,6 +149,8 @@ def refit(
     Raises:
         ValueError: the law is one of raw messages, or all graphs have coincident bodies.
     """
+    check_type("law", law, VectorLaw, "What distill returns is one.")
+    check_dataset(dataset, "training")
     if law.gauge == "messages":
         raise ValueError('A refit needs a law of forces: distill with gauge="influence".')
     graphs = max(1, min(len(dataset), num_pairs // dataset.graphs.senders.shape[-1]))

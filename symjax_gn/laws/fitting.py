@@ -57,7 +57,8 @@ def fit_constants(
         found[np.abs(errors(shares)) >= most] = 0.0
         return np.where(np.abs(found) < most**2, found, 0.0)
 
-    options: Any = dict(loss="soft_l1", f_scale=f_scale, max_nfev=steps)
+    # No error is larger than `most`, and the squares of far larger scales overflow.
+    options: Any = dict(loss="soft_l1", f_scale=min(f_scale, most), max_nfev=steps)
     options |= dict(ftol=tolerance, xtol=tolerance, gtol=tolerance)
     if slopes is not None:
         options["jac"] = derivatives

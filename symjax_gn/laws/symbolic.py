@@ -13,7 +13,7 @@ import numpy as np
 import sympy
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from symjax_gn.data.checks import check_choice, shown
+from symjax_gn.data.checks import check_choice, check_type, shown
 from symjax_gn.data.features import element_features, node_features, pair_features, parse_feature
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.graphs import GraphsTuple, flatten
@@ -236,8 +236,9 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
     An interruption leaves the old file or the new one.
 
     Raises:
-        ValueError: an expression holds a function that law files have no name for.
+        ValueError: it is no law, or holds a function that law files have no name for.
     """
+    check_type("law", law, SymbolicModel, "The field `law` of a Discovery is one.")
     names = sorted(
         {str(symbol) for one in (*law.message, *law.update) for symbol in one.free_symbols}
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
+from symjax_gn.data.checks import check_type
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.space import Space
 from symjax_gn.data.units import Scales
@@ -33,8 +34,10 @@ def save_network(path: str | os.PathLike[str], trained: Trained) -> None:
     An interruption leaves the old file or the new one.
 
     Raises:
-        ValueError: the network's activation is none that has a name in flax.
+        ValueError: it is no trained network, or its activation is none that has a name in
+            flax.
     """
+    check_type("trained", trained, Trained, "What fit returns is one.")
     contents = dict(
         format=_FORMAT,
         version=_VERSION,

@@ -16,10 +16,11 @@ from tqdm import tqdm
 from symjax_gn.data.checks import check_choice, check_count, check_number
 from symjax_gn.data.datasets import Dataset, check_dataset, take, target_mask
 from symjax_gn.data.graphs import GraphsTuple
+from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
 from symjax_gn.data.sampling import Stars, sample_stars
 from symjax_gn.data.units import Scales, measure_scales, normalise, normalise_nodes
-from symjax_gn.model import predict
+from symjax_gn.model import graphs_at_once, predict
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
 from symjax_gn.networks.losses import LOSSES
@@ -40,6 +41,12 @@ _VALIDATION_GRAPHS = 512
 
 # Edges of one batch, at most: with a network of the default size some 2 GB.
 _EDGES_AT_ONCE = 200_000
+
+# Numbers that the gradients of a batch keep for each hidden unit of each edge, as measured.
+_KEPT_PER_UNIT = 10
+
+# Parameters, their gradients, updates, the optimiser's moments, and what pruning goes back to.
+_COPIES_OF_PARAMETERS = 8
 
 # Receivers by whose messages components are ranked after each interval.
 _RANKED_STARS = 128
@@ -294,9 +301,9 @@ def fit(
     largest = size if size.ndim == 1 else np.max(size, axis=1)
     data = normalise(take(train, np.argsort(-largest, kind="stable")), scales)
     # As many graphs at once as fit into memory with all that their gradients keep.
-    at_once = max(1, _EDGES_AT_ONCE // max(1, train.graphs.senders.shape[-1]))
-    batch_size = min(batch_size, at_once)
-    kept = np.linspace(0, len(validation) - 1, min(_VALIDATION_GRAPHS, at_once)).astype(int)
+    batch_size = min(batch_size, graphs_at_once(train, _EDGES_AT_ONCE))
+    at_once = min(_VALIDATION_GRAPHS, graphs_at_once(validation, _EDGES_AT_ONCE))
+    kept = np.linspace(0, len(validation) - 1, at_once).astype(int)
     held_out = normalise(take(validation, np.unique(kept)), scales)
     init_key, star_key = jax.random.split(key)
     stars = None
@@ -304,6 +311,7 @@ def fit(
         seen = _with_numbers(take(validation, np.unique(kept)), learn, 0)
         stars = _stars(star_key, seen, scales)
     few = take(held_out, np.arange(1)).graphs
+    _check_memory(init_key, recipe, few, hyper, learn, batch_size)
     now: TrainState = state or _init(init_key, recipe, few, hyper, learn)
     rows = []
     first = int(now.step) // length
@@ -336,6 +344,19 @@ def fit(
     history = History(*map(np.asarray, columns))
     learned = {name: np.exp(np.asarray(x)) for name, x in now.params["learned"].items()}
     return Trained(model, now.params["network"], now.mask, scales, strategy, history, learned)
+
+
+def _check_memory(key, recipe, few, hyper, learn, batch_size):
+    """Whether a state of training and what the gradients of a batch keep fit into memory."""
+    state = _init.eval_shape(key, recipe, few, hyper, learn)
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    edges = batch_size * max(few.senders.shape[-1], leading_shape(few.nodes)[1])
+    kept = _KEPT_PER_UNIT * edges * recipe.model.width * recipe.model.depth
+    check_memory(
+        4 * (_COPIES_OF_PARAMETERS * count + kept),
+        f"{count} parameters and batches of {edges} edges",
+        "lower width, depth or batch_size",
+    )
 
 
 def _stars(key, dataset, scales) -> Stars:

@@ -1,11 +1,9 @@
 """Trajectories of a `System`, many at once."""
 
-import contextlib
 import functools
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +13,7 @@ from jaxtyping import Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn.data.checks import check_choice, check_count, check_number, check_type, shown
+from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.physics.checking import check_system
@@ -34,8 +33,9 @@ _LOCKSTEP_OF_ACCELERATORS = 64 * _LOCKSTEP
 _OUTPUT_BYTES = 2**28
 _COPIES_OF_OUTPUTS = 10
 
-# Where Linux says what a container may take.
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+# Every step takes all pairs, some hours of them for this many bodies on one core.
+_MOST_BODIES = 100_000
 
 
 class SimulationError(RuntimeError):
@@ -126,9 +126,15 @@ def simulate(
     size = num_outputs * num_nodes * dim * dtype.itemsize
     together = max(1, min(_OUTPUT_BYTES // (_COPIES_OF_OUTPUTS * size), num_simulations))
     workers = os.cpu_count() or 1
-    _check_memory(
+    if num_nodes > _MOST_BODIES:
+        raise ValueError(
+            f"{num_nodes} bodies are too many to simulate, for each is compared with all others; "
+            f"the most are {_MOST_BODIES}. Data of more can be learned from, within a cutoff."
+        )
+    check_memory(
         size * ((system.order + 1) * num_simulations + _COPIES_OF_OUTPUTS * workers * together),
         f"{num_simulations} simulations of {num_nodes} bodies with {num_outputs} outputs",
+        "lower num_simulations, num_outputs or num_nodes",
     )
     check_system(system, num_nodes, dim, solver)
 
@@ -262,23 +268,3 @@ def _check_dtype(dtype: DTypeLike) -> np.dtype:
             'float64 needs jax.config.update("jax_enable_x64", True) at the start of the program.'
         )
     return found
-
-
-def _check_memory(needed: float, what: str) -> None:
-    """Raise a `ValueError` if a run needs more memory than the machine has."""
-    there = _memory()
-    if there is not None and needed > there:
-        raise ValueError(
-            f"{what} take about {needed / 2**30:.3g} GB of memory, and there are "
-            f"{there / 2**30:.3g} GB; lower num_simulations, num_outputs or num_nodes."
-        )
-
-
-def _memory() -> float | None:
-    """Bytes of memory of this machine, or of the container that confines it; None: unknown."""
-    sizes = []
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(ValueError, OSError):
-        sizes.append(int(_CONTAINER_LIMIT.read_text()))
-    return min(sizes, default=None)

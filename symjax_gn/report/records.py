@@ -1,5 +1,6 @@
 """What a run leaves behind: `report.json`, `report.md` and figures."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -28,9 +29,10 @@ from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.report.markdown import report_markdown
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
-
-
 _PACKAGES += ("numpy", "scipy", "sympy", "pyoperon", "pysr")
+
+# Dots per inch of figures.
+_DPI = 120
 
 
 def versions() -> dict[str, str]:
@@ -60,18 +62,6 @@ def open_folder(path: str | os.PathLike[str]) -> Path:
             f"Cannot write results to {folder}: {error.strerror or error}. Choose another folder."
         ) from error
     return folder
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one stroke: an interruption leaves the old file or the new one."""
-    with in_one_stroke(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG in one stroke."""
-    with in_one_stroke(path) as part:
-        figure.savefig(part, format="png", dpi=120)
 
 
 def law_record(law: Law) -> dict[str, Any]:
@@ -256,24 +246,35 @@ def refit_record(refitted: Refit, test: Dataset) -> dict[str, Any]:
     )
 
 
-def save_figures(folder: Path, figures: Mapping[str, tuple[str, Figure]]) -> dict[str, str]:
-    """Save figures (title and figure by file name) and return the titles by file name.
+def write_report(
+    folder: Path, report: Mapping[str, Any], figures: Mapping[str, tuple[str, Figure]]
+) -> None:
+    """Write `report.json`, `report.md` and the figures to a folder.
 
-    Figures of an earlier report in the folder that are not among these are removed.
+    All are written beside their places first, so that a full disk or an interruption leaves
+    an earlier report as it was; its figures that are not among these are removed last.
+
+    Args:
+        folder: where to.
+        report: what `make_report` gave.
+        figures: title and figure by file name.
     """
-    for file in _figures_of(folder / "report.json"):
-        if file not in figures:
-            (folder / file).unlink(missing_ok=True)
-    for file, (_, figure) in figures.items():
-        save_figure(folder / file, figure)
-    return {file: title for file, (title, _) in figures.items()}
-
-
-def write_report(folder: Path, report: Mapping[str, Any], figures: Mapping[str, str]) -> None:
-    """Write `report.md` and `report.json`; `figures` is what `save_figures` returned."""
-    write_text(folder / "report.md", report_markdown(report, figures))
+    before = _figures_of(folder / "report.json")
+    titles = {file: title for file, (title, _) in figures.items()}
     contents = _finite(dict(report, figures=list(figures)))
-    write_text(folder / "report.json", json.dumps(contents, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
+    with contextlib.ExitStack() as stack:
+
+        def part(file):
+            return stack.enter_context(in_one_stroke(folder / file))
+
+        # What comes first here takes its place last.
+        part("report.json").write_text(text, encoding="utf-8")
+        part("report.md").write_text(report_markdown(report, titles), encoding="utf-8")
+        for file, (_, figure) in figures.items():
+            figure.savefig(part(file), format="png", dpi=_DPI)
+    for file in set(before) - set(figures):
+        (folder / file).unlink(missing_ok=True)
 
 
 def _figures_of(path: Path) -> list[str]:
