@@ -98,6 +98,16 @@ def predict(
 
     Returns:
         A `Prediction` whose arrays have a leading axis `[graph, ...]`.
+
+    >>> import jax
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> data = sgn.make_dataset(run)
+    >>> model = sgn.make_model("bottleneck", data)
+    >>> few = take(data, np.arange(2)).graphs
+    >>> predict(model, model.init(key, flatten(few)), few).value.shape
+    (2, 4, 2)
     """
     found: Prediction = model.apply(params, flatten(graphs), mask=mask, key=key)
     count, size = leading_shape(graphs.nodes)
@@ -142,6 +152,17 @@ def held_out_error(predictor: Predictor, dataset: Dataset) -> tuple[float, float
 
     Both are means over graphs of a sum over nodes and components: of |a - a_hat|, and of
     |a|; in the data's unit of the target. Infinite where a law is not finite.
+
+    >>> import jax, sympy
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> r, dx, dy = sympy.symbols("r dx dy")
+    >>> update = [sympy.Symbol(name) / sympy.Symbol("m_i") for name in ("e_0", "e_1")]
+    >>> spring = [(2 * r - 1.98) * way / r for way in (dx, dy)]
+    >>> error, size = held_out_error(sgn.SymbolicModel(spring, update), sgn.make_dataset(run))
+    >>> error < 1e-4 * size
+    True
     """
     if not callable(getattr(predictor, "predict", None)):
         raise ValueError(f"What predicts must be a network or a law, got {shown(predictor)}.")

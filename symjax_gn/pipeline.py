@@ -119,6 +119,14 @@ def discover(
         ValueError: the data or the settings are wrong.
         TrainingError: training left finite numbers.
         RegressionError: no usable expression was found.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1)
+    >>> found = discover(key, run, quick, system=sgn.SYSTEMS["spring"])
+    >>> found.law.predict(found.parts[2].graphs).shape, found.verdict.recovered
+    ((20, 4, 2), False)
     """
     check_settings(settings)
     dataset = as_dataset(graphs, target)

@@ -52,6 +52,13 @@ class Dataset:
         time: `[graph]`, moments of recordings, in order within each; None where there are none.
         quantity: what the target is.
         space: free or periodic.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> data = sgn.make_dataset(run)
+    >>> len(data), data.target.shape
+    (100, (100, 4, 2))
     """
 
     graphs: GraphsTuple
@@ -263,6 +270,12 @@ def split(
 
     Raises:
         ValueError: the fractions are wrong or there are fewer recordings than parts.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> [len(part) for part in split(key, sgn.make_dataset(run))]
+    [60, 20, 20]
     """
     check_dataset(dataset, "whole")
     if min(fractions) <= 0 or not np.isclose(sum(fractions), 1):

@@ -16,6 +16,9 @@ class Quantity:
         unit: its dimension in words, for reports.
         weight: property by which messages are divided: messages sum up to weight x
             quantity, as forces sum up to mass x acceleration. None if there is none.
+
+    >>> Quantity("spin", "node").vector
+    False
     """
 
     name: str

@@ -50,6 +50,10 @@ class Trajectory:
         space: free or periodic.
         derived: the names of fields that were not given but differentiated.
         failed: number of simulations left out because they failed.
+
+    >>> x = np.zeros((1, 3, 2, 1))
+    >>> Trajectory(np.arange(3.0), x, x, x, {"mass": np.ones((1, 2))}).quantity.name
+    'acceleration'
     """
 
     time: Float[np.ndarray, " time"]
@@ -243,6 +247,13 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
         ValueError: the file is not an `.npz`, lacks `time` or `position`, or holds wrong
             data.
         FileNotFoundError: there is no such file.
+
+    >>> import tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
+    >>> x = np.random.default_rng(0).normal(size=(3, 20, 4, 2))
+    >>> np.savez(path, time=np.arange(20.0), position=x, charge=np.ones(4))
+    >>> load_trajectory(path).derived
+    ('velocity', 'acceleration')
     """
     arrays = _read(path)
     missing = [name for name in _ARRAYS[:2] if name not in arrays]
@@ -295,6 +306,13 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
 
     Raises:
         ValueError: it is no trajectory.
+
+    >>> import tempfile
+    >>> x = np.random.default_rng(0).normal(size=(3, 5, 4, 2))
+    >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
+    >>> save_trajectory(path, trajectory_from_arrays(np.arange(5.0), x, x, x))
+    >>> load_trajectory(path).position.shape
+    (3, 5, 4, 2)
     """
     check_type("trajectory", trajectory, Trajectory, "See trajectory_from_arrays.")
     arrays: dict[str, Any] = dict(

@@ -135,6 +135,19 @@ def distill(
     Raises:
         ValueError: an argument is wrong, or a target is constant or not finite.
         RegressionError: a search ended without a usable expression.
+
+    >>> import jax
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> tiny = sgn.make_model("bottleneck", train, width=8, depth=1)
+    >>> trained = sgn.fit(key, train, validation, model=tiny, steps=20)
+    >>> table = sgn.record_messages(key, trained, train, num_edges=200)
+    >>> engine = sgn.OperonRegressor(evaluations=2000)
+    >>> law = distill(table, [engine], num_samples=100)
+    >>> len(law.components)
+    2
     """
     check_type("table", table, MessageTable, "What record_messages returns is one.")
     check_form(gauge, form)
@@ -213,6 +226,18 @@ def distill_one_body(
     Raises:
         ValueError: an argument is wrong.
         RegressionError: a search ended without a usable expression.
+
+    >>> import jax
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> tiny = sgn.make_model("bottleneck", train, width=8, depth=1)
+    >>> trained = sgn.fit(key, train, validation, model=tiny, steps=20)
+    >>> table = sgn.record_messages(key, trained, train, num_edges=200)
+    >>> engine = sgn.OperonRegressor(evaluations=2000)
+    >>> len(distill_one_body(table, [engine], num_samples=100).components)
+    2
     """
     features = property_names(table, "i") if features is None else features
     for name in features:

@@ -137,6 +137,18 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
 
     Raises:
         ValueError: the table has no true forces.
+
+    >>> import jax
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> tiny = sgn.make_model("bottleneck", train, width=8, depth=1)
+    >>> trained = sgn.fit(key, train, validation, model=tiny, steps=20)
+    >>> system = sgn.SYSTEMS["spring"]
+    >>> table = sgn.record_messages(key, trained, train, num_edges=200, system=system)
+    >>> sorted(message_r2(table))
+    ['force', 'force_trimmed', 'gauge', 'gauge_name', 'influence']
     """
     if table.true_force is None:
         raise ValueError("R^2 against true forces needs a system whose law is known.")

@@ -167,6 +167,16 @@ def record_messages(
     Raises:
         ValueError: a kept component is constant or not finite, or fewer are in use; or the
             model is a `FlatHGN`.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> tiny = sgn.make_model("bottleneck", train, width=8, depth=1)
+    >>> trained = sgn.fit(key, train, validation, model=tiny, steps=20)
+    >>> table = record_messages(key, trained, train, num_edges=200)
+    >>> table.messages.shape, table.force.shape
+    ((200, 2), (200, 2))
     """
     check_type("trained", trained, Trained, "What fit returns is one.")
     check_dataset(dataset, "recorded")

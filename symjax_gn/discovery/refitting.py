@@ -123,7 +123,7 @@ class Refit(NamedTuple):
 
 def refit(
     law: VectorLaw,
-    one_body: VectorLaw,
+    one_body: VectorLaw | None,
     dataset: Dataset,
     *,
     gain: float = 0.1,
@@ -141,13 +141,25 @@ def refit(
 
     Args:
         law: the law of pairs, a force (`gauge="influence"`).
-        one_body: the law of a body alone.
+        one_body: the law of a body alone; None for no force.
         dataset: graphs to fit to, user's units.
         gain: see above.
         num_pairs: about how many edges are used, of graphs evenly spaced in the dataset.
 
     Raises:
         ValueError: the law is one of raw messages, or all graphs have coincident bodies.
+
+    >>> import jax
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> r, dx, dy = sympy.symbols("r dx dy")
+    >>> towards = 2.1 * r - 1.8
+    >>> law = VectorLaw("central", tuple(towards * way / r for way in (dx, dy)), towards)
+    >>> found = refit(law, None, train)
+    >>> found.error < 1e-3 < found.error_before
+    True
     """
     check_type("law", law, VectorLaw, "What distill returns is one.")
     check_dataset(dataset, "training")
@@ -173,7 +185,8 @@ def refit(
     weight = weight if known is None else weight * known
     central = law.form == "central" and law.scalar is not None
     pair: Any = (law.scalar, _R) if central else law.components
-    start = (*pair, *one_body.components)
+    alone = [sympy.Integer(0)] * len(law.components) if one_body is None else one_body.components
+    start = (*pair, *alone)
     objective = _OnTargets(bodies, target, weight, central)
     rules: list[Rule] = [zero]
     if central:

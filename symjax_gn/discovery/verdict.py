@@ -93,6 +93,15 @@ def judge(
     Raises:
         ValueError: the gauge is unknown, a law of forces has not one component for each
             dimension, or a component has variables that pairs do not have.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> r, dx, dy = sympy.symbols("r dx dy")
+    >>> law = [(2 * r - 1.98) * way / r for way in (dx, dy)]
+    >>> judge(key, law, sgn.SYSTEMS["spring"], train, test, num_pairs=200).recovered
+    True
     """
     check_choice("gauge", gauge, distillation.GAUGES)
     dim = train.target.shape[-1]

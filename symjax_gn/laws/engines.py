@@ -184,6 +184,9 @@ class PySRRegressor:
         folder: where PySR keeps its results, or None for a temporary folder.
         cluster_manager: for searches over several machines, e.g. "slurm".
         options: any further keyword of `pysr.PySRRegressor`; these win.
+
+    >>> PySRRegressor(iterations=100, options={"parsimony": 1e-3}).iterations
+    100
     """
 
     operators: tuple[str, ...] = DEFAULT_OPERATORS
@@ -274,6 +277,9 @@ def make_regressor(name: str, **options: Any) -> Regressor:
     Raises:
         ValueError: an unknown engine or operator.
         ImportError: PySR or Julia is missing; the message says what to install.
+
+    >>> make_regressor("operon", evaluations=1000).evaluations
+    1000
     """
     check_choice("regressor", name, REGRESSORS)
     if name == "operon":

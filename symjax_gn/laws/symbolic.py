@@ -237,6 +237,12 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
 
     Raises:
         ValueError: it is no law, or holds a function that law files have no name for.
+
+    >>> import tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "law.json")
+    >>> save_law(path, SymbolicModel((2 * sympy.Symbol("dx"),), (sympy.Symbol("e_0"),)))
+    >>> load_law(path).message
+    (2*dx,)
     """
     check_type("law", law, SymbolicModel, "The field `law` of a Discovery is one.")
     names = sorted(
@@ -265,6 +271,8 @@ def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
         ValueError: the file is no law, of another version, or damaged; the message says
             where.
         FileNotFoundError: there is no such file.
+
+    See `save_law`.
     """
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:

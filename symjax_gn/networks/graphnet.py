@@ -66,6 +66,13 @@ class GraphNet(nn.Module):
         properties: the properties of nodes that are inputs.
         weight: property that divides sums of messages, as masses divide forces, or None.
         space: free or periodic, in the model's unit of length.
+
+    >>> net = GraphNet(outputs=2, message_dim=2, properties=Properties(("mass",)), weight="mass")
+    >>> bodies = Nodes(jnp.zeros((3, 2)), jnp.zeros((3, 2)), {"mass": jnp.ones(3)})
+    >>> other = bodies._replace(position=jnp.ones((3, 2)))
+    >>> params = net.init(jax.random.key(0), bodies, other, method="message")
+    >>> net.apply(params, bodies, other, method="message")[0].shape
+    (3, 2)
     """
 
     outputs: int

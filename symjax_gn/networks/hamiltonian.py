@@ -55,6 +55,14 @@ class FlatHGN(nn.Module):
         properties: the properties of nodes that are inputs.
         weight: property that is the mass, or None where there is none.
         space: free or periodic, in the model's unit of length.
+
+    >>> from symjax_gn.data.nodes import Nodes
+    >>> net = FlatHGN(outputs=2, properties=Properties(("mass",)), weight="mass")
+    >>> body = Nodes(jnp.zeros(2), jnp.zeros(2), {"mass": jnp.ones(())})
+    >>> other = body._replace(position=jnp.ones(2))
+    >>> params = net.init(jax.random.key(0), body, other, method="pair_energy")
+    >>> net.apply(params, body, other, method="pair_energy").shape
+    ()
     """
 
     outputs: int

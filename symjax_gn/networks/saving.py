@@ -36,6 +36,19 @@ def save_network(path: str | os.PathLike[str], trained: Trained) -> None:
     Raises:
         ValueError: it is no trained network, or its activation is none that has a name in
             flax.
+
+    >>> import jax, tempfile
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> tiny = sgn.make_model("bottleneck", train, width=8, depth=1)
+    >>> trained = sgn.fit(key, train, validation, model=tiny, steps=20)
+    >>> path = os.path.join(tempfile.mkdtemp(), "network.msgpack")
+    >>> save_network(path, trained)
+    >>> again = load_network(path).predict(test.graphs)
+    >>> bool((again == trained.predict(test.graphs)).all())
+    True
     """
     check_type("trained", trained, Trained, "What fit returns is one.")
     contents = dict(
@@ -59,6 +72,8 @@ def load_network(path: str | os.PathLike[str]) -> Trained:
     Raises:
         ValueError: the file is no network of this version, or damaged.
         FileNotFoundError: there is no such file.
+
+    See `save_network`.
     """
     data = Path(path).read_bytes()
     try:

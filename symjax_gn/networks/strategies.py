@@ -55,6 +55,13 @@ def make_model(
 
     Raises:
         ValueError: the strategy is unknown, or does not fit the data.
+
+    >>> import jax
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> make_model("l1", sgn.make_dataset(run)).message_dim
+    100
     """
     check_choice("strategy", strategy, STRATEGIES)
     components = dataset.target.shape[-1]

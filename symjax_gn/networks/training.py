@@ -263,6 +263,15 @@ def fit(
         ValueError: an argument or the data are wrong.
         TrainingError: the loss became NaN or infinite; it has the step and the last
             good parameters.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> train, validation, test = sgn.split(key, sgn.make_dataset(run))
+    >>> tiny = sgn.make_model("bottleneck", train, width=8, depth=1)
+    >>> trained = fit(key, train, validation, model=tiny, steps=20, intervals=2)
+    >>> trained.history.step.tolist(), trained.predict(test.graphs).shape
+    ([10, 20], (20, 4, 2))
     """
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("loss", loss, LOSSES)
