@@ -3,6 +3,8 @@ import pytest
 import sympy
 
 from symjax_gn.data.quantities import ACCELERATION
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery import distillation
 from symjax_gn.discovery.bases import (
     along_velocity,
     choose_basis,
@@ -248,6 +250,27 @@ def test_the_gauge_of_messages_is_a_law_of_the_receiver():
     value = to_numpy(law.expression, ["m_i"])(mass[:, None])
     np.testing.assert_allclose(value * mass, 2.5, rtol=1e-2)
     assert law.mae < 0.01
+
+
+class Stopped(Exception):
+    """Ends a run once it is known what would be searched for."""
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_errors_of_the_search_are_relative_to_the_force(monkeypatch, relative):
+    seen = []
+
+    def search(regressors, problems, *args, **options):
+        seen.extend(problems)
+        raise Stopped
+
+    monkeypatch.setattr(distillation, "search", search)
+    with pytest.raises(Stopped):
+        distill(planted(gravity), [ENGINE], form="central", relative_error=relative, power=0)
+    (problem,) = seen
+    size = np.abs(problem.target)
+    expected = 1 / (size + 0.1 * typical_size(size)) if relative else np.ones_like(size)
+    np.testing.assert_allclose(problem.weight, expected)
 
 
 def test_no_engine():

@@ -40,6 +40,7 @@ def test_one_call_from_a_trajectory_to_a_law_and_its_files(tmp_path, spring_traj
     np.testing.assert_array_equal(network.predict(graphs), found.trained.predict(graphs))
     # What is printed last, judged and saved is one law.
     assert found.law_error == held_out_error(found.law, found.parts[2])
+    assert found.test_error == held_out_error(found.trained, found.parts[2])
     assert found.refit is not None
     contents = found.write(tmp_path, system="spring", seed=0)
     read = json.loads((tmp_path / "report.json").read_text())

@@ -211,6 +211,20 @@ def test_checks_say_their_numbers(data):
     assert all(check["holds"] for check in checks.values())
 
 
+def test_all_checks_are_of_test_pairs(data):
+    """A law that holds for the masses of the training data only fails seen and beyond."""
+    system, train, _, test = data["spring"]
+    law = TRUE["spring"] * sympy.Heaviside(30 - MI)
+    heavy = dict(test.nodes.properties, mass=1e3 * np.asarray(test.nodes.mass))
+    nodes = test.nodes._replace(properties=heavy)
+    other = dataclasses.replace(test, graphs=test.graphs._replace(nodes=nodes))
+    for part, holds in [(test, True), (other, False)]:
+        key = jax.random.key(1)
+        checks = judge(key, vector(law), system, train, part, num_pairs=2000).checks
+        for name in ("is_force", "error_seen", "error_beyond"):
+            assert checks[name]["holds"] == holds
+
+
 def test_a_law_that_is_not_finite_fails(data):
     assert not verdict(data, "spring", vector(sympy.log(-R))).recovered
     result = verdict(data, "spring", vector(TRUE["spring"] + 0.001 * sympy.log(R - 0.5)))
