@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -257,3 +258,40 @@ def test_cells_of_the_table(recovery, monkeypatch, tmp_path):
         assert row["message_r2"]["influence"] > 0.99, row["name"]
     (damped,) = (row for row in found if row["system"] == "damped")
     assert damped["one_body"]["check"]["holds"]
+
+
+def test_two_checkouts_run_in_turn(monkeypatch, tmp_path, capsys):
+    versus = load("versus", monkeypatch)
+    ran = []
+
+    def fake(checkout, steps, extra):
+        ran.append((checkout.name, steps))
+        slower = 2.0 if checkout == FOLDER.parent else 1.0
+        train = 3.0 + slower * steps / 1000
+        return dict(value=train + 10.0, unit="s", stages=dict(train=train), recovered=True)
+
+    monkeypatch.setattr(versus, "run", fake)
+    base = tmp_path / "base"
+    subprocess.run(["git", "init", "-q", str(base)], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(
+        ["git", *author, "commit", "-q", "--allow-empty", "-m", "one"], cwd=base, check=True
+    )
+    out = tmp_path / "versus.json"
+    run(versus, monkeypatch, base, "--repeats", 2, "--out", out)
+    here = FOLDER.parent.name
+    assert ran == 2 * [(name, steps) for steps in (8000, 16000) for name in ("base", here)]
+    assert len(rows(out)) == 8
+    printed = capsys.readouterr().out
+    assert "| whole run, s | 21.0 | 29.0 | 1.38 |" in printed
+    assert "| steps per second | 1000.0 | 500.0 | 0.50 |" in printed
+
+
+def test_many_bodies_fit_into_memory(monkeypatch, tmp_path):
+    large = load("large", monkeypatch)
+    out = tmp_path / "large.json"
+    run(large, monkeypatch, "--bodies", 400, "--steps", 2, "--out", out)
+    (row,) = rows(out)
+    # The density is such that each body has some 16 neighbours.
+    assert 14 * 400 < row["edges"] < 18 * 400
+    assert row["bytes"] < 4 * 2**30

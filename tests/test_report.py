@@ -51,6 +51,8 @@ def test_files(tmp_path):
     assert read["laws"][0]["latex"] == "2.0 r - 1.98"
     assert read["laws"][0]["complexity"] == 5
     assert read["test_error"]["mean_abs_target"] == 23.0
+    assert read["law_error"] is None
+    assert contents(law_on_test=(0.5, 23.0))["law_error"] == 0.5
     assert {"python", "jax", "numpy", "symjax_gn"} <= set(read["versions"])
     text = (tmp_path / "report.md").read_text()
     assert "no verdict" in text
