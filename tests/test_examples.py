@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import importlib.util
 import json
 import sys
@@ -247,3 +248,22 @@ def test_laws_are_recovered(script, tmp_path, system, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert script.main(["--system", system, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "report.json").read_text())["recovered"]
+
+
+def test_what_a_run_is_given(monkeypatch, tmp_path):
+    """Times between outputs are of the system's steps, and so are the steps of rollouts."""
+    command = importlib.import_module("symjax_gn.__main__")
+    seen = {}
+
+    def stopped(key, dataset, settings, **options):
+        seen.update(options, time=dataset.time, settings=settings)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(command, "discover", stopped)
+    options = ["--simulations", "3", "--outputs", "3", "--every", "7", "--seed", "5"]
+    options += ["--system", "r1", "--rollout-substeps", "2", "--out", str(tmp_path)]
+    assert command.main(options) == 2
+    np.testing.assert_allclose(np.diff(seen["time"][:3]), 7 * seen["system"].dt)
+    assert seen["settings"].rollout_substeps == 14
+    assert seen["system"].name == "r1"
+    assert seen["search_seed"] == 5

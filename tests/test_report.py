@@ -43,6 +43,7 @@ def test_files(tmp_path):
     records.write_report(tmp_path, contents(), {"old.png": ("An old one", a_figure())})
     records.write_report(tmp_path, contents(), {"one.png": ("A title", a_figure())})
     assert "A title" in (tmp_path / "report.md").read_text()
+    records.write_report(tmp_path, contents(), {"one.png": ("A title", a_figure())})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "one.png", "report.json", "report.md",
     ]  # fmt: skip
