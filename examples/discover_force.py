@@ -7,11 +7,9 @@
 The command line of the package, `python -m symjax_gn`.
 """
 
-import sys
-
-from symjax_gn.__main__ import main, parse
+from symjax_gn.__main__ import end_with, main, parse
 
 __all__ = ["main", "parse"]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main())

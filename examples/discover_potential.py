@@ -9,7 +9,6 @@ the distilled Hamiltonian is followed in time beside the network's and the true 
 """
 
 import functools
-import sys
 
 from symjax_gn import __main__ as command
 
@@ -17,4 +16,4 @@ parse = functools.partial(command.parse, strategy="flathgn")
 main = functools.partial(command.main, strategy="flathgn")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end_with(main())

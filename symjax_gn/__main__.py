@@ -12,6 +12,7 @@ and one line of explanation if something is wrong with what it was given.
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 import time
@@ -19,7 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -42,6 +43,10 @@ from symjax_gn.settings import PRESETS, Settings, check_settings, preset
 _LEAST_SIMULATIONS = 3  # one for each of training, validation and test
 _MORE_SIMULATIONS = 100
 _LARGEST_SEED = 2**32 - 1
+
+# What is saved as soon as it is there, and the exit code after Ctrl-C.
+_KEPT = ("network.msgpack", "law.json")
+_INTERRUPTED = 130
 
 # Options of simulated data: type, default and help.
 _SIMULATED: dict[str, tuple[Callable[[str], Any], Any, str]] = dict(
@@ -288,20 +293,18 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> int:
         argv: the words of the command line; None takes those of the process.
         **defaults: settings that differ from those of `Settings`.
     """
-    out = None
+    out, start = None, time.time()
     try:
         args = parse(argv, **defaults)
         out = Path(args.out)
         run(args)
     except KeyboardInterrupt:
-        kept = (
-            []
-            if out is None
-            else [f for f in ("network.msgpack", "law.json") if (out / f).exists()]
-        )
+        files = [] if out is None else [out / name for name in _KEPT]
+        # Files of an earlier run are none of this one.
+        kept = [x.name for x in files if x.exists() and x.stat().st_mtime >= start]
         what = f"; {' and '.join(kept)} in {out} were kept" if kept else ""
         print(f"\ninterrupted{what}", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except (
         ValueError,
         OSError,
@@ -316,6 +319,18 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> int:
     return 0
 
 
+def end_with(code: int) -> NoReturn:
+    """End the process; after an interruption at once.
+
+    What JAX still computes then would crash the interpreter as it ends.
+    """
+    if code == _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _with_flags(message: str) -> str:
     """An error message with the options of the command line in the place of settings."""
     for field in dataclasses.fields(Settings):
@@ -327,4 +342,4 @@ def _with_flags(message: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main())

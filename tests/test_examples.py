@@ -2,6 +2,8 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -267,3 +269,39 @@ def test_what_a_run_is_given(monkeypatch, tmp_path):
     assert seen["settings"].rollout_substeps == 14
     assert seen["system"].name == "r1"
     assert seen["search_seed"] == 5
+
+
+@pytest.mark.parametrize("kept", [[], ["network.msgpack"], ["network.msgpack", "law.json"]])
+def test_an_interruption_is_one_line_that_says_what_was_kept(monkeypatch, tmp_path, capsys, kept):
+    command = importlib.import_module("symjax_gn.__main__")
+    # What an earlier run left is none of this one.
+    for name in ("network.msgpack", "law.json"):
+        (tmp_path / name).write_text("old")
+        os.utime(tmp_path / name, (0, 0))
+
+    def interrupted(args):
+        for name in kept:
+            (tmp_path / name).write_text("new")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    # Files have times in steps of a few milliseconds.
+    monkeypatch.setattr(command.time, "time", lambda: 1.0)
+    assert command.main(["--out", str(tmp_path)]) == 130
+    said = f"; {' and '.join(kept)} in {tmp_path} were kept" if kept else ""
+    assert capsys.readouterr().err == f"\ninterrupted{said}\n"
+
+
+def test_after_an_interruption_the_process_ends_at_once():
+    """What still runs, here a thread that sleeps, is not waited for."""
+    program = (
+        "import threading, time; from symjax_gn.__main__ import end_with;"
+        "threading.Thread(target=time.sleep, args=(600,)).start(); print('said'); end_with(130)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (130, "said\n")
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module("symjax_gn.__main__").end_with(2)
+    assert stop.value.code == 2
