@@ -225,14 +225,16 @@ BUSY = """
         def __init__(self, seed):
             self.seed = seed
         def fit(self, features, target):
-            print("at work", os.getpid(), flush=True)
+            # One write: lines of two threads must not mix.
+            os.write(1, f"at work {os.getpid()}\\n".encode())
             end = time.time() + 100
             while time.time() < end:
                 pass
 
     class Long(OperonRegressor):
         def fit(self, features, target):
-            print("at work", os.getpid(), flush=True)
+            # One write: lines of two threads must not mix.
+            os.write(1, f"at work {os.getpid()}\\n".encode())
             return super().fit(features, target)
 
     def stop(*_):
