@@ -3,7 +3,7 @@
 A loop of one's own needs nothing else:
 
     recipe = Recipe(model, strategy="l1")
-    state = init(key, recipe, batch.graphs)
+    state = init(key, recipe, data.graphs)
     for batch in batches:
         state, info = step(state, batch, recipe)
 """
