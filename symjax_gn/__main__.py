@@ -28,7 +28,6 @@ from symjax_gn.data.checks import check_count
 from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.trajectories import load_trajectory
-from symjax_gn.discovery.refitting import law_error
 from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.model import held_out_error
@@ -255,10 +254,10 @@ def _simulate(args, key, system: System, num_nodes, num_simulations):
 
 def _measure_more_bodies(other, found: Discovery):
     """Errors of the network and of the refitted laws on graphs of another number of bodies."""
-    if other is None or found.refit is None:
+    if other is None or found.law is None:
         return None
     network, size = held_out_error(found.trained, other)
-    law, _ = law_error(found.refit.force, found.refit.one_body, other)
+    law, _ = held_out_error(found.law, other)
     count = other.nodes.position.shape[1]
     return dict(n=count, network=network, law=law, mean_abs_target=size)
 

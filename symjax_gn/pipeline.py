@@ -231,7 +231,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
     if settings.gauge == "influence":
         before = refitting.law_error(law.components, alone.components, test)
         refitted = refitting.refit(law, alone, train)
-        model = force_model(refitted.force, refitted.one_body, train)
+        model = refitting.force_model(refitted.force, refitted.one_body, train)
         error = held_out_error(model, test)
     lap("refit")
     judged = alone_check = r2 = found = None
@@ -268,28 +268,6 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
         distilled_error=before,
         law_error=error,
         update=None,
-    )
-
-
-def force_model(
-    force: Sequence[sympy.Expr], one_body: Sequence[sympy.Expr], dataset: Dataset
-) -> SymbolicModel:
-    """Laws of force as a model: (sum of forces + own force) / weight.
-
-    Args:
-        force: on the receiver from the sender along each axis.
-        one_body: on the receiver alone along each axis.
-        dataset: whose quantity and space the law is for.
-    """
-    quantity = dataset.quantity
-    weighed = quantity.weight in dataset.nodes.properties
-    weight = sympy.Symbol("m_i" if quantity.weight == "mass" else f"{quantity.weight}_i")
-    update = [sympy.Symbol(f"e_{k}") + alone for k, alone in enumerate(one_body)]
-    return SymbolicModel(
-        message=tuple(force),
-        update=tuple(one / weight if weighed else one for one in update),
-        quantity=quantity,
-        space=dataset.space,
     )
 
 

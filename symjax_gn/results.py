@@ -90,6 +90,9 @@ class Discovery:
             run["update"] = [records.law_record(law) for law in self.update.selected]
         run.setdefault("strategy", chosen.strategy)
         run.setdefault("regressor", chosen.regressor)
+        refitted = None
+        if self.refit is not None and self.law_error is not None:
+            refitted = records.refit_record(self.refit, self.law_error[0])
         return records.make_report(
             law=self.distilled,
             verdict=self.verdict,
@@ -99,7 +102,7 @@ class Discovery:
             one_body=self.one_body,
             one_body_check=self.one_body_check,
             law_on_test=self.distilled_error,
-            refit=None if self.refit is None else records.refit_record(self.refit, test),
+            refit=refitted,
             gauge_law=self.message_gauge,
             model=self.law,
             quantity=test.quantity,

@@ -223,9 +223,9 @@ def test_a_law_without_a_field_says_which(tmp_path):
 
 def test_variables_that_the_graphs_do_not_have():
     law = SymbolicModel((sympy.Symbol("radius_j"), DX), (E0, E1))
-    with pytest.raises(ValueError, match="Unknown variable of the law 'radius_j'"):
+    with pytest.raises(ValueError, match="Unknown variable of a law 'radius_j'"):
         law.predict(bodies())
-    with pytest.raises(ValueError, match="Unknown variable of the law 'radius_j'"):
+    with pytest.raises(ValueError, match="Unknown variable of a law 'radius_j'"):
         predict(law, law.init(), bodies())
     with pytest.raises(ValueError, match="Unknown method of a law"):
         law.apply(law.init(), flatten(bodies()), method="energy")

@@ -13,10 +13,8 @@ from jaxtyping import Float
 from symjax_gn.data.checks import check_choice, check_type
 from symjax_gn.data.datasets import Dataset, check_dataset, inertia, take
 from symjax_gn.data.features import node_features, pair_features
-from symjax_gn.data.graphs import GraphsTuple, flatten
+from symjax_gn.data.graphs import flatten
 from symjax_gn.data.nodes import AXES, leading_shape, take_nodes
-from symjax_gn.data.quantities import Quantity
-from symjax_gn.data.space import Space
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.laws.expressions import to_numpy, with_slots
@@ -60,44 +58,47 @@ def law_accelerations(
         ValueError: there is not one law of each kind for each axis, or one has other
             variables.
     """
-    laws = _laws(force, one_body, dataset)
-    found = [laws.predict(part.graphs)[:count] for part, count in batches(dataset)]
+    model = force_model(force, one_body, dataset)
+    found = [model.predict(part.graphs)[:count] for part, count in batches(dataset)]
     return np.concatenate(found)
 
 
 def law_error(
     force: Sequence[sympy.Expr], one_body: Sequence[sympy.Expr], dataset: Dataset
 ) -> tuple[float, float]:
-    """Error of the laws' accelerations and the size of what is predicted.
+    """`held_out_error` of laws of force; see `law_accelerations`."""
+    return held_out_error(force_model(force, one_body, dataset), dataset)
 
-    In the unit of `held_out_error`: means over graphs of sums over nodes and dimensions of
-    |a - a_hat| and of |a|. Infinite where a law is not finite.
+
+def force_model(
+    force: Sequence[sympy.Expr], one_body: Sequence[sympy.Expr], dataset: Dataset
+) -> SymbolicModel:
+    """Laws of force as a model: (sum of forces + own force) / weight.
+
+    Args:
+        force: on the receiver from the sender along each axis.
+        one_body: on the receiver alone along each axis.
+        dataset: whose quantity and space the law is for.
+
+    Raises:
+        ValueError: there is not one law of each kind for each axis.
     """
-    laws = _laws(force, one_body, dataset)
-    return held_out_error(laws, dataset)
-
-
-def _laws(force, one_body, dataset):
     dim = dataset.target.shape[-1]
     if not len(force) == len(one_body) == dim:
         raise ValueError(
             f"{dim} dimensions need as many laws of each kind: got {len(force)} of pairs and "
             f"{len(one_body)} of a body alone."
         )
-    return _Laws(tuple(force), tuple(one_body), dataset.quantity, dataset.space)
-
-
-class _Laws(NamedTuple):
-    """Laws as a predictor."""
-
-    force: tuple[sympy.Expr, ...]
-    one_body: tuple[sympy.Expr, ...]
-    quantity: Quantity
-    space: Space
-
-    def predict(self, graphs: GraphsTuple) -> np.ndarray:
-        bodies = _bodies(graphs, self.quantity, self.space)
-        return _accelerate(_Functions(self.force), _Functions(self.one_body), bodies, [])
+    quantity = dataset.quantity
+    weighed = quantity.weight in dataset.nodes.properties
+    weight = sympy.Symbol("m_i" if quantity.weight == "mass" else f"{quantity.weight}_i")
+    update = [sympy.Symbol(f"e_{k}") + alone for k, alone in enumerate(one_body)]
+    return SymbolicModel(
+        message=tuple(force),
+        update=tuple(one / weight if weighed else one for one in update),
+        quantity=quantity,
+        space=dataset.space,
+    )
 
 
 class Refit(NamedTuple):

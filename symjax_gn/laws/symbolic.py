@@ -201,7 +201,7 @@ class SymbolicModel:
 def _on_host(law, columns, count):
     used = {str(symbol): columns for symbol in law.free_symbols}
     for name in used:
-        check_choice("variable of the law", name, columns)
+        check_choice("variable of a law", name, columns)
     chosen = {name: columns[name] for name in used} or {"_none": np.zeros(count)}
     return evaluate(law, chosen)
 
@@ -211,7 +211,7 @@ def _values(laws, params, columns, shape) -> Float[Array, "*batch law"]:
     found = []
     for (function, names, _), constants in zip(laws, params, strict=True):
         for name in names:
-            check_choice("variable of the law", name, columns)
+            check_choice("variable of a law", name, columns)
         table = jnp.zeros((*shape, 0))
         if names:
             table = jnp.stack([jnp.broadcast_to(columns[name], shape) for name in names], axis=-1)

@@ -15,13 +15,12 @@ import numpy as np
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.quantities import ACCELERATION, Quantity
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
-from symjax_gn.discovery.refitting import Refit, law_error
+from symjax_gn.discovery.refitting import Refit
 from symjax_gn.discovery.verdict import Verdict
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law
@@ -227,12 +226,12 @@ def energy_record(
     )
 
 
-def refit_record(refitted: Refit, test: Dataset) -> dict[str, Any]:
+def refit_record(refitted: Refit, law_error: float) -> dict[str, Any]:
     """What a refit adds to `report.json`: the laws, and their error on test graphs.
 
     Args:
         refitted: what `refit` gave.
-        test: graphs that played no part, user's units.
+        law_error: their `held_out_error` on graphs that played no part.
     """
     towards = refitted.towards
     return dict(
@@ -242,7 +241,7 @@ def refit_record(refitted: Refit, test: Dataset) -> dict[str, Any]:
         one_body=[str(component) for component in refitted.one_body],
         error=refitted.error,
         error_before=refitted.error_before,
-        law_error=law_error(refitted.force, refitted.one_body, test)[0],
+        law_error=law_error,
     )
 
 
