@@ -88,3 +88,14 @@ def test_a_truncated_file_and_another_version(tmp_path, trained):
         load_network(path)
     with pytest.raises(FileNotFoundError):
         load_network(tmp_path / "none")
+
+
+@pytest.mark.parametrize("part", ["model", "params", "mask", "scales", "strategy", "history"])
+def test_a_file_that_lacks_a_part(tmp_path, trained, part):
+    path = tmp_path / "network.msgpack"
+    save_network(path, trained)
+    contents = serialization.msgpack_restore(path.read_bytes())
+    del contents[part]
+    path.write_bytes(serialization.msgpack_serialize(contents))
+    with pytest.raises(ValueError, match=f"is no whole network file: KeyError\\('{part}'\\)"):
+        load_network(path)

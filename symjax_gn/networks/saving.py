@@ -87,16 +87,18 @@ def load_network(path: str | os.PathLike[str]) -> Trained:
             f"{path} has version {contents.get('version')} of network files; this release reads "
             f"version {_VERSION}."
         )
-    scales = contents["scales"]
-    return Trained(
-        model=_build(contents["model"]),
-        params=contents["params"],
-        mask=jnp.asarray(contents["mask"]),
-        scales=Scales(**scales),
-        strategy=contents["strategy"],
-        history=History(**contents["history"]),
-        learned=contents["learned"],
-    )
+    try:
+        return Trained(
+            model=_build(contents["model"]),
+            params=contents["params"],
+            mask=jnp.asarray(contents["mask"]),
+            scales=Scales(**contents["scales"]),
+            strategy=contents["strategy"],
+            history=History(**contents["history"]),
+            learned=contents["learned"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no whole network file: {error!r}.") from error
 
 
 def _describe(model) -> dict[str, Any]:
