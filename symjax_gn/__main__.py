@@ -223,8 +223,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     contents["seconds"] = seconds
     # Together and last, so that an interruption mixes no two runs.
     records.write_report(folder, contents, figures)
-    said = {True: "recovered", False: "not recovered", None: "no verdict: true law not known"}
-    print(f"{said[contents['recovered']]}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
+    says = found.certificate.says
+    failed = [name for name, check in found.certificate.checks.items() if not check["holds"]]
+    print(f"certificate: {says}" + (f"; does not hold: {', '.join(failed)}" if failed else ""))
+    said = {"exact": "recovered, exact", "up to a gauge": "recovered, up to a gauge"}
+    word = contents["verdict"] or "no verdict: true law not known"
+    print(f"{said.get(word, word)}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
     return contents
 
 

@@ -27,8 +27,10 @@ from symjax_gn.data.nodes import AXES, take_nodes
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.data.units import measure_scales
 from symjax_gn.discovery import (
+    certificate,
     distillation,
     energies,
+    factoring,
     recording,
     refitting,
     rollouts,
@@ -150,6 +152,8 @@ def discover(
     lap("train")
     find = _find_force if dataset.quantity.vector else _find_sum
     found: dict[str, Any] = find(keys[2:], trained, parts, settings, system, regressors, lap)
+    found["certificate"] = certificate.certify(found["law"], trained, test)
+    lap("certify")
     if folder is not None and found["law"] is not None:
         save_law(Path(folder) / "law.json", found["law"])
     return Discovery(
@@ -203,7 +207,8 @@ def _train(key, train, validation, settings, system, progress):
 
 def _find_force(keys, trained, parts, settings, system, regressors, lap):
     """Laws of a vector of nodes: of pairs, and of each body alone."""
-    train, _, test = parts
+    train, validation, test = parts
+    factored = None
     options: dict[str, Any] = dict(
         form=settings.form, power=settings.flatten, relative_error=settings.errors == "relative"
     )
@@ -215,11 +220,27 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
         law = potential.force
     else:
         table = recording.record_messages(keys[0], trained, train, system=system)
-        law = distillation.distill(table, regressors, gauge=settings.gauge, **options)
+        if settings.factor and settings.gauge == "influence" and settings.form == "auto":
+            factored = factoring.factor(
+                keys[0],
+                trained,
+                table,
+                train,
+                validation,
+                regressors,
+                field=trained.model.external_field,
+            )
+        if factored is None:
+            law = distillation.distill(table, regressors, gauge=settings.gauge, **options)
+        else:
+            law = factored.law
     own = distillation.property_names(table, "i")
     if trained.model.external_field:
         own += [f"{axis}_i" for axis in AXES[: train.target.shape[-1]]]
-    alone = distillation.distill_one_body(table, regressors, features=own)
+    if factored is None:
+        alone = distillation.distill_one_body(table, regressors, features=own)
+    else:
+        alone = factored.one_body
     gauge_law = kinetic = None
     if energy_table is None:
         gauge_law = distillation.distill_gauge(table, regressors[:1])
@@ -230,7 +251,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
     refitted = model = before = error = None
     if settings.gauge == "influence":
         before = refitting.law_error(law.components, alone.components, test)
-        refitted = refitting.refit(law, alone, train)
+        refitted = refitting.refit(law, alone, train) if factored is None else factored.refit
         model = refitting.force_model(refitted.force, refitted.one_body, train)
         error = held_out_error(model, test)
     lap("refit")
@@ -238,16 +259,23 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
     if system is not None:
         raw = table if energy_table is None else table._replace(messages=table.force)
         r2 = message_r2(raw)
+        # What is judged is the law that is printed last, saved, and used for rollouts.
+        force, own_force = law.components, alone.components
+        if refitted is not None:
+            force, own_force = refitted.force, refitted.one_body
+            alone_check = verdict.judge_one_body(keys[1], own_force, system, test)
         judged = verdict.judge(
             keys[1],
-            law.components,
+            force,
             system,
             train,
             test,
             gauge=settings.gauge,
+            one_body=alone_check,
             num_components=len(table.components) if energy_table is None else None,
         )
-        alone_check = verdict.judge_one_body(keys[1], alone.components, system, test)
+        if refitted is None:
+            alone_check = verdict.judge_one_body(keys[1], own_force, system, test)
     if energy_table is not None and potential is not None and refitted is not None:
         judged, checks = _judge_energies(keys[1], judged, potential, kinetic, system, test)
         whole = energies.refitted_potential(refitted, table.features)
@@ -277,7 +305,7 @@ def _judge_energies(key, judged, potential, kinetic, system, test):
     if system is not None:
         checks["potential"] = verdict.judge_potential(key, potential.potential, system, test)
         judged = judged._replace(
-            recovered=judged.recovered and checks["potential"]["holds"],
+            says=judged.says if checks["potential"]["holds"] else "not recovered",
             checks=judged.checks | {"potential": checks["potential"]},
         )
     if kinetic is not None:

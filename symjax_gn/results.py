@@ -11,7 +11,15 @@ from symjax_gn.data.datasets import (
     Dataset,
 )
 from symjax_gn.data.nodes import leading_shape
-from symjax_gn.discovery import distillation, energies, recording, refitting, sums, verdict
+from symjax_gn.discovery import (
+    certificate,
+    distillation,
+    energies,
+    recording,
+    refitting,
+    sums,
+    verdict,
+)
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
 from symjax_gn.report import plots, records
@@ -32,6 +40,7 @@ class Discovery:
         message_gauge: the size of raw messages, as a law; None likewise.
         refit: the refitted laws; None for laws of raw messages.
         energies: what a Hamiltonian adds; None for other strategies.
+        certificate: whether to believe the law, from the data alone; see `certify`.
         verdict: whether the law is the true one; None where the truth is not known.
         one_body_check: the same of `one_body`, or None.
         message_r2: R^2 of messages against true forces, or None.
@@ -57,6 +66,7 @@ class Discovery:
     message_gauge: Any
     refit: refitting.Refit | None
     energies: "Energies | None"
+    certificate: certificate.Certificate
     verdict: verdict.Verdict | None
     one_body_check: Mapping[str, Any] | None
     message_r2: Mapping[str, Any] | None
@@ -96,6 +106,7 @@ class Discovery:
         return records.make_report(
             law=self.distilled,
             verdict=self.verdict,
+            certificate=self.certificate,
             message_r2=self.message_r2,
             test_error=self.test_error,
             seconds=self.seconds,

@@ -85,6 +85,12 @@ class Settings:
     searches: int = _option(6, "most searches per target", "search")
     evaluations: int = _option(100_000, "per search (operon)", "search")
     iterations: int = _option(40, "per search (pysr)", "search")
+    factor: bool = _option(
+        True,
+        "split forces into terms of one variable each, and search for one at a time; where "
+        "that is not possible, and with a given form, all are searched for at once",
+        "search",
+    )
     flatten: int | None = _option(
         None, "power of the distance that targets are multiplied with (default: found)", "search"
     )
@@ -114,6 +120,7 @@ PAPER: dict[str, Any] = dict(
     focus=1.0,
     prune=False,
     gauge="messages",
+    factor=False,
     flatten=0,
     errors="absolute",
 )
@@ -202,5 +209,11 @@ def make_engines(settings: Settings, seed: int) -> list[engines.Regressor]:
         else dict(iterations=settings.iterations)
     )
     seeds = [settings.searches * seed + k for k in range(settings.searches)]
-    options: dict[str, Any] = dict(limits, operators=tuple(settings.operators))
-    return [engines.make_regressor(settings.regressor, seed=k, **options) for k in seeds]
+    every = tuple(settings.operators)
+    plain = tuple(name for name in every if name in engines.PLAIN_OPERATORS) or every
+    return [
+        engines.make_regressor(
+            settings.regressor, seed=seed, operators=every if k % 2 else plain, **limits
+        )
+        for k, seed in enumerate(seeds)
+    ]

@@ -32,7 +32,7 @@ def test_one_call_from_a_trajectory_to_a_law_and_its_files(tmp_path, spring_traj
         on_stage=stages.append,
         folder=tmp_path,
     )
-    assert stages == ["train", "regress", "refit"]
+    assert stages == ["train", "regress", "refit", "certify"]
     assert found.verdict is not None and not found.verdict.recovered
     assert found.law is not None and load_law(tmp_path / "law.json") == found.law
     network = load_network(tmp_path / "network.msgpack")
@@ -60,7 +60,7 @@ def test_parts_of_a_run_never_mix_recordings(spring_trajectory):
 def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_data(
     monkeypatch, spring_trajectory
 ):
-    from symjax_gn.discovery import refitting, verdict
+    from symjax_gn.discovery import certificate, factoring, refitting, verdict
     from symjax_gn.pipeline import recording
 
     seen = {}
@@ -75,16 +75,37 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
         monkeypatch.setattr(module, name, called)
 
     spy(verdict, "judge", (3, 4))
+    spy(factoring, "factor", (3, 4))
     spy(refitting, "refit", (2,))
+    spy(certificate, "certify", (2,))
     spy(refitting, "law_error", (2,))
     spy(recording, "record_messages", (2,))
-    found = discover(jax.random.key(0), spring_trajectory, QUICK, system=SYSTEMS["spring"])
-    train, _, test = (part.group for part in found.parts)
+    key, factored = jax.random.key(0), dataclasses.replace(QUICK, form="auto")
+    discover(key, spring_trajectory, QUICK, system=SYSTEMS["spring"])
+    found = discover(key, spring_trajectory, factored, system=SYSTEMS["spring"])
+    train, validation, test = (part.group for part in found.parts)
     np.testing.assert_array_equal(seen["judge"][0], train)
     np.testing.assert_array_equal(seen["judge"][1], test)
     np.testing.assert_array_equal(seen["refit"][0], train)
+    np.testing.assert_array_equal(seen["factor"][0], train)
+    np.testing.assert_array_equal(seen["factor"][1], validation)
+    np.testing.assert_array_equal(seen["certify"][0], test)
     np.testing.assert_array_equal(seen["law_error"][0], test)
     np.testing.assert_array_equal(seen["record_messages"][0], train)
+
+
+def test_a_law_is_found_term_by_term(spring_trajectory):
+    """A network that has hardly learned anything is enough to see which terms there are."""
+    settings = dataclasses.replace(QUICK, form="auto")
+    found = discover(jax.random.key(0), spring_trajectory, settings, system=SYSTEMS["spring"])
+    r = sympy.Symbol("r")
+    assert found.refit is not None and found.refit.scalar is not None
+    slope, offset = (float(found.refit.scalar.coeff(r, k)) for k in (1, 0))
+    # The law is 2 (r + 0.01 - 1); accelerations are float32.
+    assert slope == pytest.approx(2, abs=1e-5) and offset == pytest.approx(-1.98, abs=1e-5)
+    assert found.verdict is not None and found.verdict.says == "exact"
+    assert found.certificate.says == "believe"
+    assert found.one_body is not None and found.one_body.form == "none"
 
 
 def sets(count=60, size=12, seed=0):

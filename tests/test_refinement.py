@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.laws import refinement
+from symjax_gn.laws import fitting
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import RegressionError, make_front
 from symjax_gn.laws.refinement import Rated, SampleObjective, improve, refine
@@ -213,13 +213,13 @@ def test_a_fit_gives_up_where_it_cannot_win():
 
 def test_a_hopeless_fit_has_one_stage(monkeypatch):
     scales = []
-    plain = refinement.fit_constants
+    plain = fitting.fit_constants
 
     def counted(*args, f_scale, **options):
         scales.append(f_scale)
         return plain(*args, f_scale=f_scale, **options)
 
-    monkeypatch.setattr(refinement, "fit_constants", counted)
+    monkeypatch.setattr(fitting, "fit_constants", counted)
     objective = SampleObjective(FEATURES, TARGET)
     law = (2.5 * R - sympy.Float(0.1),)
     objective.fit(law, 1e-6)

@@ -7,6 +7,7 @@ import sympy
 from matplotlib.figure import Figure
 
 from symjax_gn.data.files import in_one_stroke
+from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
 from symjax_gn.laws.export import to_latex
@@ -17,7 +18,7 @@ from symjax_gn.report.markdown import report_markdown
 R, DX, QI, VX = sympy.symbols("r dx q_i vx_i")
 
 
-def contents(recovered=None, form="central", **run):
+def contents(form="central", **run):
     law = Law(2.00012345 * R - 1.98, 5, 0.01, 1.5)
     front = ParetoFront((Law(R, 1, 0.8, 0.0), law), 3.0)
     components = (law.expression * DX / R,)
@@ -25,12 +26,11 @@ def contents(recovered=None, form="central", **run):
         form, components, None if form == "components" else law.expression,
         np.eye(2) if form == "linear" else None, 0.2, (law,), (front,), 2, "|target|",
     )  # fmt: skip
-    made = records.make_report(
+    return records.make_report(
         law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
         seconds={"total": 1.0}, system="mine.npz", dim=2, n=4, strategy="bottleneck",
         regressor="operon", seed=0, **run,
     )  # fmt: skip
-    return made | {"recovered": recovered}
 
 
 def a_figure():
@@ -62,9 +62,27 @@ def test_files(tmp_path):
     assert "multiplied by r^2" in text
 
 
-@pytest.mark.parametrize(("recovered", "words"), [(True, "**Recovered**"), (False, "**Not rec")])
-def test_the_outcome_is_said(recovered, words):
-    assert words in report_markdown(contents(recovered), {})
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ("exact", "**Recovered**: the law is"),
+        ("up to a gauge", "up to their gauge"),
+        ("approximate", "**Approximate**"),
+        ("not recovered", "**Not recovered**"),
+    ],
+)
+def test_the_outcome_is_said(says, words):
+    assert words in report_markdown(contents() | dict(verdict=says), {})
+
+
+@pytest.mark.parametrize("says", ["believe", "doubt", "reject"])
+def test_the_certificate_comes_first(says):
+    checks = dict(explained=dict(law_error=0.1, limit=0.2, holds=says == "believe"))
+    found = contents(certificate=Certificate(says, checks))
+    assert found["certificate"] == dict(says=says, checks=checks)
+    text = report_markdown(found, {})
+    assert 0 < text.index(f"**{says.capitalize()}**") < text.index("no verdict")
+    assert "| explained | law error 0.1, limit 0.2 |" in text
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,14 @@ def vector(scalar, axes=(DX, DY)):
 
 @pytest.mark.parametrize("name", TRUE)
 def test_the_truth_passes_as_it_is(data, name):
-    for gauge in ("messages", "influence"):
-        result = verdict(data, name, vector(TRUE[name]), gauge)
-        assert result.recovered
-        assert result.gauge.name == "1"
-        assert result.softening == (0.0 if name in ("r2", "charge", "superposition") else 0.01)
+    result = verdict(data, name, vector(TRUE[name]), "messages")
+    assert result.says == "up to a gauge" and result.recovered
+    assert result.gauge.name == "1"
+    assert result.softening == (0.0 if name in ("r2", "charge", "superposition") else 0.01)
+    # A force must have its softening: without it the pairs of every tenth distance show.
+    soft = TRUE[name].subs(R, R + 0.01) if result.softening == 0 else TRUE[name]
+    result = verdict(data, name, vector(soft), "influence")
+    assert result.says == "exact" and result.recovered and result.gauge is None
 
 
 @pytest.mark.parametrize("factor", [-1, 5, 1.05, 1 / MI])
@@ -66,7 +69,7 @@ def test_a_law_of_forces_must_be_the_force(data, factor):
     assert verdict(data, "r1", law, "messages").recovered
     result = verdict(data, "r1", law, "influence")
     assert not result.recovered
-    assert [name for name, check in result.checks.items() if not check["holds"]] == ["is_force"]
+    assert result.says == "not recovered"
     turned = mixed(vector(TRUE["r1"]), [[0.0, 1.0], [-1.0, 0.0]], [0.0, 0.0])
     assert not verdict(data, "r1", turned, "influence").recovered
     assert not verdict(data, "r1", [x + 1 for x in vector(TRUE["r1"])], "influence").recovered
@@ -174,6 +177,44 @@ def test_planted_messages_are_distilled(data):
 @pytest.mark.parametrize(
     ("name", "law"),
     [
+        ("r2", MI * MJ / (R + 0.01) ** 2.05),
+        ("r2", MI * MJ / (R + 0.01) ** 1.95),
+        ("r2", MI**0.97 * MJ / (R + 0.01) ** 2),
+        ("r2", MI * MJ / (R + 0.01) ** 2 * sympy.exp(-R / 40)),
+        ("r2", MI * MJ / (R + 0.01) ** 2 * (1 + 0.02 * R)),
+        ("r2", MI * MJ / (R + 0.01) ** 2 * sympy.Heaviside(6 - R)),
+        ("r2", (MI * MJ - 0.01 * QI * QJ) / (R + 0.01) ** 2),
+        ("superposition", (MI * MJ - 0.99 * QI * QJ) / (R + 0.01) ** 2),
+        ("spring", 2.02 * (R - 0.99)),
+        ("discontinuous", 2 * (R - 0.99) * sympy.Heaviside(R - 1.93)),
+        ("discontinuous", 2 * (R - 0.99) * sympy.Heaviside(R - 2.05)),
+    ],
+)
+def test_near_misses_of_forces_are_not_exact(data, name, law):
+    """1% to 3% off in a power, a term, a threshold or a cut-off."""
+    assert verdict(data, name, vector(law), "influence").says in ("approximate", "not recovered")
+
+
+def test_forces_that_few_or_none_feel(data):
+    """What most pairs do not feel is judged by those that do, or are said to."""
+    _, train, _, test = data["spring"]
+    contact = System("contact", lambda r, i, j: jnp.where(r < 0.4, (0.4 - r) ** 2, 0.0))
+    free = System("free", lambda r, i, j: 0.0 * r)
+    right = -2 * (0.4 - R) * sympy.Heaviside(0.4 - R)
+    for truth, law, says in (
+        (contact, right, "exact"),
+        (contact, 0 * R, "not recovered"),
+        (contact, 1.1 * right, "not recovered"),
+        (free, 0 * R, "exact"),
+        (free, right, "not recovered"),
+    ):
+        key = jax.random.key(1)
+        assert judge(key, vector(law), truth, train, test, num_pairs=2000).says == says
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
         ("discontinuous", 2 * R * sympy.Heaviside(R - 1.99)),
         ("discontinuous", 2 * (R - 0.99) * sympy.Heaviside(R - 2.3)),
         ("discontinuous", 2 * (R - 0.99) * sympy.Heaviside(R - 1.7)),
@@ -221,7 +262,7 @@ def test_all_checks_are_of_test_pairs(data):
     for part, holds in [(test, True), (other, False)]:
         key = jax.random.key(1)
         checks = judge(key, vector(law), system, train, part, num_pairs=2000).checks
-        for name in ("is_force", "error_seen", "error_beyond"):
+        for name in ("error_seen", "error_beyond"):
             assert checks[name]["holds"] == holds
 
 

@@ -43,8 +43,8 @@ class VectorLaw(NamedTuple):
 
     form: str
     """Of a pair's force "central" (one law phi, force = phi x unit displacement), "linear"
-    (phi x matrix x unit displacement) or "components" (one law per axis); of a force on a body
-    alone "none", "along velocity" or "components"."""
+    (phi x matrix x unit displacement), "terms" (a sum over several vectors) or "components"
+    (one law per axis); of a force on a body alone "none", "along velocity" or "components"."""
     components: tuple[sympy.Expr, ...]
     """The force on the receiver (or raw message) along each axis, of the features."""
     scalar: sympy.Expr | None = None
@@ -66,6 +66,8 @@ class VectorLaw(NamedTuple):
     """"influence" for a force, "messages" for raw messages."""
     share: float = 1.0
     """Median size of a force on a body alone over that of a pair's force."""
+    vectors: tuple[str, ...] = ()
+    """Of the form "terms" the vectors that the laws in `selected` are factors of."""
 
 
 def property_names(table: MessageTable, ends: str = "ij") -> list[str]:
@@ -321,6 +323,7 @@ def search_in_units(
     rows: np.ndarray,
     power: int = 0,
     relative_error: bool = True,
+    noise: Float[np.ndarray, " edge"] | None = None,
     processes: int | None = None,
     budget: int = FITS,
 ) -> tuple[ParetoFront, ...]:
@@ -334,6 +337,8 @@ def search_in_units(
         rows: indices of the samples to regress on.
         power: power of the distance that targets are multiplied with in the search.
         relative_error: see `distill`.
+        noise: `[edge]`, uncertainty of the targets, as a share of what their errors are
+            relative to, or None; samples count less where it is large.
         processes: see `search`.
         budget: see `search`.
     """
@@ -351,6 +356,8 @@ def search_in_units(
             # Flattened for the search only: errors are those of the law itself, as in the verdict.
             size = np.abs(plain[rows])
             weight = unit / (size + 0.1 * typical_size(size)) / stretch[rows]
+        if noise is not None:
+            weight = weight / np.sqrt(1 + noise[rows] ** 2)
         problems.append(Problem(columns, target, weight))
     fronts = search(regressors, problems, processes, budget)
 

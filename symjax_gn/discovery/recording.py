@@ -73,6 +73,20 @@ class Recorded(NamedTuple):
     """[message], see `pruning.rank_components`."""
     stars: Stars
     """The receivers with all of their senders, user's units."""
+    every: Float[np.ndarray, "edge sender dim"]
+    """[edge, sender, dim], what each of the receiver's senders adds, model's unit."""
+
+
+class StarForces(NamedTuple):
+    """What a trained model says that each sender adds to some receivers."""
+
+    pairs: dict[str, Float[np.ndarray, " pair"]]
+    """Feature columns `[pair]`, user's units."""
+    owner: Int[np.ndarray, " pair"]
+    """[pair], number of the receiver, in ascending order."""
+    force: Float[np.ndarray, "pair dim"]
+    """[pair, dim], force on the receiver, user's units, up to an offset that is the same for
+    all of its senders."""
 
 
 def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int) -> Recorded:
@@ -110,8 +124,8 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
     owner = stars.receiver and normalise_nodes(stars.receiver, trained.scales)
     senders = normalise_nodes(stars.senders, trained.scales)
     inside = jax.tree.map(np.asarray, stars._replace(receiver=owner, senders=senders))
-    lot = max(1, min(len(rows), _MESSAGES_AT_ONCE // stars.present.shape[1]))
-    picked, totals, ranks = [], [], []
+    lot = max(1, _MESSAGES_AT_ONCE // stars.present.shape[1])
+    picked, totals, ranks, every = [], [], [], []
     for start in range(0, len(rows), lot):
         # All lots have one size, so that one shape is compiled; what fills up the last is cut.
         count = min(lot, len(rows) - start)
@@ -123,6 +137,7 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
         part = jax.tree.map(lambda x, n=count: x[:n], part)
         ranks.append(count * rank)
         few, here = rows[:count], chosen[start : start + count]
+        every.append(found.terms)
         sent = np.where(part.present[..., None], found.messages - found.offset[:, None], 0.0)
         totals.append(np.sum(sent, axis=1, dtype=np.float64))
         picked.append(
@@ -130,13 +145,48 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
         )
     one = jax.tree.map(lambda *x: np.concatenate(x).astype(np.float64), *picked)
     significance = np.sum(ranks, axis=0) / len(rows)
-    return Recorded(stars.receiver, sender, one, np.concatenate(totals), significance, stars)
+    return Recorded(
+        receiver=stars.receiver,
+        sender=sender,
+        found=one,
+        total=np.concatenate(totals),
+        significance=significance,
+        stars=stars,
+        every=np.concatenate(every).astype(np.float64),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _ask(params, mask, stars, counted, model):
     found = contributions_of(model, params, stars, mask)
     return found, rank_components(found, counted)
+
+
+def record_stars(
+    key: PRNGKeyArray, trained: Trained, dataset: Dataset, *, num_pairs: int = 900
+) -> StarForces:
+    """Forces of all senders on sampled receivers.
+
+    Args:
+        key: PRNG key that chooses the receivers.
+        trained: the trained network.
+        dataset: graphs in the user's units.
+        num_pairs: about how many pairs.
+    """
+    most = max(1, sample_stars(key, dataset, 1).present.shape[1])
+    recorded = record(key, trained, dataset, max(20, num_pairs // most))
+    stars, receiver = recorded.stars, recorded.receiver
+    assert receiver is not None
+    owner, sender = np.nonzero(stars.present)
+    pairs = pair_features(
+        take_nodes(receiver, owner), take_nodes(stars.senders, (owner, sender)), dataset.space
+    )
+    apart = np.flatnonzero(pairs["r"] > 0)
+    return StarForces(
+        pairs={name: column[apart] for name, column in pairs.items()},
+        owner=np.unique(owner[apart], return_inverse=True)[1],
+        force=recorded.every[owner, sender][apart] * force_unit(trained, dataset),
+    )
 
 
 def record_messages(

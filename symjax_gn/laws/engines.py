@@ -98,7 +98,9 @@ def _check_engine(engine: Any, what: str, choices: Iterable[str]) -> None:
         check_number("time_limit", engine.time_limit, above=0)
 
 
-DEFAULT_OPERATORS = ("+", "-", "*", "/", "exp")
+DEFAULT_OPERATORS = ("+", "-", "*", "/", "^", "exp", "log", "sqrt", "sin", "cos", "tanh")
+PLAIN_OPERATORS = ("+", "-", "*", "/", "exp")
+"""Those that most laws need; every other search has only these, and so gets farther."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Constants of a law by robust least squares."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,21 @@ from jaxtyping import Float
 from scipy.optimize import least_squares
 
 _Residual = Callable[[np.ndarray], np.ndarray]
+
+# Constants below this are no smaller than this to the steps of a fit.
+_SMALLEST_SIZE = 1e-3
+
+# Stages of a fit, as (error that counts in full, as a share of the law's mean error;
+# tolerance): near to least squares, which comes from far, as long as a stage lowers the error
+# to a tenth; at last near to the mean absolute error, by which laws are rated.
+_COARSE, _FINE = (1.0, 1e-4), (0.2, 1e-6)
+_GOES_ON, _MOST_STAGES = 0.1, 6
+
+# A fit whose first stage ends so many times above what is of use is given up.
+_HOPELESS = 2.0
+
+# A mean error below this is that of rounding.
+_LEAST_ERROR = 1e-12
 
 
 def fit_constants(
@@ -67,3 +83,45 @@ def fit_constants(
             return size * least_squares(errors, start / size, **options).x
     except (ValueError, np.linalg.LinAlgError):
         return start
+
+
+def fit_in_stages(
+    residual: _Residual,
+    slopes: _Residual,
+    mean_error: Callable[[np.ndarray], float],
+    start: Float[np.ndarray, " constant"],
+    limit: float = math.inf,
+) -> tuple[Float[np.ndarray, " constant"], float]:
+    """Constants for which the mean error is least, near the first ones; and that error.
+
+    Args:
+        residual: errors `[...]` of given constants.
+        slopes: their derivatives `[..., constant]`.
+        mean_error: what laws are rated by, of errors `[...]`.
+        start: constants to start from.
+        limit: an error at which the fit is of no use: it is given up, and the first
+            constants are kept, where it is sure to stay above.
+
+    >>> x = np.array([1.0, 2.0, 3.0])
+    >>> options = (lambda c: c * x - 2 * x, lambda c: x[:, None], lambda e: np.mean(np.abs(e)))
+    >>> fit_in_stages(*options, np.array([1.0]))[0].round(6)
+    array([2.])
+    """
+    first = mean_error(residual(start))
+    size = np.maximum(np.abs(start), _SMALLEST_SIZE)
+    values, best, error = start, start, first
+    stage = _COARSE
+    for _ in range(_MOST_STAGES):
+        before, (share, tolerance) = error, stage
+        scale = share * max(error, _LEAST_ERROR) if math.isfinite(error) else 1.0
+        values = fit_constants(
+            residual, values, size, slopes=slopes, f_scale=scale, tolerance=tolerance
+        )
+        found = mean_error(residual(values))
+        if found < error:
+            best, error = values, found
+        if error > _HOPELESS * limit or stage == _FINE:
+            break
+        if error > _GOES_ON * before:
+            stage = _FINE
+    return (start, first) if error >= limit else (best, error)

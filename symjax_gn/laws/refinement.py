@@ -10,7 +10,7 @@ import numpy as np
 import sympy
 
 from symjax_gn.laws.expressions import complexity, constants, with_constants
-from symjax_gn.laws.fitting import fit_constants
+from symjax_gn.laws.fitting import fit_in_stages
 from symjax_gn.laws.fronts import (
     Column,
     Columns,
@@ -35,21 +35,6 @@ _CHANCE = 4.0
 
 # An error of 0 is a rank too.
 _NO_ERROR = 1e-300
-
-# Constants below this are no smaller than this to the steps of a fit.
-_SMALLEST_SIZE = 1e-3
-
-# Stages of a fit, as (error that counts in full, as a share of the law's mean error;
-# tolerance): near to least squares, which comes from far, as long as a stage lowers the error
-# to a tenth; at last near to the mean absolute error, by which laws are rated.
-_COARSE, _FINE = (1.0, 1e-4), (0.2, 1e-6)
-_GOES_ON, _MOST_STAGES = 0.1, 6
-
-# A fit whose first stage ends so many times above what is of use is given up.
-_HOPELESS = 2.0
-
-# A mean error below this is that of rounding.
-_LEAST_ERROR = 1e-12
 
 # Fits in one run of proposals, at most.
 FITS = 400
@@ -239,23 +224,8 @@ class SampleObjective:
             first = weighted_error(residual(start))
             if not old:
                 return candidate, first
-            size = np.maximum(np.abs(start), _SMALLEST_SIZE)
-            values, best, error = start, start, first
-            stage = _COARSE
-            for _ in range(_MOST_STAGES):
-                before, (share, tolerance) = error, stage
-                scale = share * max(error, _LEAST_ERROR) if math.isfinite(error) else 1.0
-                values = fit_constants(
-                    residual, values, size, slopes=slopes, f_scale=scale, tolerance=tolerance
-                )
-                found = weighted_error(residual(values))
-                if found < error:
-                    best, error = values, found
-                if error > _HOPELESS * limit or stage == _FINE:
-                    break
-                if error > _GOES_ON * before:
-                    stage = _FINE
-        if error == first or error >= limit:
+            best, error = fit_in_stages(residual, slopes, weighted_error, start, limit)
+        if error == first:
             return candidate, first
         return (with_constants(expression, best),), error
 

@@ -4,6 +4,7 @@ Of a law with several components the expression is a function of them, so that w
 have in common changes together.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ Rule = Callable[[sympy.Expr], Iterable[sympy.Expr]]
 # Constants within 0.1 of a whole number below 100 are tried as that number; not as 0, for
 # which there is a rule of its own, and not beyond, where everything is near to one.
 _NEAR, _SMALLEST_WHOLE, _LARGEST_WHOLE = 0.1, 0.5, 100.0
+
+# Constants that differ by less than this share are tried as one.
+_ALIKE = 0.5
 
 # SymPy writes whole powers of numbers out.
 _LARGEST_POWER = 1000
@@ -48,7 +52,7 @@ def _substituted(node: Any, new: Mapping[Any, Any]) -> Any:
     if node.is_Pow and parts[1].is_Rational and abs(parts[1]) > _LARGEST_POWER:
         raise OverflowError
     made = node.func(*parts)
-    if made.is_Number and not abs(made) < LARGEST_CONSTANT:
+    if made is sympy.nan or (made.is_Number and not abs(made) < LARGEST_CONSTANT):
         raise OverflowError
     return made
 
@@ -193,6 +197,20 @@ def zero(expression: sympy.Expr) -> Iterator[Any]:
         yield substituted(expression, {value: sympy.Integer(0)})
 
 
+def shared(expression: sympy.Expr) -> Iterator[Any]:
+    """With one constant in the place of another that is near to it.
+
+    >>> r = sympy.Symbol("r")
+    >>> list(shared((r + 0.25) ** 3 * (r + 0.34) ** 4))
+    [(r + 0.295)**7]
+    """
+    values = sorted(constants(expression))
+    for low, high in itertools.pairwise(values):
+        if high - low < _ALIKE * min(abs(low), abs(high)):
+            middle = sympy.Float((low + high) / 2)
+            yield substituted(expression, {low: middle, high: middle})
+
+
 # What search fronts are refined with.
 RULES: dict[str, Rule] = {
     "written out": written_out,
@@ -202,6 +220,7 @@ RULES: dict[str, Rule] = {
     "first order": first_order,
     "near integer": near_integer,
     "zero": zero,
+    "shared": shared,
 }
 
 

@@ -9,13 +9,17 @@ import numpy as np
 def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """`report.md`: the same for people, with figures given as titles by file name."""
     outcome = {
-        True: "**Recovered**: the force between pairs is the one the data were made with.",
-        False: "**Not recovered**: the force between pairs is not the one the data were made with.",
+        "exact": "**Recovered**: the law is the one the data were made with.",
+        "up to a gauge": "**Recovered**, as raw messages are: up to their gauge.",
+        "approximate": "**Approximate**: the law is near the one the data were made with, and not "
+        "it.",
+        "not recovered": "**Not recovered**: the law is not the one the data were made with.",
         None: "The true law is not known, so there is no verdict; see the held-out error.",
-    }[report["recovered"]]
+    }[report["verdict"]]
     where = "" if report["dim"] is None else f", {report['dim']}D"
     what = "elements" if report["dim"] is None else "bodies"
-    lines = [f"# {report['system']}{where}, {report['n']} {what}", "", outcome, ""]
+    lines = [f"# {report['system']}{where}, {report['n']} {what}", ""]
+    lines += [*_certificate_lines(report.get("certificate")), outcome, ""]
     for law in report["laws"]:
         lines += [f"The {law['target']}:", "", f"$$ {law['latex']} $$", ""]
         lines += [
@@ -71,13 +75,14 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         for name, check in report["checks"].items():
             numbers = ", ".join(f"{k} {v:.3g}" for k, v in check.items() if k != "holds")
             lines.append(f"| {name} | {numbers} | {'yes' if check['holds'] else 'no'} |")
+        lines.append("")
         compared = report["compared_in"]
-        lines += [
-            "",
-            f"Compared in the gauge g = {compared['g']}, with a true softening of "
-            f"{compared['softening']}.",
-            "",
-        ]
+        if compared is not None:
+            lines += [
+                f"Compared in the gauge g = {compared['g']}, with a true softening of "
+                f"{compared['softening']}.",
+                "",
+            ]
     if report.get("derived"):
         lines += [f"Not given, so differentiated or assumed: {', '.join(report['derived'])}.", ""]
     if report.get("failed_simulations"):
@@ -147,6 +152,28 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         "",
     ]
     return "\n".join(lines)
+
+
+_SAID = {
+    "believe": "**Believe**: the data support this law.",
+    "doubt": "**Doubt**: the data do not support all of this law.",
+    "reject": "**Reject**: this is not what the network knows, or the network knows no law.",
+}
+
+
+def _certificate_lines(found):
+    """Whether to believe the law, and why."""
+    if not found:
+        return []
+    lines = [_SAID[found["says"]], "", "| from the data alone | numbers | holds |", "|---|---|---|"]
+    for name, check in found["checks"].items():
+        numbers = ", ".join(
+            f"{k.replace('_', ' ')} {v:.3g}"
+            for k, v in check.items()
+            if k != "holds" and v is not None
+        )
+        lines.append(f"| {name} | {numbers} | {'yes' if check['holds'] else 'no'} |")
+    return [*lines, ""]
 
 
 def _refit_lines(found):

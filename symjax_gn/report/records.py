@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.quantities import ACCELERATION, Quantity
+from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
 from symjax_gn.discovery.refitting import Refit
@@ -82,6 +83,7 @@ def make_report(
     *,
     law: VectorLaw,
     verdict: Verdict | None,
+    certificate: Certificate | None = None,
     message_r2: Mapping[str, Any] | None,
     test_error: tuple[float, float],
     seconds: Mapping[str, float],
@@ -99,6 +101,7 @@ def make_report(
 
     Args:
         law: the distilled law.
+        certificate: what `certify` said, or None.
         verdict: what `judge` said, or None for data whose law is not known.
         message_r2: what `message_r2` gave, or None.
         test_error: what `held_out_error` gave.
@@ -115,12 +118,15 @@ def make_report(
         **run: what was run: system, dim, n, strategy, regressor, seed, ...
     """
     targets = ["force towards the sender" if law.matrix is None else "force along M u"]
-    if law.scalar is None:
+    if law.vectors:
+        targets = [f"factor of the vector: {name}" for name in law.vectors]
+    elif law.scalar is None:
         targets = [f"component {k}" for k in range(len(law.components))]
     checks: dict[str, Any] = {}
     gauge = None
     if verdict is not None:
         checks = dict(verdict.checks)
+    if verdict is not None and verdict.gauge is not None:
         gauge = dict(
             g=verdict.gauge.name,
             constant_b=not np.any(verdict.gauge.offset[1:]),
@@ -129,7 +135,11 @@ def make_report(
         )
     return dict(
         **run,
+        certificate=None
+        if certificate is None
+        else dict(says=certificate.says, checks=dict(certificate.checks)),
         recovered=None if verdict is None else verdict.recovered,
+        verdict=None if verdict is None else verdict.says,
         checks=checks,
         compared_in=gauge,
         form=law.form,

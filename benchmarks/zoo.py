@@ -1,0 +1,100 @@
+"""Laws that nobody tuned for, through the main job with its defaults.
+
+    python benchmarks/zoo.py --out benchmarks/results/zoo.json
+    python benchmarks/zoo.py --laws morse mie --dims 2 --seeds 0
+
+Each cell (law, dimension, seed) is a process of its own, so that its seconds are those that
+a user waits. Saves after each cell; a cell that is in the output file is not repeated. Then
+prints the table: what was said of each law, the law, and the seconds.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from _results import commit, load_rows, open_out, save
+from zoo_laws import LAWS
+
+from symjax_gn.data.checks import check_choice
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(law, dim, seed, options):
+    """One row: the report of one cell, or the error that ended it."""
+    row = dict(name=f"{law}-{dim} seed {seed}", law=law, dim=dim, seed=seed, commit=commit())
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "examples/discover_force.py", "--system"]
+        command += [f"benchmarks/zoo_laws.py:{law}", "--dim", str(dim), "--seed", str(seed)]
+        command += [*options, "--out", folder]
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        row |= dict(value=time.perf_counter() - start, unit="s", options=options)
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["it said nothing"]
+            return row | dict(error=said[-1])
+        report = json.loads((Path(folder) / "report.json").read_text())
+    keys = ("verdict", "certificate", "checks", "laws", "refit", "one_body", "test_error")
+    return row | {key: report.get(key) for key in keys} | dict(stages=report["seconds"])
+
+
+def _law_text(row):
+    if row.get("error"):
+        return row["error"]
+    refit = row["refit"] or {}
+    if refit.get("towards"):
+        return f"${refit['towards']['latex']}$"
+    return "; ".join(f"${law['latex']}$" for law in row["laws"])
+
+
+def print_table(rows):
+    """One line per cell, and the totals."""
+    print(
+        "| law | verdict | certificate | the law, towards the sender | s |\n|---|---|---|---|---|"
+    )
+    for row in rows:
+        says = (row.get("certificate") or {}).get("says", "")
+        verdict = row.get("verdict", "error")
+        print(f"| {row['name']} | {verdict} | {says} | {_law_text(row)} | {row['value']:.0f} |")
+    counts = {word: sum(row.get("verdict", "error") == word for row in rows) for word in
+              ("exact", "approximate", "not recovered", "error")}  # fmt: skip
+    seconds = [row["value"] for row in rows]
+    print(f"\n{len(rows)} runs: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
+    print(f"seconds: median {statistics.median(seconds):.0f}, largest {max(seconds):.0f}")
+
+
+def main():
+    """Run what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--laws", nargs="+", default=list(LAWS), metavar="LAW")
+    parser.add_argument("--dims", nargs="+", type=int, default=[2, 3])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of the main job")
+    parser.add_argument("--out", help="JSON file; kept up to date after every cell")
+    args = parser.parse_args()
+    for law in args.laws:
+        check_choice("law", law, LAWS)
+    open_out(args.out)
+    rows = load_rows(args.out, [])
+    known = {row["name"] for row in rows if "error" not in row}
+    for seed in args.seeds:
+        for law in args.laws:
+            for dim in args.dims:
+                name = f"{law}-{dim} seed {seed}"
+                if dim not in LAWS[law].dims or name in known:
+                    continue
+                rows = [row for row in rows if row["name"] != name]
+                rows.append(run(law, dim, seed, args.options))
+                save(args.out, rows)
+                print(f"{name}: {rows[-1].get('verdict')}", file=sys.stderr, flush=True)
+    if rows:
+        print_table(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Whether to believe a law, from the data alone; the truth need not be known."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery import kernels
+from symjax_gn.discovery.bodies import Bodies, gather
+from symjax_gn.discovery.terms import Term, body_vectors, pair_vectors
+from symjax_gn.model import Predictor, batches, known_targets
+
+# A network that errs by more than this share of what predicting nothing does knows no law.
+_KNOWS = 0.5
+
+# A law says what the network knows if it errs at most so many times as much, and something
+# else if it errs more than so many times as much.
+_SAYS, _SAYS_NOT = 1.5, 3.0
+
+# Splines may lower the error of what a law leaves by this share, by chance.
+_STRUCTURE = 0.03
+
+# Errors on the pairs that are nearest and farthest may be so many times those of all.
+_BEYOND = 3.0
+_EXTREME = 0.05
+
+# What a law leaves below this is rounding: of accelerations, positions and constants.
+_ROUNDING_OF_LAWS = 1e-5
+
+# Pieces of splines that look for structure, and pairs they are fitted to.
+_PIECES, _PAIRS = 6, 20_000
+
+
+class Certificate(NamedTuple):
+    """What the data say of a law."""
+
+    says: str
+    """"believe", "doubt" or "reject"."""
+    checks: dict[str, dict[str, Any]]
+    """Each check with its numbers, its limit and whether it holds."""
+
+
+def relative_errors(predictor: Predictor, dataset: Dataset) -> Float[np.ndarray, "graph *node"]:
+    """|a - a_hat| / (|a| + 0.1 typical |a|) of each node, or graph; NaN where not known.
+
+    Args:
+        predictor: a trained network, or a law.
+        dataset: graphs in the user's units.
+    """
+    found = []
+    with np.errstate(all="ignore"):
+        for part, count in batches(dataset):
+            found.append(np.asarray(predictor.predict(part.graphs), np.float64)[:count])
+    return _relative(np.concatenate(found), dataset)
+
+
+def _relative(guess, dataset):
+    """Errors of given predictions."""
+    target = np.asarray(dataset.target, np.float64)
+    known = known_targets(dataset)
+    known = np.ones(target.shape[:-1], bool) if known is None else np.asarray(known)[..., 0]
+    size = np.linalg.norm(target, axis=-1)
+    with np.errstate(all="ignore"):
+        gap = np.linalg.norm(guess - target, axis=-1)
+    gap = np.where(np.isfinite(gap), gap, np.inf)
+    return np.where(known, gap / (size + 0.1 * typical_size(size[known])), np.nan)
+
+
+def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certificate:
+    """Say whether a law is to be believed.
+
+    Four checks on data that neither the network nor the law has seen:
+
+    - `known`: the network, or the law, errs by at most half of what predicting nothing does.
+    - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
+      times as much it does not say what the network knows.
+    - `structure`: what the law leaves has none: splines of distance, velocity and place,
+      fitted to it on one half of the data, explain at most 3% of it on the other.
+    - `beyond`: on graphs with the nearest and farthest pairs, a tenth of all, the law errs
+      at most 3 times as much as on all.
+
+    A law is believed if all hold, rejected if one of the first two fails by far, and doubted
+    otherwise.
+
+    Args:
+        law: the law, constants refitted; None where there is none.
+        network: the trained network.
+        test: graphs that played no part, user's units.
+
+    >>> import jax, sympy
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> data = sgn.make_dataset(run)
+    >>> r, dx, dy = sympy.symbols("r dx dy")
+    >>> update = [sympy.Symbol(name) / sympy.Symbol("m_i") for name in ("e_0", "e_1")]
+    >>> true, wrong = (
+    ...     sgn.SymbolicModel([(2 * r - c) * way / r for way in (dx, dy)], update)
+    ...     for c in (1.98, 2.5))
+    >>> certify(true, true, data).says, certify(wrong, true, data).says
+    ('believe', 'reject')
+    """
+    own = float(np.nanmean(relative_errors(network, test)))
+    nothing = float(np.nanmean(_relative(np.zeros(np.shape(test.target)), test)))
+    errors = None if law is None else relative_errors(law, test)
+    error = np.inf if errors is None else float(np.nanmean(errors))
+    least = min(own, error)
+    explained = _SAYS * own + kernels.ROUNDING
+    checks: dict[str, dict[str, Any]] = dict(
+        known=dict(error=least, of_nothing=nothing, limit=_KNOWS, holds=least <= _KNOWS * nothing),
+        explained=dict(
+            law_error=error, network_error=own, limit=explained, holds=error <= explained
+        ),
+    )
+    if law is None or not (checks["known"]["holds"] and error <= _SAYS_NOT / _SAYS * explained):
+        return Certificate("reject", checks)
+    if test.quantity.vector:
+        checks["structure"] = _structure(law, test, error)
+        checks["beyond"] = _beyond(errors, test, error)
+    holds = all(check["holds"] for check in checks.values())
+    return Certificate("believe" if holds else "doubt", checks)
+
+
+def _beyond(errors, test, error):
+    """Errors on the graphs with the nearest and the farthest pairs."""
+    distances = [_distances(part)[:count] for part, count in batches(test)]
+    near, far = np.concatenate(distances).T
+    extreme = (near <= np.quantile(near, _EXTREME)) | (far >= np.quantile(far, 1 - _EXTREME))
+    there = float(np.nanmean(errors[extreme]))
+    limit = _BEYOND * error + kernels.ROUNDING
+    return dict(law_error=there, limit=limit, holds=there <= limit)
+
+
+def _distances(dataset):
+    """Smallest and largest distance `[graph, 2]` along edges."""
+    position = np.asarray(dataset.nodes.position, np.float64)
+    ends = (np.asarray(x) for x in (dataset.graphs.receivers, dataset.graphs.senders))
+    rows = np.arange(len(dataset))[:, None]
+    way = dataset.space.displacement(*(position[rows, end] for end in ends))
+    r = np.linalg.norm(way, axis=-1)
+    return np.stack([np.min(r, axis=1), np.max(r, axis=1)], axis=1)
+
+
+def _structure(law, test, error):
+    """What splines find in what a law leaves, on data on which they were not fitted."""
+    if error <= _ROUNDING_OF_LAWS:
+        return dict(explained=0.0, limit=_STRUCTURE, holds=True)
+    names = np.unique(test.group)
+    halves = []
+    for part in (names[::2], names[1::2]):
+        half = take(test, np.flatnonzero(np.isin(test.group, part)))
+        halves.append(_left_by(law, half) if len(half) else None)
+    if halves[1] is None or halves[0] is None:
+        return dict(explained=None, limit=_STRUCTURE, holds=False)
+    seen, held_out = halves
+    terms = _looked_for(seen)
+    before = np.linalg.norm(held_out.target, axis=1) * held_out.weight
+    before = before[held_out.weight > 0]
+    after = kernels.fit_terms(terms, seen, held_out, _PIECES).errors
+    explained = 1 - float(np.mean(after) / np.mean(before))
+    return dict(explained=explained, limit=_STRUCTURE, holds=explained <= _STRUCTURE)
+
+
+def _left_by(law, dataset) -> Bodies:
+    """Bodies whose targets are what a law leaves of them."""
+    parts = [np.asarray(law.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)]
+    weights = gather(dataset, _PAIRS).weight
+    left = dataclasses.replace(
+        dataset,
+        target=np.nan_to_num(np.asarray(dataset.target, np.float64) - np.concatenate(parts)),
+    )
+    return gather(left, _PAIRS)._replace(weight=weights)
+
+
+def _looked_for(bodies: Bodies) -> Sequence[Term]:
+    """Terms that might have been missed."""
+    dim = bodies.target.shape[1]
+    one = sympy.Integer(1)
+    found = [Term(vector, one, True) for vector in pair_vectors(bodies.pairs, dim)[:3]]
+    line = found[0].vector
+    masses = [name for name in ("m_i", "m_j", "q_i", "q_j") if np.ptp(bodies.pairs.get(name, 0.0))]
+    found += [Term(line, sympy.Symbol(name), True) for name in masses]
+    if len(masses) == 4:
+        found.append(Term(line, sympy.Symbol("m_i") * sympy.Symbol("m_j"), True))
+        found.append(Term(line, sympy.Symbol("q_i") * sympy.Symbol("q_j"), True))
+    return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.nodes, dim, True))]

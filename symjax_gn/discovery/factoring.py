@@ -1,0 +1,148 @@
+"""A law of forces found term by term: structure, kernels, formulas, and their composition."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import PRNGKeyArray
+
+from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery import choice, kernels
+from symjax_gn.discovery.bodies import gather
+from symjax_gn.discovery.certificate import relative_errors
+from symjax_gn.discovery.distillation import VectorLaw
+from symjax_gn.discovery.recording import MessageTable, record_stars
+from symjax_gn.discovery.refitting import Refit
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.expressions import complexity
+from symjax_gn.laws.fronts import Law, to_front
+from symjax_gn.networks.training import Trained
+
+# Pairs that terms are compared on, that kernels and laws are fitted to, and held-out ones.
+_COMPARED, _FITTED, _HELD_OUT = 8_000, 20_000, 8_000
+
+# Terms explain a force if they err at most so many times as much as the network.
+_AS_WELL = 1.5
+
+_LINE = "line of centres"
+
+
+class Factored(NamedTuple):
+    """A law of forces that is a sum of terms."""
+
+    law: VectorLaw
+    """Of pairs."""
+    one_body: VectorLaw
+    """Of bodies alone."""
+    refit: Refit
+    """Both as they were refitted, which is the law."""
+    fit: kernels.Fit
+    """The terms with their kernels as splines."""
+    laws: choice.Laws
+    """The formulas in the place of kernels, and what they were chosen from."""
+    network_error: float
+    """The network's held-out error, as those of `fit` and `laws`."""
+
+
+def factor(
+    key: PRNGKeyArray,
+    trained: Trained,
+    table: MessageTable,
+    train: Dataset,
+    validation: Dataset,
+    regressors: Sequence[Regressor],
+    *,
+    field: bool = True,
+) -> Factored | None:
+    """Find a law as a sum of terms of one variable each; None where there is no such sum.
+
+    Args:
+        key: PRNG key that chooses pairs.
+        trained: the trained network.
+        table: what `record_messages` gave.
+        train: graphs whose targets laws are fitted to, user's units.
+        validation: graphs of other recordings, by which terms and laws are chosen.
+        regressors: engines that search for each kernel.
+        field: whether a body may feel a field that depends on its place.
+
+    Raises:
+        RegressionError: a search ended without a usable expression.
+    """
+    stars = record_stars(key, trained, train)
+    seen, held_out = gather(train, _FITTED), gather(validation, _HELD_OUT)
+    network_error = float(np.nanmean(relative_errors(trained, validation)))
+    few = gather(train, _COMPARED)
+    fit = kernels.find_terms(stars, few, held_out, enough=network_error, field=field)
+    finer = kernels.finish(fit, seen, held_out)
+    fit = finer if finer.error < fit.error else fit
+    if not fit.error <= _AS_WELL * network_error:
+        return None
+    laws = choice.choose(fit, seen, held_out, regressors)
+    dim = train.target.shape[-1]
+    force, alone = choice.force_laws(laws, dim)
+    scalar = _scalar(laws, laws.kernels)
+    objective = choice.OnKernels(laws.terms, seen)
+    after = float(np.mean(objective.errors(laws.kernels)))
+    before = float(np.mean(objective.errors(laws.before)))
+    refit = Refit(tuple(force), tuple(alone), scalar, sympy.Symbol("r"), scalar, after, before)
+    pair, own = _pair_law(laws, force, scalar), _own_law(laws, alone, table)
+    return Factored(pair, own, refit, fit, laws, network_error)
+
+
+def _scalar(laws, candidate) -> Any:
+    """The law along the line of centres, if there is nothing else."""
+    total: sympy.Expr = sympy.Integer(0)
+    for term, kernel in zip(laws.terms, candidate, strict=True):
+        if term.pair and term.vector.name != _LINE:
+            return None
+        if term.pair:
+            total += term.coupling * kernel
+    return total
+
+
+def _pair_law(laws, force, scalar):
+    """The law of pairs with the candidates it was chosen from."""
+    unit = "|a| + 0.1 typical |a|, in accelerations"
+    if scalar is not None:
+        found = [_scalar(laws, row.candidate) for row in laws.rows]
+        rows = [(complexity(x), row.error, x) for x, row in zip(found, laws.rows, strict=True)]
+        front = to_front(rows)
+        error = next(e for _, e, x in rows if x == scalar) if scalar in found else np.nan
+        chosen = next((one for one in front.laws if one.expression == scalar), None)
+        chosen = chosen or Law(scalar, complexity(scalar), float(error), 0.0)
+        return VectorLaw(
+            "central", tuple(force), scalar, selected=(chosen,), fronts=(front,), error_unit=unit
+        )
+    selected, fronts, names = [], [], []
+    for k, (term, kernel) in enumerate(zip(laws.terms, laws.kernels, strict=True)):
+        if not term.pair:
+            continue
+        rows = [
+            (complexity(x), row.error, x)
+            for row in laws.rows
+            for x in [term.coupling * row.candidate[k]]
+        ]
+        front = to_front(rows)
+        whole = term.coupling * kernel
+        chosen = next((one for one in front.laws if one.expression == whole), None)
+        selected.append(chosen or Law(whole, complexity(whole), laws.error, 0.0))
+        fronts.append(front)
+        names.append(term.vector.name)
+    return VectorLaw(
+        "terms",
+        tuple(force),
+        selected=tuple(selected),
+        fronts=tuple(fronts),
+        error_unit=unit,
+        vectors=tuple(names),
+    )
+
+
+def _own_law(laws, alone, table):
+    """The law of bodies alone."""
+    own = np.linalg.norm(table.alone, axis=1)
+    share = float(np.median(own) / (typical_size(np.linalg.norm(table.force, axis=1)) or 1.0))
+    form = "none" if all(term.pair for term in laws.terms) else "components"
+    return VectorLaw(form, tuple(alone), share=share)

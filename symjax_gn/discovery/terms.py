@@ -1,0 +1,219 @@
+"""What a force may be a sum of: vectors, couplings by properties, and one free variable.
+
+Each term is coupling x kernel(variable) x vector. The coupling is a product of properties
+of the bodies, the vector a direction that the bodies define, and the kernel a function of
+one variable that is found from the data.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.data.features import parse_feature
+from symjax_gn.data.nodes import AXES
+from symjax_gn.laws.expressions import complexity, evaluate
+
+Columns = Mapping[str, Float[np.ndarray, " sample"]]
+
+# Powers with which positive properties enter a coupling.
+_HALF = sympy.Rational(1, 2)
+_POWERS = (sympy.Integer(0), sympy.Integer(1), _HALF, -_HALF, sympy.Integer(-1), sympy.Integer(2))
+
+# Columns that differ by less than this share are one.
+_SAME = 1e-6
+
+
+class Vector(NamedTuple):
+    """A direction that bodies define."""
+
+    name: str
+    along: tuple[sympy.Expr, ...]
+    """Its component along each axis, of the features."""
+    variable: sympy.Expr | None
+    """What the kernel is a function of; None for a constant."""
+
+
+class Term(NamedTuple):
+    """One term of a force."""
+
+    vector: Vector
+    coupling: sympy.Expr
+    """Of the properties of the receiver and, for pairs, the sender."""
+    pair: bool
+    """Whether it is summed over senders."""
+
+    @property
+    def complexity(self) -> int:
+        """See `laws.expressions.complexity`; of ways to say the same the shortest is best."""
+        return complexity(self.coupling) + sum(map(complexity, self.vector.along))
+
+
+def values(expression: Any, columns: Columns) -> Float[np.ndarray, " sample"]:
+    """Values `[sample]` of an expression, also of one without variables."""
+    used = {str(symbol): columns[str(symbol)] for symbol in expression.free_symbols}
+    if not used:
+        count = len(next(iter(columns.values())))
+        return np.full(count, float(expression))
+    return evaluate(expression, used)
+
+
+def components(vector: Vector, columns: Columns) -> Float[np.ndarray, "sample dim"]:
+    """Components `[sample, dim]` of a vector; 0 where it is not defined."""
+    with np.errstate(all="ignore"):
+        found = np.stack([values(along, columns) for along in vector.along], axis=-1)
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+def _symbols(stem: str, dim: int, end: str = "") -> list[sympy.Symbol]:
+    return [sympy.Symbol(f"{stem}{axis}{end}") for axis in AXES[:dim]]
+
+
+def _turned(way: Sequence[Any]) -> tuple[Any, ...]:
+    """A vector of the plane turned by 90 degrees."""
+    return (-way[1], way[0])
+
+
+def _crossed(a: Sequence[Any], b: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(a[k - 2] * b[k - 1] - a[k - 1] * b[k - 2] for k in range(3))
+
+
+def _axis(dim: int, k: int) -> tuple[sympy.Integer, ...]:
+    return tuple(sympy.Integer(int(k == n)) for n in range(dim))
+
+
+def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
+    """Vectors that two bodies define; kernels are functions of the distance.
+
+    The line of centres, its parts along each axis and the axes themselves (forces that are
+    not isotropic), and where velocities are known these, the relative velocity, its part
+    along the line of centres, and what is at right angles to them.
+
+    Args:
+        columns: features of pairs, see `data.features`.
+        dim: spatial dimension.
+    """
+    r = sympy.Symbol("r")
+    unit = tuple(way / r for way in _symbols("d", dim))
+    found = [("line of centres", unit)]
+    moving = all(f"v{axis}_{end}" in columns for axis in AXES[:dim] for end in "ij")
+    if moving:
+        own, other = (_symbols("v", dim, f"_{end}") for end in "ij")
+        relative = tuple(b - a for a, b in zip(own, other, strict=True))
+        along = sympy.Add(*(u * w for u, w in zip(unit, relative, strict=True)))
+        found += [
+            ("relative velocity", relative),
+            ("relative velocity along the line", tuple(along * u for u in unit)),
+            ("velocity of the receiver", tuple(own)),
+            ("velocity of the sender", tuple(other)),
+        ]
+        turns = [("receiver's", own), ("sender's", other), ("relative", relative)]
+        if dim == 2:
+            found += [(f"across the {name} velocity", _turned(v)) for name, v in turns]
+        if dim == 3:
+            found += [(f"line x {name} velocity", _crossed(unit, v)) for name, v in turns]
+            found += [
+                (f"{AXES[k]} x {name} velocity", _crossed(_axis(3, k), v))
+                for name, v in turns
+                for k in range(3)
+            ]
+    if dim == 2:
+        found.append(("across the line", _turned(unit)))
+    for k in range(dim if dim > 1 else 0):
+        found.append((f"{AXES[k]}", _axis(dim, k)))
+        for n in range(dim):
+            part = tuple(one * unit[n] for one in _axis(dim, k))
+            found.append((f"{AXES[k]}, by d{AXES[n]}", part))
+    return [Vector(name, tuple(map(sympy.sympify, along)), r) for name, along in found]
+
+
+def body_vectors(columns: Columns, dim: int, field: bool) -> list[Vector]:
+    """Vectors that one body defines: its velocity, the axes, its place.
+
+    Args:
+        columns: features of bodies.
+        dim: spatial dimension.
+        field: whether forces may depend on the place.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    if all(f"v{axis}_i" in columns for axis in AXES[:dim]):
+        own = _symbols("v", dim, "_i")
+        speed = sympy.sqrt(sympy.Add(*(v**2 for v in own)))
+        found += [("velocity", tuple(own), None), ("velocity by speed", tuple(own), speed)]
+        if dim == 2:
+            found.append(("across the velocity", _turned(own), None))
+        if dim == 3:
+            found += [(f"{AXES[k]} x velocity", _crossed(_axis(3, k), own), None) for k in range(3)]
+    found += [(AXES[k], _axis(dim, k), None) for k in range(dim)]
+    if field:
+        place = _symbols("", dim, "_i")
+        far = sympy.sqrt(sympy.Add(*(x**2 for x in place)))
+        found += [("place", tuple(place), None), ("place by distance", tuple(place), far)]
+        found += [
+            (f"{AXES[k]} by {AXES[n]}", _axis(dim, k), place[n])
+            for k in range(dim)
+            for n in range(dim)
+        ]
+    return [Vector(name, tuple(map(sympy.sympify, way)), x) for name, way, x in found]
+
+
+def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
+    """Ways in which properties may enter a term, the simplest first.
+
+    Products over properties of: powers of both bodies' values, and for pairs powers of their
+    sum and of their difference. Those that are the same on the samples, up to a factor, are
+    listed once, in the simplest form.
+
+    Args:
+        columns: features of pairs or bodies.
+        ends: "ij" for pairs, "i" for bodies.
+    """
+    stems = dict.fromkeys(
+        name[:-2]
+        for name in columns
+        if name.endswith("_i") and parse_feature(name).kind.startswith("property:")
+    )
+    lists = []
+    for stem in stems:
+        both = [columns[f"{stem}_{end}"] for end in ends]
+        if all(np.ptp(column) <= _SAME * np.max(np.abs(column)) for column in both):
+            continue
+        lists.append(list(_entries(stem, ends, all(np.all(column > 0) for column in both))))
+    found: list[sympy.Expr] = []
+    seen: list[np.ndarray] = []
+    products = [sympy.Mul(*factors) for factors in itertools.product(*lists)]
+    for one in sorted(products, key=complexity):
+        with np.errstate(all="ignore"):
+            column = values(one, columns)
+        size = np.sqrt(np.mean(column**2))
+        if not np.isfinite(size) or size == 0:
+            continue
+        flat = column / size
+        if any(1 - abs(np.mean(flat * other)) < _SAME for other in seen):
+            continue
+        found.append(one)
+        seen.append(flat)
+    return found
+
+
+def _entries(stem: str, ends: str, positive: bool) -> Iterator[Any]:
+    """Ways in which one property enters."""
+    i, j = (sympy.Symbol(f"{stem}_{end}") for end in "ij")
+    powers = _POWERS if positive else tuple(p for p in _POWERS if p.is_Integer and p >= 0)
+    if ends == "i":
+        yield from (i**p for p in powers)
+        if not positive:
+            yield sympy.Abs(i)
+        return
+    yield from (i**p * j**q for p in powers for q in powers)
+    apart = sympy.Abs(i - j)
+    yield from ((i + j) ** p for p in powers[1:])
+    yield from (i - j, apart, sympy.sqrt(apart), (i - j) ** 2)
+    if positive:
+        yield i * j / (i + j)
+        yield sympy.sqrt(i**2 + j**2)
+    else:
+        yield from (sympy.Abs(i * j), sympy.sqrt(sympy.Abs(i * j)), sympy.Abs(i), sympy.Abs(j))

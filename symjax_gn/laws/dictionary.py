@@ -1,0 +1,361 @@
+"""Laws of one variable as short sums of products of elementary functions, found in order.
+
+Genetic programming needs luck where a law has one variable and the data are exact. Here all
+pairs of some thousand functions are compared by least squares, the best pairs of each two
+kinds of functions are fitted, and further functions are added to the best of these.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import Float, Int
+
+from symjax_gn.laws.expressions import evaluate
+from symjax_gn.laws.fronts import Column
+from symjax_gn.laws.refinement import SampleObjective
+
+_R = sympy.Symbol("r")
+
+# Fits of sums from the starts that are best on the grid, of each two kinds of functions.
+_STARTS = 2
+
+# Sums that are fitted, of all that are best for their kinds.
+_FITTED = 90
+
+# Whole powers of which all sums of up to four are compared.
+_WHOLE_POWERS = tuple(float(p) for p in range(-4, 8))
+
+# Sums that further functions are added to, and how many functions a sum may have.
+_LONGER, _MOST = 6, 4
+
+# Shares of the typical value that a positive variable may be softened by.
+_SHIFTS = (0.0, 0.004, 0.02)
+
+# Functions whose values on the samples span more than this say nothing.
+_SPAN = 1e14
+
+
+class Kind(NamedTuple):
+    """Functions of one form, with the parameters that are tried."""
+
+    name: str
+    values: Callable[..., Any]
+    """`values(x, *parameters)`."""
+    expression: Callable[..., Any]
+    """`expression(x, *parameters)`, of a SymPy x."""
+    grid: tuple[tuple[float, ...], ...]
+    needs: tuple[str, ...]
+    """Operators beside sums, products, quotients and powers."""
+
+
+def _grid(*axes: Iterable[float]) -> tuple[tuple[float, ...], ...]:
+    return tuple(itertools.product(*axes))
+
+
+_RATES = tuple(np.geomspace(0.15, 9.0, 16))
+_WAVES = tuple(np.arange(0.4, 14.0, 0.2))
+_PLACES = tuple(np.arange(0.4, 4.4, 0.3))
+_WHOLE = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+_POWERS = (*np.arange(-14.0, -4.5, 0.5), *np.arange(-4.5, 4.6, 0.25), 5.0, 6.0)
+
+
+def _exponent(p: float) -> Any:
+    """Whole powers are numbers of the law's form, others constants that are fitted."""
+    return sympy.Integer(int(p)) if float(p).is_integer() else sympy.Float(p)
+
+
+def _power(x: Any, p: float) -> Any:
+    return x ** _exponent(p)
+
+
+_F = sympy.Float
+
+KINDS: tuple[Kind, ...] = (
+    Kind("power", lambda x, p: x**p, lambda x, p: _power(x, p), _grid(_POWERS), ()),
+    Kind(
+        "exponential",
+        lambda x, p, a: x**p * np.exp(-a * x),
+        lambda x, p, a: _power(x, p) * sympy.exp(-_F(a) * x),
+        _grid(_WHOLE, _RATES),
+        ("exp",),
+    ),
+    Kind(
+        "growing",
+        lambda x, p, a: x**p * np.exp(a * x),
+        lambda x, p, a: _power(x, p) * sympy.exp(_F(a) * x),
+        _grid((0.0, 1.0), _RATES[:10]),
+        ("exp",),
+    ),
+    Kind(
+        "gaussian",
+        lambda x, p, a: x**p * np.exp(-a * x * x),
+        lambda x, p, a: _power(x, p) * sympy.exp(-_F(a) * x**2),
+        _grid(_WHOLE, _RATES),
+        ("exp",),
+    ),
+    Kind(
+        "sine",
+        lambda x, p, a: x**p * np.sin(a * x),
+        lambda x, p, a: _power(x, p) * sympy.sin(_F(a) * x),
+        _grid((-2.0, -1.0, 0.0, 1.0), _WAVES),
+        ("sin",),
+    ),
+    Kind(
+        "cosine",
+        lambda x, p, a: x**p * np.cos(a * x),
+        lambda x, p, a: _power(x, p) * sympy.cos(_F(a) * x),
+        _grid((-2.0, -1.0, 0.0, 1.0), _WAVES),
+        ("cos",),
+    ),
+    Kind(
+        "damped sine",
+        lambda x, a, b: np.exp(-b * x) * np.sin(a * x),
+        lambda x, a, b: sympy.exp(-_F(b) * x) * sympy.sin(_F(a) * x),
+        _grid(_WAVES, _RATES[1:12:2]),
+        ("exp", "sin"),
+    ),
+    Kind(
+        "damped cosine",
+        lambda x, a, b: np.exp(-b * x) * np.cos(a * x),
+        lambda x, a, b: sympy.exp(-_F(b) * x) * sympy.cos(_F(a) * x),
+        _grid(_WAVES, _RATES[1:12:2]),
+        ("exp", "cos"),
+    ),
+    Kind(
+        "logarithm",
+        lambda x, p: x**p * np.log(x),
+        lambda x, p: _power(x, p) * sympy.log(x),
+        _grid(_WHOLE),
+        ("log",),
+    ),
+    Kind(
+        "saturating logarithm",
+        lambda x, p, a: x**p * np.log(1 + a * x),
+        lambda x, p, a: _power(x, p) * sympy.log(1 + _F(a) * x),
+        _grid((-2.0, -1.0, 0.0, 1.0), _RATES),
+        ("log",),
+    ),
+    Kind(
+        "tangent",
+        lambda x, p, a: x**p * np.tanh(a * x),
+        lambda x, p, a: _power(x, p) * sympy.tanh(_F(a) * x),
+        _grid((-2.0, -1.0, 0.0, 1.0), _RATES),
+        ("tanh",),
+    ),
+    Kind(
+        "switch",
+        lambda x, a, b: np.tanh(a * (x - b)),
+        lambda x, a, b: sympy.tanh(_F(a) * (x - _F(b))),
+        _grid(_RATES[3:], _PLACES),
+        ("tanh",),
+    ),
+    Kind(
+        "bump",
+        lambda x, p, a, b: x**p * np.exp(-a * (x - b) ** 2),
+        lambda x, p, a, b: _power(x, p) * sympy.exp(-_F(a) * (x - _F(b)) ** 2),
+        _grid((0.0, 1.0), _RATES[3::2], _PLACES),
+        ("exp",),
+    ),
+    Kind(
+        "shifted power",
+        lambda x, p, a, q: x**p * (a + x) ** q,
+        lambda x, p, a, q: _power(x, p) * _power(x + _F(a), q),
+        _grid(_WHOLE, np.geomspace(0.1, 8.0, 12), (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.5)),
+        (),
+    ),
+    Kind(
+        "softened power",
+        lambda x, p, a, q: x**p * (a + x * x) ** q,
+        lambda x, p, a, q: _power(x, p) * _power(x**2 + _F(a), q),
+        _grid(_WHOLE, np.geomspace(0.01, 8.0, 14), (-3.0, -2.0, -1.5, -1.0, -0.75, -0.5, 0.5)),
+        (),
+    ),
+)
+
+
+class _Atom(NamedTuple):
+    """One function."""
+
+    kind: Kind
+    parameters: tuple[float, ...]
+    shift: float
+    """What is added to the variable in its unit."""
+    unit: float
+
+
+class _Atoms(NamedTuple):
+    """Functions on the samples."""
+
+    atoms: list[_Atom]
+    columns: Float[np.ndarray, "atom sample"]
+    """[atom, sample], times the weights and divided by their length."""
+    lengths: Float[np.ndarray, " atom"]
+    """[atom], these lengths."""
+    kinds: Int[np.ndarray, " atom"]
+    """[atom], numbers of kinds."""
+
+
+def _atoms(x, unit, shift, weight, operators) -> _Atoms:
+    """All functions of the kinds that the operators allow, of x / unit + shift."""
+    scaled = x / unit + shift
+    atoms, columns, lengths, kinds = [], [], [], []
+    for number, kind in enumerate(KINDS):
+        if not all(name in operators for name in kind.needs):
+            continue
+        for parameters in kind.grid:
+            with np.errstate(all="ignore"):
+                column = kind.values(scaled, *parameters) * weight
+                length = np.linalg.norm(column)
+            if not np.isfinite(length) or not 1 / _SPAN < length < _SPAN:
+                continue
+            atoms.append(_Atom(kind, parameters, shift, unit))
+            columns.append(column / length)
+            lengths.append(length)
+            kinds.append(number)
+    return _Atoms(atoms, np.asarray(columns), np.asarray(lengths), np.asarray(kinds))
+
+
+def _written(atom: _Atom) -> Any:
+    """The expression of a function, in the unit of the variable."""
+    place = _R + sympy.Float(atom.shift * atom.unit) if atom.shift else _R
+    place = place if atom.unit == 1 else place / sympy.Float(atom.unit)
+    return atom.kind.expression(_R, *atom.parameters).xreplace({_R: place})
+
+
+def _blocks(atoms: _Atoms) -> list[slice]:
+    """The functions of each kind."""
+    starts = [int(k) for k in np.flatnonzero(np.diff(atoms.kinds, prepend=-1))]
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(atoms.kinds)])]
+
+
+def _best_singles(atoms: _Atoms, target) -> list[tuple[int, ...]]:
+    """The functions of each kind that leave the least."""
+    gained = (atoms.columns @ target) ** 2
+    found: list[tuple[int, ...]] = []
+    for one in _blocks(atoms):
+        for k in np.argsort(-gained[one])[:_STARTS]:
+            found.append((one.start + int(k),))
+    return found
+
+
+def _best_pairs(atoms: _Atoms, target) -> list[tuple[int, ...]]:
+    """The pairs of each two kinds that leave the least, the best first."""
+    columns = atoms.columns
+    gram, right = columns @ columns.T, columns @ target
+    found: list[tuple[float, tuple[int, ...]]] = []
+    blocks = _blocks(atoms)
+    for n, one in enumerate(blocks):
+        for other in blocks[n:]:
+            g = gram[one, other]
+            free = 1 - g**2
+            a, b = right[one][:, None], right[other][None, :]
+            with np.errstate(all="ignore"):
+                gained = (a * a + b * b - 2 * a * b * g) / free
+            gained[~(free > 1e-9)] = 0.0
+            for k in np.argpartition(-gained, _STARTS, axis=None)[:_STARTS]:
+                i, j = (int(x) for x in np.unravel_index(int(k), gained.shape))
+                found.append((float(gained[i, j]), (one.start + i, other.start + j)))
+    return [which for _, which in sorted(found, reverse=True)]
+
+
+def _polynomials(atoms: _Atoms, target) -> list[tuple[int, ...]]:
+    """The best sums of each number of whole powers."""
+    powers = [
+        k
+        for k, atom in enumerate(atoms.atoms)
+        if atom.kind.name == "power" and atom.parameters[0] in _WHOLE_POWERS
+    ]
+    columns = atoms.columns[powers].T
+    gram, right = columns.T @ columns, columns.T @ target
+    found = []
+    for count in range(2, _MOST + 1):
+        gains = []
+        for which in itertools.combinations(range(len(powers)), count):
+            few = list(which)
+            with np.errstate(all="ignore"):
+                factors = np.linalg.lstsq(gram[np.ix_(few, few)], right[few], rcond=1e-14)[0]
+            gains.append((float(factors @ right[few]), which))
+        for _, which in sorted(gains)[-_STARTS:]:
+            found.append(tuple(powers[k] for k in which))
+    return found
+
+
+def _sum(atoms: _Atoms, which: Sequence[int], target) -> Any:
+    """The sum of some functions with factors by least squares."""
+    few = list(which)
+    factors = np.linalg.lstsq(atoms.columns[few].T, target, rcond=None)[0] / atoms.lengths[few]
+    terms = [
+        sympy.Float(float(c)) * _written(atoms.atoms[k]) for c, k in zip(factors, few, strict=True)
+    ]
+    return sympy.Add(*terms)
+
+
+def search_sums(
+    x: Column, target: Column, weight: Column | None = None, *, operators: Sequence[str]
+) -> Iterator[dict[sympy.Expr, float]]:
+    """Sums of up to four functions of one variable `r`, with their errors, in stages.
+
+    Each stage gives all that was found so far: single functions and sums of whole powers;
+    sums of two; the same of a variable with something added; longer sums.
+
+    Args:
+        x: `[sample]`, the variable.
+        target: `[sample]`.
+        weight: `[sample]`, factors of the absolute errors, or None for 1.
+        operators: those that laws may use; sums, products and powers are always there.
+
+    >>> x = np.linspace(0.5, 3.0, 200)
+    >>> search = search_sums(x, 2 * np.exp(-x) - 0.5 / x**2, operators=["exp"])
+    >>> [min(next(search).values()) < 1e-8 for _ in range(2)]
+    [False, True]
+    """
+    weight = np.ones(len(x)) if weight is None else weight
+    unit, flat = _unit(x), target * weight
+    objective = SampleObjective({"r": x}, target, weight)
+    rated: dict[Any, float] = {}
+
+    def ranked(atoms, sums):
+        """Fitted sums, the best first."""
+        found = []
+        for expression, which in sums:
+            (law,), error = objective.fit((expression,))
+            if np.isfinite(error):
+                rated[law] = error
+                found.append((error, law, which))
+        return sorted(found, key=lambda row: row[0])
+
+    def sums(atoms, several):
+        return ranked(atoms, [(_sum(atoms, which, flat), which) for which in several])
+
+    best: list[tuple[_Atoms, Any]] = []
+    for shift in _SHIFTS if np.all(x > 0) else (0.0,):
+        atoms = _atoms(x, unit, shift, weight, operators)
+        found = sums(atoms, _best_singles(atoms, flat) + _polynomials(atoms, flat))
+        if not shift:
+            yield rated
+        found += sums(atoms, _best_pairs(atoms, flat)[:_FITTED])
+        best.append((atoms, sorted(found, key=lambda row: row[0])[:_LONGER]))
+        yield rated
+    for atoms, longer in best:
+        for _ in range(2, _MOST):
+            more = []
+            for _, law, which in longer:
+                left = flat - evaluate(law, {"r": x}) * weight
+                gain = np.abs(atoms.columns @ left)
+                for one in _blocks(atoms):
+                    k = one.start + int(np.argmax(gain[one]))
+                    factor = float(atoms.columns[k] @ left) / atoms.lengths[k]
+                    added = sympy.Float(factor) * _written(atoms.atoms[k])
+                    more.append((law + added, (*which, k)))
+            longer = ranked(atoms, more)[:_LONGER]
+        yield rated
+
+
+def _unit(x: Column) -> float:
+    """The power of two nearest to the typical value, which leaves plain numbers plain."""
+    size = float(np.median(np.abs(x))) or 1.0
+    power = round(np.log2(size))
+    return 1.0 if abs(power) <= 2 else float(2.0**power)
