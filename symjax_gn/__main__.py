@@ -267,7 +267,7 @@ def _measure_more_bodies(other, found: Discovery):
 
 
 def print_laws(found: Discovery) -> None:
-    """The laws, as they were picked and as they were refitted."""
+    """The laws as they were refitted; those of raw messages as they were picked."""
     energies = found.energies
     if energies is not None:
         if energies.potential.potential is not None:
@@ -277,11 +277,14 @@ def print_laws(found: Discovery) -> None:
         if energies.kinetic is not None and energies.kinetic.energy is not None:
             print(f"kinetic energy of a body: {rounded(energies.kinetic.energy)}")
     raw = found.settings.gauge == "messages" or found.update is not None
-    for k, law in enumerate(found.distilled.components):
+    laws = found.distilled.components if found.refit is None else found.refit.force
+    for k, law in enumerate(laws):
         print(f"{f'message {k}' if raw else f'force on i from j, {AXES[k]}'}: {rounded(law)}")
     for law in found.update.selected if found.update is not None else ():
         print(f"{found.parts[0].quantity.name} of the sums: {rounded(law.expression)}")
     alone = () if found.one_body is None else found.one_body.components
+    if found.refit is not None:
+        alone = found.refit.one_body
     if any(law != 0 for law in alone):
         for axis, law in zip(AXES, alone, strict=False):
             print(f"force on i alone, {axis}: {rounded(law)}")

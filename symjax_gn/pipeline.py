@@ -228,7 +228,6 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
                 train,
                 validation,
                 regressors,
-                field=trained.model.external_field,
             )
         if factored is None:
             law = distillation.distill(table, regressors, gauge=settings.gauge, **options)

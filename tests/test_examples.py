@@ -46,7 +46,9 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_pa
     read = json.loads((out / "report.json").read_text())
     fields = "system dim n strategy regressor seed recovered checks laws message_r2 test_error"
     assert set(fields.split()) | {"seconds", "versions"} <= set(read)
-    assert set(read["seconds"]) == {*("simulate", "train", "regress", "refit", "report", "total")}
+    assert set(read["seconds"]) == {
+        *("simulate", "train", "regress", "refit", "certify", "report", "total")
+    }
     assert set(read["laws"][0]) >= {"latex", "sympy", "complexity", "mae", "score"}
     assert set(read["message_r2"]) >= {"force", "force_trimmed", "gauge", "gauge_name"}
     assert set(read["test_error"]) == {"value", "unit", "mean_abs_target"}
@@ -183,7 +185,7 @@ def test_energies_end_with_a_report(potential, tmp_path, capsys):
     read = json.loads((out / "report.json").read_text())
     assert read["strategy"] == "flathgn"
     assert set(read["seconds"]) == {
-        *("simulate", "train", "regress", "refit", "follow", "report", "total")
+        *("simulate", "train", "regress", "refit", "follow", "certify", "report", "total")
     }
     found = read["energies"]
     assert set(found["checks"]) == {"potential", "kinetic"}

@@ -188,4 +188,4 @@ def _looked_for(bodies: Bodies) -> Sequence[Term]:
     if len(masses) == 4:
         found.append(Term(line, sympy.Symbol("m_i") * sympy.Symbol("m_j"), True))
         found.append(Term(line, sympy.Symbol("q_i") * sympy.Symbol("q_j"), True))
-    return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.nodes, dim, True))]
+    return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.nodes, dim))]

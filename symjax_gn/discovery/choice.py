@@ -29,7 +29,7 @@ from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
 from symjax_gn.laws.expressions import complexity, constants, with_constants
 from symjax_gn.laws.fitting import fit_in_stages
-from symjax_gn.laws.fronts import ParetoFront, is_usable, pareto
+from symjax_gn.laws.fronts import ParetoFront, RegressionError, is_usable, pareto
 from symjax_gn.laws.refinement import Candidate, Rated, improve
 from symjax_gn.laws.rules import RULES, softened
 from symjax_gn.laws.tapes import Tape
@@ -311,6 +311,8 @@ def _choose(fit, ways, train, valid):
         candidates += [(*best[:k], law, *best[k + 1 :]) for law in way if law != best[k]]
     rules = [*RULES.values(), _softening(train)]
     rows = improve(candidates, objective, rules, gain=_GAIN, budget=_PROPOSALS)
+    if not rows:
+        raise RegressionError("No law of the kernels is finite on all bodies.")
     errors = [held_out.errors(row.candidate) for row in rows]
     means = np.asarray([np.mean(one) for one in errors])
     least = int(np.argmin(means))

@@ -26,6 +26,9 @@ _COMPARED, _FITTED, _HELD_OUT = 8_000, 20_000, 8_000
 # Terms explain a force if they err at most so many times as much as the network.
 _AS_WELL = 1.5
 
+# A sum of terms is looked for until it errs less than this, or than the network.
+_ENOUGH = 0.01
+
 _LINE = "line of centres"
 
 
@@ -53,8 +56,6 @@ def factor(
     train: Dataset,
     validation: Dataset,
     regressors: Sequence[Regressor],
-    *,
-    field: bool = True,
 ) -> Factored | None:
     """Find a law as a sum of terms of one variable each; None where there is no such sum.
 
@@ -65,7 +66,6 @@ def factor(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each kernel.
-        field: whether a body may feel a field that depends on its place.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -74,12 +74,13 @@ def factor(
     seen, held_out = gather(train, _FITTED), gather(validation, _HELD_OUT)
     network_error = float(np.nanmean(relative_errors(trained, validation)))
     few = gather(train, _COMPARED)
-    fit = kernels.find_terms(stars, few, held_out, enough=network_error, field=field)
+    enough = min(network_error, _ENOUGH)
+    fit = kernels.find_terms(stars, few, held_out, enough=enough)
     finer = kernels.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
     if not fit.error <= _AS_WELL * network_error:
         return None
-    laws = choice.choose(fit, seen, held_out, regressors)
+    laws = choice.choose(fit, few, held_out, regressors)
     dim = train.target.shape[-1]
     force, alone = choice.force_laws(laws, dim)
     scalar = _scalar(laws, laws.kernels)

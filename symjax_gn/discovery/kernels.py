@@ -315,8 +315,6 @@ def find_terms(
     valid: Bodies,
     *,
     enough: float = 0.0,
-    field: bool = True,
-    log: Any = None,
 ) -> Fit:
     """The terms of a force, with kernels as fine as the data allow.
 
@@ -329,7 +327,6 @@ def find_terms(
         train: bodies whose accelerations are fitted.
         valid: bodies of other recordings.
         enough: an error that is small enough, e.g. the network's own.
-        field: whether a body may feel a field that depends on its place.
     """
     dim = train.target.shape[1]
     vectors = pair_vectors(stars.pairs, dim)
@@ -337,7 +334,7 @@ def find_terms(
     own = couplings(train.nodes, "i")
     alone = [
         _coarse(Term(vector, way, False), train, valid)
-        for vector in body_vectors(train.nodes, dim, field)
+        for vector in body_vectors(train.nodes, dim)
         for way in own
     ]
 
@@ -345,7 +342,9 @@ def find_terms(
         """Fits with one more term, the best first; of those that are as good the simplest."""
         residual = stars.force if fit is None else stars.force - _recorded_by(fit, stars)
         ranked = [term for _, term in rank_pairs(stars, residual, vectors, ways)[:_TRIED]]
-        more = [*(_coarse(term, train, valid) for term in ranked), *alone]
+        # What is simple is tried whatever a network says that has not learned enough.
+        tried = dict.fromkeys([*ranked, *(Term(vectors[0], way, True) for way in ways[:_SIMPLEST])])
+        more = [*(_coarse(term, train, valid) for term in tried), *alone]
         trials = [(_solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)
 
@@ -359,8 +358,6 @@ def find_terms(
     for fit, rows in extended([], None)[:_STARTS]:
         while len(rows) < _MOST_TERMS and fit.error > 0:
             longer, more = extended(rows, fit)[0]
-            if log:
-                log(longer.error, more[-1].term)
             if longer.error > fit.error / _FALL:
                 break
             fit, rows = longer, more
@@ -456,6 +453,8 @@ def _along_the_line(best, chosen, train, valid):
 
 def _simpler(term: Term, bodies: Bodies) -> list[sympy.Expr]:
     """Couplings by the same properties that are simpler, the simplest first."""
+    if term.coupling.has(sympy.Heaviside):
+        return []
     columns = bodies.pairs if term.pair else bodies.nodes
     some = {name: column[:: max(1, len(column) // _SOME)] for name, column in columns.items()}
     known = term.coupling.free_symbols

@@ -5,17 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.checks import check_choice, check_type
-from symjax_gn.data.datasets import Dataset, check_dataset, inertia, take
-from symjax_gn.data.features import node_features, pair_features
-from symjax_gn.data.graphs import flatten
-from symjax_gn.data.nodes import AXES, leading_shape, take_nodes
+from symjax_gn.data.datasets import Dataset, check_dataset, take
+from symjax_gn.data.nodes import AXES, leading_shape
 from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.bodies import Bodies, gather
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
@@ -28,19 +26,6 @@ _R = sympy.Symbol("r")
 
 # Fits of laws that the rules of a refit propose, at most.
 _PROPOSALS = 40
-
-
-class _Bodies(NamedTuple):
-    pairs: dict[str, np.ndarray]
-    """Feature columns `[graph x edge]`."""
-    nodes: dict[str, np.ndarray]
-    """Feature columns `[graph x node]`."""
-    receivers: np.ndarray
-    """[graph x edge], numbers of nodes in all graphs together."""
-    inertia: Any
-    """[graph x node, 1], or 1."""
-    shape: tuple[int, ...]
-    """Graphs, and nodes in each."""
 
 
 def law_accelerations(
@@ -166,29 +151,12 @@ def refit(
     check_dataset(dataset, "training")
     if law.gauge == "messages":
         raise ValueError('A refit needs a law of forces: distill with gauge="influence".')
-    graphs = max(1, min(len(dataset), num_pairs // dataset.graphs.senders.shape[-1]))
-    dataset = take(dataset, np.linspace(0, len(dataset) - 1, graphs).astype(int))
-    apart = np.all(
-        _bodies(dataset.graphs, dataset.quantity, dataset.space).pairs["r"].reshape(graphs, -1) > 0,
-        axis=1,
-    )
-    if not np.any(apart):
-        raise ValueError("All graphs have coincident bodies: there is no distance to fit to.")
-    dataset = take(dataset, np.flatnonzero(apart))
-    bodies = _bodies(dataset.graphs, dataset.quantity, dataset.space)
-    target = np.asarray(dataset.target, np.float64)
-    known = known_targets(dataset)
-    if known is not None:
-        # What is not known has no say, whatever is predicted.
-        target = np.where(known, target, 0.0)
-    size = np.linalg.norm(target, axis=-1, keepdims=True)
-    weight = 1 / (size + 0.1 * typical_size(size))
-    weight = weight if known is None else weight * known
+    bodies = gather(dataset, num_pairs)
     central = law.form == "central" and law.scalar is not None
     pair: Any = (law.scalar, _R) if central else law.components
     alone = [sympy.Integer(0)] * len(law.components) if one_body is None else one_body.components
     start = (*pair, *alone)
-    objective = _OnTargets(bodies, target, weight, central)
+    objective = _OnTargets(bodies, central)
     rules: list[Rule] = [zero]
     if central:
         rules.append(_softened(0.1 * float(np.quantile(bodies.pairs["r"], 0.01))))
@@ -228,13 +196,12 @@ class _OnTargets:
     distance and the distance as it is softened; and then the laws of a body alone.
     """
 
-    def __init__(self, bodies, target, weight, central):
-        self.bodies, self.target, self.weight = bodies, target, weight
-        self.central = central
+    def __init__(self, bodies: Bodies, central: bool):
+        self.bodies, self.central = bodies, central
 
     def forces(self, candidate: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Laws of force along each axis, and laws of a body alone."""
-        dim = self.target.shape[-1]
+        dim = self.bodies.target.shape[-1]
         pair, alone = candidate[: len(candidate) - dim], candidate[len(candidate) - dim :]
         if self.central:
             towards = _towards(*pair)
@@ -247,7 +214,8 @@ class _OnTargets:
 
         def errors(values):
             with np.errstate(all="ignore"):
-                return (_accelerate(*functions, self.bodies, values) - self.target) * self.weight
+                gap = _accelerate(*functions, self.bodies, values) - self.bodies.target
+                return gap * self.bodies.weight[:, None]
 
         def mean(values):
             error = np.linalg.norm(errors(values), axis=-1)
@@ -326,26 +294,10 @@ class _Functions:
         return np.stack([function(table) for function in self.functions], axis=-1)
 
 
-def _bodies(graphs, quantity, space):
-    flat = flatten(jax.tree.map(np.asarray, graphs))
-    receiver, sender = (take_nodes(flat.nodes, x) for x in (flat.receivers, flat.senders))
-    weight = np.asarray(inertia(flat.nodes, quantity), np.float64)
-    return _Bodies(
-        pairs=pair_features(receiver, sender, space),
-        nodes=node_features(flat.nodes),
-        receivers=flat.receivers,
-        inertia=weight[..., None],
-        shape=leading_shape(graphs.nodes),
-    )
-
-
 def _accelerate(force, one_body, bodies, values):
-    """What laws predict, `[graph, node, dim]`."""
-    count = int(np.prod(bodies.shape))
-    pairs = force(bodies.pairs, values)
-    sums = [np.bincount(bodies.receivers, column, count) for column in pairs.T]
-    total = one_body(bodies.nodes, values) + np.stack(sums, axis=-1)
-    return (total / bodies.inertia).reshape(*bodies.shape, -1)
+    """What laws predict, `[node, dim]`."""
+    pairs = bodies.sums @ force(bodies.pairs, values)
+    return pairs + bodies.inverse[:, None] * one_body(bodies.nodes, values)
 
 
 def refit_model(

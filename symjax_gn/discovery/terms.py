@@ -6,6 +6,7 @@ one variable that is found from the data.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ Columns = Mapping[str, Float[np.ndarray, " sample"]]
 # Powers with which positive properties enter a coupling.
 _HALF = sympy.Rational(1, 2)
 _POWERS = (sympy.Integer(0), sympy.Integer(1), _HALF, -_HALF, sympy.Integer(-1), sympy.Integer(2))
+
+# Couplings that are considered, at most.
+_MOST_COUPLINGS = 1000
 
 # Columns that differ by less than this share are one.
 _SAME = 1e-6
@@ -130,13 +134,12 @@ def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
     return [Vector(name, tuple(map(sympy.sympify, along)), r) for name, along in found]
 
 
-def body_vectors(columns: Columns, dim: int, field: bool) -> list[Vector]:
+def body_vectors(columns: Columns, dim: int) -> list[Vector]:
     """Vectors that one body defines: its velocity, the axes, its place.
 
     Args:
         columns: features of bodies.
         dim: spatial dimension.
-        field: whether forces may depend on the place.
     """
     found: list[tuple[str, Any, Any]] = []
     if all(f"v{axis}_i" in columns for axis in AXES[:dim]):
@@ -148,15 +151,12 @@ def body_vectors(columns: Columns, dim: int, field: bool) -> list[Vector]:
         if dim == 3:
             found += [(f"{AXES[k]} x velocity", _crossed(_axis(3, k), own), None) for k in range(3)]
     found += [(AXES[k], _axis(dim, k), None) for k in range(dim)]
-    if field:
-        place = _symbols("", dim, "_i")
-        far = sympy.sqrt(sympy.Add(*(x**2 for x in place)))
-        found += [("place", tuple(place), None), ("place by distance", tuple(place), far)]
-        found += [
-            (f"{AXES[k]} by {AXES[n]}", _axis(dim, k), place[n])
-            for k in range(dim)
-            for n in range(dim)
-        ]
+    place = _symbols("", dim, "_i")
+    far = sympy.sqrt(sympy.Add(*(x**2 for x in place)))
+    found += [("place", tuple(place), None), ("place by distance", tuple(place), far)]
+    found += [
+        (f"{AXES[k]} by {AXES[n]}", _axis(dim, k), place[n]) for k in range(dim) for n in range(dim)
+    ]
     return [Vector(name, tuple(map(sympy.sympify, way)), x) for name, way, x in found]
 
 
@@ -182,6 +182,9 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
         if all(np.ptp(column) <= _SAME * np.max(np.abs(column)) for column in both):
             continue
         lists.append(list(_entries(stem, ends, all(np.all(column > 0) for column in both))))
+    # Of many properties, only the first ways of each are combined.
+    while math.prod(map(len, lists)) > _MOST_COUPLINGS:
+        max(lists, key=len).pop()
     found: list[sympy.Expr] = []
     seen: list[np.ndarray] = []
     products = [sympy.Mul(*factors) for factors in itertools.product(*lists)]

@@ -23,7 +23,7 @@ _R = sympy.Symbol("r")
 _STARTS = 2
 
 # Sums that are fitted, of all that are best for their kinds.
-_FITTED = 90
+_FITTED = 110
 
 # Whole powers of which all sums of up to four are compared.
 _WHOLE_POWERS = tuple(float(p) for p in range(-4, 8))
@@ -47,6 +47,8 @@ class Kind(NamedTuple):
     expression: Callable[..., Any]
     """`expression(x, *parameters)`, of a SymPy x."""
     grid: tuple[tuple[float, ...], ...]
+    numbers: tuple[int, ...]
+    """Which parameters are constants of a law, not powers."""
     needs: tuple[str, ...]
     """Operators beside sums, products, quotients and powers."""
 
@@ -74,12 +76,13 @@ def _power(x: Any, p: float) -> Any:
 _F = sympy.Float
 
 KINDS: tuple[Kind, ...] = (
-    Kind("power", lambda x, p: x**p, lambda x, p: _power(x, p), _grid(_POWERS), ()),
+    Kind("power", lambda x, p: x**p, lambda x, p: _power(x, p), _grid(_POWERS), (), ()),
     Kind(
         "exponential",
         lambda x, p, a: x**p * np.exp(-a * x),
         lambda x, p, a: _power(x, p) * sympy.exp(-_F(a) * x),
         _grid(_WHOLE, _RATES),
+        (1,),
         ("exp",),
     ),
     Kind(
@@ -87,6 +90,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a: x**p * np.exp(a * x),
         lambda x, p, a: _power(x, p) * sympy.exp(_F(a) * x),
         _grid((0.0, 1.0), _RATES[:10]),
+        (1,),
         ("exp",),
     ),
     Kind(
@@ -94,6 +98,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a: x**p * np.exp(-a * x * x),
         lambda x, p, a: _power(x, p) * sympy.exp(-_F(a) * x**2),
         _grid(_WHOLE, _RATES),
+        (1,),
         ("exp",),
     ),
     Kind(
@@ -101,6 +106,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a: x**p * np.sin(a * x),
         lambda x, p, a: _power(x, p) * sympy.sin(_F(a) * x),
         _grid((-2.0, -1.0, 0.0, 1.0), _WAVES),
+        (1,),
         ("sin",),
     ),
     Kind(
@@ -108,6 +114,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a: x**p * np.cos(a * x),
         lambda x, p, a: _power(x, p) * sympy.cos(_F(a) * x),
         _grid((-2.0, -1.0, 0.0, 1.0), _WAVES),
+        (1,),
         ("cos",),
     ),
     Kind(
@@ -115,6 +122,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, a, b: np.exp(-b * x) * np.sin(a * x),
         lambda x, a, b: sympy.exp(-_F(b) * x) * sympy.sin(_F(a) * x),
         _grid(_WAVES, _RATES[1:12:2]),
+        (0, 1),
         ("exp", "sin"),
     ),
     Kind(
@@ -122,6 +130,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, a, b: np.exp(-b * x) * np.cos(a * x),
         lambda x, a, b: sympy.exp(-_F(b) * x) * sympy.cos(_F(a) * x),
         _grid(_WAVES, _RATES[1:12:2]),
+        (0, 1),
         ("exp", "cos"),
     ),
     Kind(
@@ -129,6 +138,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p: x**p * np.log(x),
         lambda x, p: _power(x, p) * sympy.log(x),
         _grid(_WHOLE),
+        (),
         ("log",),
     ),
     Kind(
@@ -136,6 +146,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a: x**p * np.log(1 + a * x),
         lambda x, p, a: _power(x, p) * sympy.log(1 + _F(a) * x),
         _grid((-2.0, -1.0, 0.0, 1.0), _RATES),
+        (1,),
         ("log",),
     ),
     Kind(
@@ -143,6 +154,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a: x**p * np.tanh(a * x),
         lambda x, p, a: _power(x, p) * sympy.tanh(_F(a) * x),
         _grid((-2.0, -1.0, 0.0, 1.0), _RATES),
+        (1,),
         ("tanh",),
     ),
     Kind(
@@ -150,6 +162,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, a, b: np.tanh(a * (x - b)),
         lambda x, a, b: sympy.tanh(_F(a) * (x - _F(b))),
         _grid(_RATES[3:], _PLACES),
+        (0, 1),
         ("tanh",),
     ),
     Kind(
@@ -157,6 +170,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a, b: x**p * np.exp(-a * (x - b) ** 2),
         lambda x, p, a, b: _power(x, p) * sympy.exp(-_F(a) * (x - _F(b)) ** 2),
         _grid((0.0, 1.0), _RATES[3::2], _PLACES),
+        (1, 2),
         ("exp",),
     ),
     Kind(
@@ -164,6 +178,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a, q: x**p * (a + x) ** q,
         lambda x, p, a, q: _power(x, p) * _power(x + _F(a), q),
         _grid(_WHOLE, np.geomspace(0.1, 8.0, 12), (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.5)),
+        (1,),
         (),
     ),
     Kind(
@@ -171,6 +186,7 @@ KINDS: tuple[Kind, ...] = (
         lambda x, p, a, q: x**p * (a + x * x) ** q,
         lambda x, p, a, q: _power(x, p) * _power(x**2 + _F(a), q),
         _grid(_WHOLE, np.geomspace(0.01, 8.0, 14), (-3.0, -2.0, -1.5, -1.0, -0.75, -0.5, 0.5)),
+        (1,),
         (),
     ),
 )
@@ -196,12 +212,15 @@ class _Atoms(NamedTuple):
     """[atom], these lengths."""
     kinds: Int[np.ndarray, " atom"]
     """[atom], numbers of kinds."""
+    numbers: Int[np.ndarray, " atom"]
+    """[atom], the same for functions with the same constants; -1 for those without."""
 
 
 def _atoms(x, unit, shift, weight, operators) -> _Atoms:
     """All functions of the kinds that the operators allow, of x / unit + shift."""
     scaled = x / unit + shift
-    atoms, columns, lengths, kinds = [], [], [], []
+    atoms, columns, lengths, kinds, numbers = [], [], [], [], []
+    known: dict[Any, int] = {}
     for number, kind in enumerate(KINDS):
         if not all(name in operators for name in kind.needs):
             continue
@@ -215,7 +234,12 @@ def _atoms(x, unit, shift, weight, operators) -> _Atoms:
             columns.append(column / length)
             lengths.append(length)
             kinds.append(number)
-    return _Atoms(atoms, np.asarray(columns), np.asarray(lengths), np.asarray(kinds))
+            mine = tuple(parameters[k] for k in kind.numbers)
+            # Sines and cosines of one frequency go together.
+            group = kind.name.replace("cosine", "sine"), mine
+            numbers.append(known.setdefault(group, len(known)) if mine else -1)
+    arrays = (np.asarray(x) for x in (columns, lengths, kinds, numbers))
+    return _Atoms(atoms, *arrays)
 
 
 def _written(atom: _Atom) -> Any:
@@ -255,10 +279,14 @@ def _best_pairs(atoms: _Atoms, target) -> list[tuple[int, ...]]:
             with np.errstate(all="ignore"):
                 gained = (a * a + b * b - 2 * a * b * g) / free
             gained[~(free > 1e-9)] = 0.0
-            for k in np.argpartition(-gained, _STARTS, axis=None)[:_STARTS]:
-                i, j = (int(x) for x in np.unravel_index(int(k), gained.shape))
-                found.append((float(gained[i, j]), (one.start + i, other.start + j)))
-    return [which for _, which in sorted(found, reverse=True)]
+            mine, yours = atoms.numbers[one][:, None], atoms.numbers[other][None, :]
+            # With constants in common there are fewer to be fitted.
+            for among in (gained, np.where((mine == yours) & (mine >= 0), gained, 0.0)):
+                for k in np.argpartition(-among, _STARTS, axis=None)[:_STARTS]:
+                    i, j = (int(x) for x in np.unravel_index(int(k), gained.shape))
+                    if among[i, j] > 0:
+                        found.append((float(gained[i, j]), (one.start + i, other.start + j)))
+    return list(dict.fromkeys(which for _, which in sorted(found, reverse=True)))
 
 
 def _polynomials(atoms: _Atoms, target) -> list[tuple[int, ...]]:

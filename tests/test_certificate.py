@@ -1,0 +1,107 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.data.datasets import make_dataset
+from symjax_gn.discovery.certificate import certify, relative_errors
+from symjax_gn.discovery.refitting import force_model
+from symjax_gn.physics.simulation import simulate
+from symjax_gn.physics.systems import SYSTEMS
+
+R, DX, DY, VX, VY, X = sympy.symbols("r dx dy vx_i vy_i x_i")
+SPRING = 2 * (R - 0.99)
+NONE = (sympy.Integer(0),) * 2
+
+
+@pytest.fixture(scope="module")
+def data():
+    run = simulate(jax.random.key(0), SYSTEMS["spring"], num_simulations=40, num_outputs=20)
+    return make_dataset(run)
+
+
+def law(data, scalar, alone=NONE):
+    return force_model([scalar * way / R for way in (DX, DY)], alone, data)
+
+
+class Noisy:
+    """A network: the truth with an error."""
+
+    def __init__(self, truth, share):
+        self.truth, self.share = truth, share
+
+    def predict(self, graphs):
+        exact = np.asarray(self.truth.predict(graphs))
+        noise = np.random.default_rng(0).normal(size=exact.shape)
+        return exact * (1 + self.share * noise)
+
+
+def checked(data, found, share=0.005):
+    return certify(found, Noisy(law(data, SPRING), share), data)
+
+
+def test_the_true_law_is_believed(data):
+    found = checked(data, law(data, SPRING))
+    assert found.says == "believe"
+    assert set(found.checks) == {"known", "explained", "structure", "beyond"}
+    assert all(check["holds"] for check in found.checks.values())
+
+
+def test_what_the_network_does_not_say_is_rejected(data):
+    found = checked(data, law(data, SPRING + 1))
+    assert found.says == "reject" and not found.checks["explained"]["holds"]
+    assert checked(data, None).says == "reject"
+    assert checked(data, law(data, sympy.log(R - 5))).says == "reject"
+
+
+def test_a_network_that_knows_nothing_makes_no_law(data):
+    """Accelerations of other graphs: neither network nor law can know them."""
+    order = np.random.default_rng(0).permutation(len(data))
+    shuffled = dataclasses.replace(data, target=np.asarray(data.target)[order])
+    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.0), shuffled)
+    assert found.says == "reject" and not found.checks["known"]["holds"]
+
+
+@pytest.mark.parametrize(
+    ("scalar", "alone"),
+    [
+        (SPRING + 0.01 * sympy.sin(3 * R), NONE),
+        (1.005 * SPRING, NONE),
+        (SPRING, (-0.02 * VX, -0.02 * VY)),
+        (SPRING, (0.02 * X, sympy.Integer(0))),
+    ],
+)
+def test_what_is_left_shows_what_is_missing(data, scalar, alone):
+    """Errors below the network's own, of a pair's force, drag or a field."""
+    found = checked(data, law(data, scalar, alone), 0.02)
+    assert found.checks["explained"]["holds"]
+    assert found.says == "doubt" and not found.checks["structure"]["holds"]
+
+
+def test_noise_has_no_structure(data):
+    noise = 0.01 * np.random.default_rng(1).normal(size=np.shape(data.target))
+    noisy = dataclasses.replace(data, target=np.asarray(data.target) * (1 + noise))
+    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.002), noisy)
+    assert found.says == "believe"
+
+
+def test_a_law_that_holds_where_data_were_dense_only(data):
+    near = np.quantile(np.linalg.norm(_ways(data), axis=-1), 0.02)
+    found = checked(data, law(data, SPRING * (1 + 0.5 * sympy.Heaviside(near - R))), 0.05)
+    assert found.says != "believe"
+    assert not found.checks["beyond"]["holds"]
+
+
+def _ways(data):
+    position = np.asarray(data.nodes.position)
+    return position[:, data.graphs.senders] - position[:, data.graphs.receivers]
+
+
+def test_errors_that_are_not_known_do_not_count(data):
+    mask = np.ones(np.shape(data.target)[:2], bool)
+    mask[:, 0] = False
+    partly = dataclasses.replace(data, mask=mask)
+    found = relative_errors(law(data, SPRING), partly)
+    assert np.all(np.isnan(found[:, 0])) and np.nanmax(found) < 1e-3

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.laws.dictionary import KINDS, search_sums
+from symjax_gn.laws.engines import DEFAULT_OPERATORS
+from symjax_gn.laws.expressions import complexity, evaluate
+
+X = np.abs(2 * np.random.default_rng(0).normal(size=2000))
+X = np.quantile(X, np.linspace(0.01, 0.99, 300))
+
+
+PLANTED = {
+    "line": 2 * X - 1.98,
+    "polynomial": X - 0.3 * X**3 + 0.02 * X**5,
+    "power": 0.7 * X**-1.5,
+    "two powers": 3 * X**-4 - 2 * X**-2.5,
+    "screened": np.exp(-1.3 * X) * (1 / X + 1 / X**2),
+    "gaussian": X * np.exp(-(X**2) / 2),
+    "wave": 1.4 * np.sin(2.7 * X + 0.4),
+    "ripple": np.exp(-0.6 * X) * np.cos(4 * X),
+    "softened": X / (X**2 + 0.2) ** 1.5,
+    "saturating": np.tanh(1.2 * X),
+    "logarithm": np.log(1 + 0.8 * X),
+    "switch": 1 / (1 + np.exp(5 * (X - 1.5))),
+    "bump": (X - 1.2) * np.exp(-3 * (X - 1.2) ** 2),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_laws_are_found(name):
+    """Laws that the search has not been made for, each in a few terms."""
+    y = PLANTED[name]
+    weight = 1 / (np.abs(y) + 0.1 * np.median(np.abs(y)))
+    stages = search_sums(X, y, weight, operators=DEFAULT_OPERATORS)
+    # The fits end where a step lowers the error by a share of 1e-6.
+    rated = next(rated for rated in stages if min(rated.values()) < 1e-5)
+    law = min(rated, key=lambda one: rated[one])
+    np.testing.assert_allclose(evaluate(law, {"r": X}) * weight, y * weight, atol=1e-4)
+    assert complexity(law) < 40
+
+
+def test_only_the_operators_that_are_allowed():
+    rated = next(search_sums(X, np.exp(-X), operators=["+", "*"]))
+    assert not any(law.has(sympy.exp, sympy.sin, sympy.tanh, sympy.log) for law in rated)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_values_and_expressions_agree(kind):
+    for parameters in kind.grid[:: max(1, len(kind.grid) // 7)]:
+        law = kind.expression(sympy.Symbol("r"), *parameters)
+        with np.errstate(all="ignore"):
+            np.testing.assert_allclose(
+                evaluate(law, {"r": X}), kind.values(X, *parameters), rtol=1e-9
+            )
+
+
+def test_variables_that_are_small_large_or_negative():
+    for unit in (1e-9, 1e11):
+        rated = next(search_sums(unit * X, 3 * X**2, operators=["+"]))
+        assert min(rated.values()) < 1e-8
+    x = np.linspace(-2, 2, 200)
+    rated = next(search_sums(x, 3 * x**2 - x, operators=["+"]))
+    assert min(rated.values()) < 1e-8

@@ -1,0 +1,227 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.data.datasets import make_dataset, split
+from symjax_gn.data.features import pair_features
+from symjax_gn.data.nodes import take_nodes
+from symjax_gn.data.sampling import sample_stars
+from symjax_gn.discovery import choice, kernels
+from symjax_gn.discovery.bodies import gather
+from symjax_gn.discovery.recording import StarForces
+from symjax_gn.discovery.terms import (
+    Term,
+    body_vectors,
+    components,
+    couplings,
+    pair_vectors,
+    values,
+)
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.expressions import evaluate
+from symjax_gn.physics.simulation import simulate
+from symjax_gn.physics.systems import SYSTEMS, System, true_forces
+
+R, MI, MJ, QI, QJ = sympy.symbols("r m_i m_j q_i q_j")
+RNG = np.random.default_rng(0)
+
+
+def columns(dim, count=50):
+    names = [f"d{axis}" for axis in "xyz"[:dim]] + ["m_i", "m_j", "q_i", "q_j"]
+    names += [f"v{axis}_{end}" for axis in "xyz"[:dim] for end in "ij"]
+    names += [f"{axis}_i" for axis in "xyz"[:dim]]
+    found = {name: RNG.normal(size=count) for name in names}
+    found |= {name: np.exp(found[name]) for name in ("m_i", "m_j")}
+    found |= {name: np.sign(found[name]) for name in ("q_i", "q_j")}
+    found["r"] = np.sqrt(sum(found[f"d{axis}"] ** 2 for axis in "xyz"[:dim]))
+    return found
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_vectors_turn_with_the_bodies(dim):
+    """Those that no axis names are turned by a rotation as all else."""
+    if dim == 1:
+        assert components(pair_vectors(columns(1), 1)[0], columns(1)).shape == (50, 1)
+        return
+    rotation = np.linalg.qr(RNG.normal(size=(dim, dim)))[0]
+    rotation[0] *= np.sign(np.linalg.det(rotation))
+    plain = columns(dim)
+    turned = dict(plain)
+    for stem, end in (("d", ""), ("v", "_i"), ("v", "_j"), ("", "_i")):
+        names = [f"{stem}{axis}{end}" for axis in "xyz"[:dim]]
+        parts = np.stack([plain[name] for name in names], axis=1) @ rotation.T
+        turned |= dict(zip(names, parts.T, strict=True))
+    found = [v for v in pair_vectors(plain, dim) if v.name[0] not in "xyz"]
+    found += [v for v in body_vectors(plain, dim) if v.name[0] not in "xyz"]
+    assert len(found) >= 10
+    for vector in found:
+        ends = components(vector, turned), components(vector, plain) @ rotation.T
+        np.testing.assert_allclose(*ends, atol=1e-12)
+        if vector.variable is not None and vector.variable != R:
+            sizes = (values(vector.variable, x) for x in (turned, plain))
+            np.testing.assert_allclose(*sizes, rtol=1e-12)
+
+
+def test_velocities_and_places_are_used_where_they_are():
+    still = {name: x for name, x in columns(2).items() if name[0] != "v"}
+    assert not any("velocity" in vector.name for vector in pair_vectors(still, 2))
+    assert not any("velocity" in vector.name for vector in body_vectors(still, 2))
+
+
+def test_couplings_are_listed_once_and_the_simplest_first():
+    found = couplings(columns(2), "ij")
+    assert found[0] == 1 and {MI, MJ, MI * MJ, QI * QJ, MI + MJ} <= set(found)
+    # With charges of 1 and -1 the square of a charge is 1, and |q_i - q_j| is 1 - q_i q_j.
+    assert QI**2 not in found
+    table = np.stack([values(one, columns(2)) for one in found])
+    assert np.all(np.isfinite(table))
+    alike = dict(columns(2), m_i=np.ones(50), m_j=np.ones(50))
+    assert not any(one.has(MI, MJ) for one in couplings(alike, "ij"))
+    assert all(not one.has(MJ, QJ) for one in couplings(columns(2), "i"))
+
+
+def test_many_properties_do_not_make_too_many_couplings():
+    many = {f"p{k}_{end}": RNG.normal(size=50) for k in range(6) for end in "ij"}
+    assert 6 < len(couplings(many, "ij")) <= 1000
+
+
+def prepared(system, dim=2, noise=0.003, **options):
+    """Bodies in training and held out, and what a network might say of pairs."""
+    key = jax.random.key(0)
+    run = simulate(key, system, num_simulations=120, num_outputs=40, dim=dim, **options)
+    train, valid, _ = split(key, make_dataset(run))
+    stars = sample_stars(key, train, 200)
+    owner, sender = np.nonzero(stars.present)
+    assert stars.receiver is not None
+    ends = take_nodes(stars.receiver, owner), take_nodes(stars.senders, (owner, sender))
+    force = true_forces(system, *ends)
+    force *= 1 + noise * RNG.normal(size=force.shape)
+    # What is the same for all senders of a receiver is not known.
+    force += np.median(np.abs(force)) * RNG.normal(size=(owner[-1] + 1, dim))[owner]
+    return StarForces(pair_features(*ends), owner, force), gather(train, 6000), gather(valid, 4000)
+
+
+def names(fit):
+    return {(str(term.coupling), term.vector.name) for term in fit.terms}
+
+
+def _alignment(way, i, j):
+    return i.mass * (j.velocity - i.velocity) * jnp.exp(-jnp.sum(way**2))
+
+
+LINE = "line of centres"
+STRUCTURES = {
+    "two couplings": (
+        System("a", lambda r, i, j: i.charge * j.charge * jnp.exp(-r) + (r - 1) ** 2),
+        {("1", LINE), ("q_i*q_j", LINE)},
+    ),
+    "sum of masses": (
+        System("b", lambda r, i, j: (i.mass + j.mass) * jnp.sqrt(1 + r**2)),
+        {("m_i + m_j", LINE)},
+    ),
+    "only the sender's": (
+        System("c", pair_force=lambda way, i, j: j.mass * way / (1 + jnp.sum(way**2))),
+        {("m_j", LINE)},
+    ),
+    "alignment": (System("d", pair_force=_alignment), {("m_i", "relative velocity")}),
+    "drag": (
+        System("e", lambda r, i, j: i.mass * j.mass * r, drag=0.5),
+        {("m_i*m_j", LINE), ("1", "velocity")},
+    ),
+    "trap": (
+        System(
+            "f",
+            lambda r, i, j: (r - 1) ** 2,
+            one_body_potential=lambda body: body.mass * jnp.sum(body.position**2),
+        ),
+        {("1", LINE), ("m_i", "place")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_planted_structures_are_found(name):
+    system, planted = STRUCTURES[name]
+    fit = kernels.find_terms(*prepared(system), enough=0.01)
+    assert names(fit) == planted
+    # Splines of so many pieces follow smooth kernels so closely.
+    assert fit.error < 1e-4
+
+
+def test_kernels_are_the_true_ones():
+    stars, train, valid = prepared(SYSTEMS["spring"])
+    fit = kernels.find_terms(stars, train, valid, enough=0.01)
+    found = choice.sample_kernel(fit, 0, train)
+    np.testing.assert_allclose(found.y, 2 * (found.x - 0.99), atol=1e-4)
+    assert np.all(found.noise >= 0)
+    np.testing.assert_allclose(kernels.accelerations(fit, train), train.target, atol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_laws_are_chosen_by_accelerations(dim):
+    system = System("g", lambda r, i, j: -i.mass * j.mass / jnp.sqrt(r + 0.3))
+    stars, train, valid = prepared(system, dim)
+    fit = kernels.find_terms(stars, train, valid, enough=0.01)
+    laws = choice.choose(fit, train, valid, [OperonRegressor(evaluations=1000)])
+    assert laws.error < 1e-6
+    r = np.linspace(0.1, 5.0, 20)
+    np.testing.assert_allclose(
+        evaluate(laws.kernels[0], {"r": r}), 0.5 / (r + 0.3) ** 1.5, rtol=1e-4
+    )
+    force, alone = choice.force_laws(laws, dim)
+    assert len(force) == len(alone) == dim and not any(alone)
+    # The simplest of those that are as good.
+    good = [row for row, x in zip(laws.rows, laws.held_out, strict=True) if x <= kernels.ROUNDING]
+    assert laws.kernels == good[0].candidate
+
+
+def test_a_threshold_is_found_and_the_empty_side_left_out():
+    system = System("h", lambda r, i, j: 3 * jnp.minimum(r, 1.7))
+    stars, train, valid = prepared(system)
+    fit = kernels.find_terms(stars, train, valid, enough=0.01)
+    broken = kernels.split_at_break(fit, train, valid)
+    assert broken is not None and len(broken.terms) == 1
+    assert broken.terms[0].coupling == sympy.Heaviside(sympy.Float(1.7) - R)
+    assert broken.error < 1e-5 < fit.error
+    smooth = kernels.find_terms(*prepared(SYSTEMS["spring"]), enough=0.01)
+    _, train, valid = prepared(SYSTEMS["spring"])
+    assert kernels.split_at_break(smooth, train, valid) is None
+
+
+def test_gradients_of_laws_are_those_of_differences():
+    _, train, _ = prepared(SYSTEMS["spring"])
+    line = pair_vectors(train.pairs, 2)[0]
+    drag = body_vectors(train.nodes, 2)[0]
+    one = sympy.Integer(1)
+    objective = choice.OnKernels([Term(line, one, True), Term(drag, one, False)], train)
+    law = (sympy.Float(1.7) * R - sympy.Float(0.4), sympy.Float(0.3))
+    old = [sympy.Float(1.7), sympy.Float(0.4), sympy.Float(0.3)]
+    residual, slopes = objective._functions(law, old)
+    start = np.array([1.7, 0.4, 0.3])
+    for k in range(3):
+        step = 1e-6 * np.eye(3)[k]
+        numeric = (residual(start + step) - residual(start - step)) / 2e-6
+        np.testing.assert_allclose(slopes(start)[:, k], numeric.reshape(-1), atol=1e-6)
+
+
+def test_bodies_are_those_of_the_data():
+    key = jax.random.key(0)
+    run = simulate(key, SYSTEMS["r1"], num_simulations=6, num_outputs=10)
+    dataset = make_dataset(run)
+    bodies = gather(dataset, 10**6)
+    np.testing.assert_allclose(bodies.target, np.asarray(dataset.target).reshape(-1, 2))
+    np.testing.assert_allclose(1 / bodies.inverse, np.asarray(dataset.nodes.mass).reshape(-1))
+    force = MI * MJ / (R + 0.01)
+    along = [force * sympy.Symbol(name) / R for name in ("dx", "dy")]
+    summed = np.stack([bodies.sums @ evaluate(one, bodies.pairs) for one in along], axis=1)
+    # Accelerations are float32.
+    np.testing.assert_allclose(summed, bodies.target, rtol=1e-3, atol=1e-4)
+    position = np.zeros_like(np.asarray(dataset.nodes.position))
+    same = dataset.nodes._replace(position=position)
+    coincident = dataclasses.replace(dataset, graphs=dataset.graphs._replace(nodes=same))
+    with pytest.raises(ValueError, match="All graphs have coincident bodies"):
+        gather(coincident, 100)
