@@ -28,7 +28,7 @@ from symjax_gn.discovery.terms import Term, components, values
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
 from symjax_gn.laws.expressions import complexity, constants, with_constants
-from symjax_gn.laws.fitting import fit_in_stages
+from symjax_gn.laws.fitting import fit_in_stages, standard_errors
 from symjax_gn.laws.fronts import ParetoFront, RegressionError, is_usable, pareto
 from symjax_gn.laws.refinement import Candidate, Rated, improve
 from symjax_gn.laws.rules import RULES, softened
@@ -53,6 +53,9 @@ _STANDARD_ERRORS = 2.0
 # Fits of laws that rules propose, at most; and the share by which a longer law must lower
 # the error.
 _PROPOSALS, _GAIN = 120, 0.1
+
+# 95% of a normal distribution are within so many standard errors.
+_NORMAL = 1.96
 
 # Laws that are refitted: the last of a front, and others that err nearly as little.
 _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
@@ -100,6 +103,14 @@ def search_kernel(kernel: Kernel, regressors: Sequence[Regressor]) -> ParetoFron
         noise=kernel.noise / _NOISE / scale,
     )
     return front
+
+
+class Interval(NamedTuple):
+    """A constant of a law, and where it is to be found in 19 of 20 cases."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Laws(NamedTuple):
@@ -177,6 +188,21 @@ class OnKernels:
                 return (total * weight[..., None]).reshape(-1, len(old))
 
         return residual, slopes
+
+    def intervals(self, candidate: Candidate) -> tuple[Interval, ...]:
+        """The constants of a fitted candidate with their intervals."""
+        together: Any = sympy.Tuple(*candidate)
+        old = constants(together)
+        if not old:
+            return ()
+        residual, slopes = self._functions(candidate, old)
+        found = np.asarray([float(value) for value in old])
+        spread = standard_errors(residual(found).reshape(-1), slopes(found))
+        reach = _NORMAL * spread
+        return tuple(
+            Interval(float(x), float(x - d), float(x + d))
+            for x, d in zip(found, reach, strict=True)
+        )
 
     def mean_error(self, residual: Float[np.ndarray, "node dim"]) -> float:
         """What laws are rated by."""

@@ -81,13 +81,23 @@ def factor(
     if not fit.error <= _AS_WELL * network_error:
         return None
     laws = choice.choose(fit, few, held_out, regressors)
+    objective = choice.OnKernels(laws.terms, seen)
+    laws = laws._replace(kernels=objective.fit(laws.kernels)[0])
     dim = train.target.shape[-1]
     force, alone = choice.force_laws(laws, dim)
     scalar = _scalar(laws, laws.kernels)
-    objective = choice.OnKernels(laws.terms, seen)
     after = float(np.mean(objective.errors(laws.kernels)))
     before = float(np.mean(objective.errors(laws.before)))
-    refit = Refit(tuple(force), tuple(alone), scalar, sympy.Symbol("r"), scalar, after, before)
+    refit = Refit(
+        force=tuple(force),
+        one_body=tuple(alone),
+        scalar=scalar,
+        distance=sympy.Symbol("r"),
+        towards=scalar,
+        error=after,
+        error_before=before,
+        intervals=objective.intervals(laws.kernels),
+    )
     pair, own = _pair_law(laws, force, scalar), _own_law(laws, alone, table)
     return Factored(pair, own, refit, fit, laws, network_error)
 

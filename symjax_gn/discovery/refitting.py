@@ -105,6 +105,8 @@ class Refit(NamedTuple):
     """Mean over bodies of |a - a_hat| / (|a| + 0.1 typical |a|) on the graphs of the fit."""
     error_before: float
     """The same of the laws as they were."""
+    intervals: tuple[tuple[float, float, float], ...] = ()
+    """Fitted constants, each with the ends of its 95% interval; of laws found term by term."""
 
 
 def refit(

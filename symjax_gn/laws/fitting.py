@@ -85,6 +85,33 @@ def fit_constants(
         return start
 
 
+def standard_errors(
+    residual: Float[np.ndarray, " row"], slopes: Float[np.ndarray, "row constant"]
+) -> Float[np.ndarray, " constant"]:
+    """Standard errors `[constant]` of constants that `fit_in_stages` has found.
+
+    The sandwich estimate of an M-estimator, for the loss of the last stage: it does not
+    assume that all errors have one size.
+
+    Args:
+        residual: `[row]`, errors at the constants that were found.
+        slopes: `[row, constant]`, their derivatives.
+
+    >>> x = np.linspace(1.0, 2.0, 400)
+    >>> noise = np.random.default_rng(0).normal(size=400)
+    >>> standard_errors(noise, x[:, None]).round(3)
+    array([0.042])
+    """
+    scale = _FINE[0] * max(float(np.mean(np.abs(residual))), _LEAST_ERROR)
+    root = np.sqrt(1 + (residual / scale) ** 2)
+    pull, stiffness = residual / root, root**-3
+    size = np.sqrt(np.mean(slopes**2, axis=0)) + 1e-300
+    flat = slopes / size
+    inverse = np.linalg.pinv(flat.T @ (stiffness[:, None] * flat))
+    covariance = inverse @ (flat.T @ (pull[:, None] ** 2 * flat)) @ inverse
+    return np.sqrt(np.diag(covariance)) / size
+
+
 def fit_in_stages(
     residual: _Residual,
     slopes: _Residual,

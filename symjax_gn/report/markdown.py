@@ -188,6 +188,12 @@ def _refit_lines(found):
     if found["towards"] is not None:
         law = found["towards"]["latex"]
         lines += ["The force towards the sender is then", "", f"$$ {law} $$", ""]
+    if found.get("constants"):
+        lines += ["Its constants, with 95% intervals of the fit:", ""]
+        lines += [
+            f"- {x['value']:.6g}: {x['low']:.6g} to {x['high']:.6g}" for x in found["constants"]
+        ]
+        lines.append("")
     return lines
 
 

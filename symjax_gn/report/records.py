@@ -251,6 +251,9 @@ def refit_record(refitted: Refit, law_error: float) -> dict[str, Any]:
         one_body=[str(component) for component in refitted.one_body],
         error=refitted.error,
         error_before=refitted.error_before,
+        constants=[
+            dict(value=value, low=low, high=high) for value, low, high in refitted.intervals
+        ],
         law_error=law_error,
     )
 
