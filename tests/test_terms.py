@@ -11,7 +11,7 @@ from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
 from symjax_gn.discovery import choice, kernels
-from symjax_gn.discovery.bodies import gather
+from symjax_gn.discovery.bodies import gather, reweighted
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
     Term,
@@ -243,3 +243,22 @@ def test_intervals_hold_the_constants_that_were_planted():
         for one, truth in zip(sorted(found), planted, strict=True):
             held += one.low <= truth <= one.high
     assert 216 <= held <= 238
+
+
+def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
+    _, train, _ = prepared(SYSTEMS["spring"])
+    size = 1 / train.weight[:, None]
+    term = Term(pair_vectors(train.pairs, 2)[0], sympy.Integer(1), True)
+    law = (sympy.Float(1.9) * R - sympy.Float(1.8),)
+    slopes = []
+    for seed in range(10):
+        noise = np.random.default_rng(seed).normal(size=train.target.shape)
+        target = train.target + 0.1 * size * noise
+        length = np.linalg.norm(target, axis=1)
+        noisy = train._replace(target=target, weight=1 / (length + 0.1 * np.median(length)))
+        for bodies in (noisy, reweighted(noisy, train.target)):
+            (found,), _ = choice.OnKernels([term], bodies).fit(law)
+            slopes.append(float(found.coeff(R)))
+    by_targets, by_predictions = np.mean(slopes[::2]), np.mean(slopes[1::2])
+    # The slope of one fit has a standard error of 0.01, the mean of ten a third of it.
+    assert by_targets < 1.985 and by_predictions == pytest.approx(2, abs=0.01)

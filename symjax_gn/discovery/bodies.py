@@ -60,7 +60,6 @@ def gather(dataset: Dataset, num_pairs: int) -> Bodies:
     known = known_targets(dataset)
     known = np.ones(nodes, bool) if known is None else np.asarray(known).reshape(nodes)
     target = np.where(known[:, None], target, 0.0)
-    length = np.linalg.norm(target, axis=1)
     return Bodies(
         pairs=pairs,
         nodes=node_features(flat.nodes),
@@ -69,9 +68,26 @@ def gather(dataset: Dataset, num_pairs: int) -> Bodies:
         ),
         inverse=inverse,
         target=target,
-        weight=known / (length + 0.1 * typical_size(length[known]) + 1e-300),
+        weight=_weight(target, known),
         graph=np.repeat(np.arange(graphs), size),
     )
+
+
+def _weight(target, known):
+    length = np.linalg.norm(target, axis=1)
+    return known / (length + 0.1 * typical_size(length[known]) + 1e-300)
+
+
+def reweighted(bodies: Bodies, predicted: Float[np.ndarray, "node dim"]) -> Bodies:
+    """Bodies weighted by the size of what is predicted of them.
+
+    Weights by noisy targets favour those that noise has made small, and so bias every fit.
+
+    Args:
+        bodies: those to weight.
+        predicted: `[node, dim]`, e.g. by splines.
+    """
+    return bodies._replace(weight=_weight(predicted, bodies.weight > 0))
 
 
 def _ends(dataset):

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import choice, kernels
-from symjax_gn.discovery.bodies import gather
+from symjax_gn.discovery.bodies import gather, reweighted
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.recording import MessageTable, record_stars
@@ -80,6 +80,9 @@ def factor(
     fit = finer if finer.error < fit.error else fit
     if not fit.error <= _AS_WELL * network_error:
         return None
+    few, seen, held_out = (
+        reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
+    )
     laws = choice.choose(fit, few, held_out, regressors)
     objective = choice.OnKernels(laws.terms, seen)
     laws = laws._replace(kernels=objective.fit(laws.kernels)[0])

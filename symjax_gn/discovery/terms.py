@@ -181,14 +181,12 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
         both = [columns[f"{stem}_{end}"] for end in ends]
         if all(np.ptp(column) <= _SAME * np.max(np.abs(column)) for column in both):
             continue
-        lists.append(list(_entries(stem, ends, all(np.all(column > 0) for column in both))))
-    # Of many properties, only the first ways of each are combined.
-    while math.prod(map(len, lists)) > _MOST_COUPLINGS:
-        max(lists, key=len).pop()
+        entries = _entries(stem, ends, all(np.all(column > 0) for column in both))
+        lists.append(sorted(entries, key=complexity))
     found: list[sympy.Expr] = []
     seen: list[np.ndarray] = []
-    products = [sympy.Mul(*factors) for factors in itertools.product(*lists)]
-    for one in sorted(products, key=complexity):
+    products = {sympy.Mul(*factors) for factors in _combined(lists)}
+    for one in sorted(products, key=lambda product: (complexity(product), str(product))):
         with np.errstate(all="ignore"):
             column = values(one, columns)
         size = np.sqrt(np.mean(column**2))
@@ -202,6 +200,17 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
     return found
 
 
+def _combined(lists: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
+    """One entry of each list; of many lists the simplest entries of any two."""
+    if math.prod(map(len, lists)) <= _MOST_COUPLINGS:
+        yield from itertools.product(*lists)
+        return
+    pairs = list(itertools.combinations(lists, 2))
+    count = int(math.sqrt(_MOST_COUPLINGS / len(pairs)))
+    for one, other in pairs:
+        yield from itertools.product(one[:count], other[:count])
+
+
 def _entries(stem: str, ends: str, positive: bool) -> Iterator[Any]:
     """Ways in which one property enters."""
     i, j = (sympy.Symbol(f"{stem}_{end}") for end in "ij")
@@ -211,7 +220,8 @@ def _entries(stem: str, ends: str, positive: bool) -> Iterator[Any]:
         if not positive:
             yield sympy.Abs(i)
         return
-    yield from (i**p * j**q for p in powers for q in powers)
+    yield from (sympy.Integer(1), i, j, i * j)
+    yield from (i**p * j**q for p in powers for q in powers if not {p, q} <= {0, 1})
     apart = sympy.Abs(i - j)
     yield from ((i + j) ** p for p in powers[1:])
     yield from (i - j, apart, sympy.sqrt(apart), (i - j) ** 2)

@@ -145,7 +145,7 @@ def judge(
     fresh = _sample(keys[1], test, num_pairs, components)
     reach = _BEYOND if gauge == "influence" else _BEYOND_OF_MESSAGES
     other = _sample(keys[3], test, num_pairs, components)
-    far = _stretch(keys[2], other, known, components, test.space, reach)
+    far = _stretch(keys[2], other, known, components, test.space, reach, system.cutoff)
     dimension: dict[str, Any] = {}
     if num_components is not None:
         dimension["dimension"] = dict(
@@ -337,10 +337,12 @@ def _sample(key, dataset, num_pairs, components):
     return _Pairs(_values(components, receiver, sender, dataset.space), receiver, sender)
 
 
-def _stretch(key, pairs, known, components, space, reach):
+def _stretch(key, pairs, known, components, space, reach, cutoff):
     """The same pairs at separations that go beyond those known by the given factors."""
     separation = pair_features(known.receiver, known.sender, space)["r"]
-    low, high = np.log(np.quantile(separation, [0.05, 0.95]) * reach)
+    low, high = np.quantile(separation, [0.05, 0.95]) * reach
+    # Beyond a cutoff there are no edges, and no law is asked.
+    low, high = np.log([low, high if cutoff is None else min(high, cutoff)])
     r = np.exp(np.asarray(jax.random.uniform(key, separation.shape, minval=low, maxval=high)))
     displacement = space.displacement(pairs.receiver.position, pairs.sender.position)
     unit = displacement / np.linalg.norm(displacement, axis=-1, keepdims=True)
