@@ -78,6 +78,9 @@ def factor(
     fit = kernels.find_terms(stars, few, held_out, enough=enough)
     finer = kernels.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
+    if fit.error > _AS_WELL * network_error:
+        # A threshold may be all that is wrong with smooth kernels.
+        fit = kernels.split_at_break(fit, few, held_out) or fit
     if not fit.error <= _AS_WELL * network_error:
         return None
     few, seen, held_out = (
