@@ -127,8 +127,8 @@ def discover(
     >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
     >>> quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1)
     >>> found = discover(key, run, quick, system=sgn.SYSTEMS["spring"])
-    >>> found.law.predict(found.parts[2].graphs).shape, found.verdict.recovered
-    ((20, 4, 2), False)
+    >>> found.law.predict(found.parts[2].graphs).shape, found.verdict.says
+    ((20, 4, 2), 'exact')
     """
     check_settings(settings)
     dataset = as_dataset(graphs, target)

@@ -100,7 +100,7 @@ def standard_errors(
     >>> x = np.linspace(1.0, 2.0, 400)
     >>> noise = np.random.default_rng(0).normal(size=400)
     >>> standard_errors(noise, x[:, None]).round(3)
-    array([0.042])
+    array([0.044])
     """
     scale = _FINE[0] * max(float(np.mean(np.abs(residual))), _LEAST_ERROR)
     root = np.sqrt(1 + (residual / scale) ** 2)
