@@ -10,7 +10,7 @@ from symjax_gn.data.datasets import make_dataset, split
 from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
-from symjax_gn.discovery import choice, kernels
+from symjax_gn.discovery import choice, kernels, structure
 from symjax_gn.discovery.bodies import gather, reweighted
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
@@ -146,7 +146,7 @@ STRUCTURES = {
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_planted_structures_are_found(name):
     system, planted = STRUCTURES[name]
-    fit = kernels.find_terms(*prepared(system), enough=0.01)
+    fit = structure.find_terms(*prepared(system), enough=0.01)
     assert names(fit) == planted
     # Splines of so many pieces follow smooth kernels so closely.
     assert fit.error < 1e-4
@@ -154,7 +154,7 @@ def test_planted_structures_are_found(name):
 
 def test_kernels_are_the_true_ones():
     stars, train, valid = prepared(SYSTEMS["spring"])
-    fit = kernels.find_terms(stars, train, valid, enough=0.01)
+    fit = structure.find_terms(stars, train, valid, enough=0.01)
     found = choice.sample_kernel(fit, 0, train)
     np.testing.assert_allclose(found.y, 2 * (found.x - 0.99), atol=1e-4)
     assert np.all(found.noise >= 0)
@@ -165,7 +165,7 @@ def test_kernels_are_the_true_ones():
 def test_laws_are_chosen_by_accelerations(dim):
     system = System("g", lambda r, i, j: -i.mass * j.mass / jnp.sqrt(r + 0.3))
     stars, train, valid = prepared(system, dim)
-    fit = kernels.find_terms(stars, train, valid, enough=0.01)
+    fit = structure.find_terms(stars, train, valid, enough=0.01)
     laws = choice.choose(fit, train, valid, [OperonRegressor(evaluations=1000)])
     assert laws.error < 1e-6
     r = np.linspace(0.1, 5.0, 20)
@@ -175,21 +175,21 @@ def test_laws_are_chosen_by_accelerations(dim):
     force, alone = choice.force_laws(laws, dim)
     assert len(force) == len(alone) == dim and not any(alone)
     # The simplest of those that are as good.
-    good = [row for row, x in zip(laws.rows, laws.held_out, strict=True) if x <= kernels.ROUNDING]
+    good = [row for row, x in zip(laws.rows, laws.held_out, strict=True) if x <= structure.ROUNDING]
     assert laws.kernels == good[0].candidate
 
 
 def test_a_threshold_is_found_and_the_empty_side_left_out():
     system = System("h", lambda r, i, j: 3 * jnp.minimum(r, 1.7))
     stars, train, valid = prepared(system)
-    fit = kernels.find_terms(stars, train, valid, enough=0.01)
-    broken = kernels.split_at_break(fit, train, valid)
+    fit = structure.find_terms(stars, train, valid, enough=0.01)
+    broken = structure.split_at_break(fit, train, valid)
     assert broken is not None and len(broken.terms) == 1
     assert broken.terms[0].coupling == sympy.Heaviside(sympy.Float(1.7) - R)
     assert broken.error < 1e-5 < fit.error
-    smooth = kernels.find_terms(*prepared(SYSTEMS["spring"]), enough=0.01)
+    smooth = structure.find_terms(*prepared(SYSTEMS["spring"]), enough=0.01)
     _, train, valid = prepared(SYSTEMS["spring"])
-    assert kernels.split_at_break(smooth, train, valid) is None
+    assert structure.split_at_break(smooth, train, valid) is None
 
 
 def test_gradients_of_laws_are_those_of_differences():

@@ -16,14 +16,8 @@ from jaxtyping import Float
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import Bodies
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
-from symjax_gn.discovery.kernels import (
-    ROUNDING,
-    Fit,
-    accelerations,
-    on_variable,
-    split_at_break,
-    variable_of,
-)
+from symjax_gn.discovery.kernels import Fit, accelerations, on_variable, variable_of
+from symjax_gn.discovery.structure import ROUNDING, split_at_break
 from symjax_gn.discovery.terms import Term, components, values
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
@@ -293,12 +287,12 @@ def _by_sums(fit, train, operators):
 
 
 def _promising(rated):
-    """The Pareto front of laws, and others that are as good."""
+    """The best laws, the most accurate first, and those on the Pareto front."""
     rows = sorted(((complexity(law), error, law) for law, error in rated.items()), key=_order)
     front = [row[2] for row in pareto(rows)]
     least = min(error for _, error, _ in rows)
     good = sorted((row for row in rows if row[1] <= _NEARLY * least), key=lambda row: row[1])
-    return list(dict.fromkeys([*front[-_TRIED:], *(row[2] for row in good[:_ALSO])]))
+    return list(dict.fromkeys([*(row[2] for row in good[:_ALSO]), *front[-_TRIED:]]))
 
 
 def _order(row):
@@ -306,7 +300,7 @@ def _order(row):
 
 
 def _screened(fit, k, laws, train):
-    """The best laws of one kernel where splines stand for the others."""
+    """The best laws of one kernel, the best first, where splines stand for the others."""
     others = [n for n in range(len(fit.terms)) if n != k]
     target = train.target - accelerations(fit, train, others)
     objective = OnKernels([fit.terms[k]], train._replace(target=target))
@@ -316,14 +310,7 @@ def _screened(fit, k, laws, train):
         rows.append((complexity(fitted), error, fitted))
     front = [row[2] for row in pareto(sorted(rows, key=_order))]
     good = [row[2] for row in sorted(rows, key=lambda row: row[1])[:_COMBINED]]
-    return list(dict.fromkeys([*front[-_COMBINED:], *good]))
-
-
-def _alone(fit, k, law, train):
-    """The error of a law of one kernel where splines stand for the others."""
-    others = [n for n in range(len(fit.terms)) if n != k]
-    target = train.target - accelerations(fit, train, others)
-    return float(np.mean(OnKernels([fit.terms[k]], train._replace(target=target)).errors((law,))))
+    return list(dict.fromkeys([*good, *front[-_COMBINED:]]))
 
 
 def _choose(fit, ways, train, valid):
@@ -331,7 +318,7 @@ def _choose(fit, ways, train, valid):
     if len(ways) > 1:
         ways = [_screened(fit, k, laws, train) for k, laws in enumerate(ways)]
     objective, held_out = OnKernels(fit.terms, train), OnKernels(fit.terms, valid)
-    best = [min(way, key=lambda law, k=k: _alone(fit, k, law, train)) for k, way in enumerate(ways)]
+    best = [way[0] for way in ways]
     candidates = [tuple(best)]
     for k, way in enumerate(ways):
         candidates += [(*best[:k], law, *best[k + 1 :]) for law in way if law != best[k]]
@@ -385,8 +372,3 @@ def force_laws(laws: Laws, dim: int) -> tuple[list[sympy.Expr], list[sympy.Expr]
         for k, along in enumerate(term.vector.along):
             where[k] = where[k] + term.coupling * kernel * along
     return totals[0], totals[1]
-
-
-def size(laws: Laws) -> int:
-    """Complexity of all that was found."""
-    return sum(map(complexity, laws.kernels)) + sum(complexity(t.coupling) for t in laws.terms)

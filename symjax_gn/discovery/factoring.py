@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery import choice, kernels
+from symjax_gn.discovery import choice, kernels, structure
 from symjax_gn.discovery.bodies import gather, reweighted
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
@@ -75,12 +75,12 @@ def factor(
     network_error = float(np.nanmean(relative_errors(trained, validation)))
     few = gather(train, _COMPARED)
     enough = min(network_error, _ENOUGH)
-    fit = kernels.find_terms(stars, few, held_out, enough=enough)
-    finer = kernels.finish(fit, seen, held_out)
+    fit = structure.find_terms(stars, few, held_out, enough=enough)
+    finer = structure.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
     if fit.error > _AS_WELL * network_error:
         # A threshold may be all that is wrong with smooth kernels.
-        fit = kernels.split_at_break(fit, few, held_out) or fit
+        fit = structure.split_at_break(fit, few, held_out) or fit
     if not fit.error <= _AS_WELL * network_error:
         return None
     few, seen, held_out = (

@@ -42,15 +42,29 @@ class Kind(NamedTuple):
     """Functions of one form, with the parameters that are tried."""
 
     name: str
-    values: Callable[..., Any]
-    """`values(x, *parameters)`."""
-    expression: Callable[..., Any]
-    """`expression(x, *parameters)`, of a SymPy x."""
+    function: Callable[..., Any]
+    """`function(m, x, *parameters)`, where m is NumPy or SymPy: one form for both."""
     grid: tuple[tuple[float, ...], ...]
-    numbers: tuple[int, ...]
-    """Which parameters are constants of a law, not powers."""
-    needs: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
+    """Which parameters are constants of a law; others are powers."""
+    needs: tuple[str, ...] = ()
     """Operators beside sums, products, quotients and powers."""
+    family: str = ""
+    """Kinds of one family may have constants in common in a sum."""
+
+    def values(self, x: Any, *parameters: float) -> Any:
+        """Values for arrays x."""
+        return self.function(np, x, *parameters)
+
+    def expression(self, x: Any, *parameters: float) -> Any:
+        """The same of a SymPy x; whole powers belong to the form, all else is fitted."""
+        written = [
+            sympy.Integer(int(p))
+            if k not in self.numbers and float(p).is_integer()
+            else sympy.Float(p)
+            for k, p in enumerate(parameters)
+        ]
+        return self.function(sympy, x, *written)
 
 
 def _grid(*axes: Iterable[float]) -> tuple[tuple[float, ...], ...]:
@@ -64,130 +78,92 @@ _WHOLE = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _POWERS = (*np.arange(-14.0, -4.5, 0.5), *np.arange(-4.5, 4.6, 0.25), 5.0, 6.0)
 
 
-def _exponent(p: float) -> Any:
-    """Whole powers are numbers of the law's form, others constants that are fitted."""
-    return sympy.Integer(int(p)) if float(p).is_integer() else sympy.Float(p)
-
-
-def _power(x: Any, p: float) -> Any:
-    return x ** _exponent(p)
-
-
-_F = sympy.Float
+_FEW = (-2.0, -1.0, 0.0, 1.0)
 
 KINDS: tuple[Kind, ...] = (
-    Kind("power", lambda x, p: x**p, lambda x, p: _power(x, p), _grid(_POWERS), (), ()),
+    Kind("power", lambda m, x, p: x**p, _grid(_POWERS)),
     Kind(
         "exponential",
-        lambda x, p, a: x**p * np.exp(-a * x),
-        lambda x, p, a: _power(x, p) * sympy.exp(-_F(a) * x),
+        lambda m, x, p, a: x**p * m.exp(-a * x),
         _grid(_WHOLE, _RATES),
         (1,),
         ("exp",),
     ),
     Kind(
         "growing",
-        lambda x, p, a: x**p * np.exp(a * x),
-        lambda x, p, a: _power(x, p) * sympy.exp(_F(a) * x),
+        lambda m, x, p, a: x**p * m.exp(a * x),
         _grid((0.0, 1.0), _RATES[:10]),
         (1,),
         ("exp",),
     ),
     Kind(
         "gaussian",
-        lambda x, p, a: x**p * np.exp(-a * x * x),
-        lambda x, p, a: _power(x, p) * sympy.exp(-_F(a) * x**2),
+        lambda m, x, p, a: x**p * m.exp(-a * x**2),
         _grid(_WHOLE, _RATES),
         (1,),
         ("exp",),
     ),
     Kind(
-        "sine",
-        lambda x, p, a: x**p * np.sin(a * x),
-        lambda x, p, a: _power(x, p) * sympy.sin(_F(a) * x),
-        _grid((-2.0, -1.0, 0.0, 1.0), _WAVES),
-        (1,),
-        ("sin",),
+        "sine", lambda m, x, p, a: x**p * m.sin(a * x), _grid(_FEW, _WAVES), (1,), ("sin",), "wave"
     ),
     Kind(
         "cosine",
-        lambda x, p, a: x**p * np.cos(a * x),
-        lambda x, p, a: _power(x, p) * sympy.cos(_F(a) * x),
-        _grid((-2.0, -1.0, 0.0, 1.0), _WAVES),
+        lambda m, x, p, a: x**p * m.cos(a * x),
+        _grid(_FEW, _WAVES),
         (1,),
         ("cos",),
+        "wave",
     ),
     Kind(
         "damped sine",
-        lambda x, a, b: np.exp(-b * x) * np.sin(a * x),
-        lambda x, a, b: sympy.exp(-_F(b) * x) * sympy.sin(_F(a) * x),
+        lambda m, x, a, b: m.exp(-b * x) * m.sin(a * x),
         _grid(_WAVES, _RATES[1:12:2]),
         (0, 1),
         ("exp", "sin"),
+        "damped wave",
     ),
     Kind(
         "damped cosine",
-        lambda x, a, b: np.exp(-b * x) * np.cos(a * x),
-        lambda x, a, b: sympy.exp(-_F(b) * x) * sympy.cos(_F(a) * x),
+        lambda m, x, a, b: m.exp(-b * x) * m.cos(a * x),
         _grid(_WAVES, _RATES[1:12:2]),
         (0, 1),
         ("exp", "cos"),
+        "damped wave",
     ),
-    Kind(
-        "logarithm",
-        lambda x, p: x**p * np.log(x),
-        lambda x, p: _power(x, p) * sympy.log(x),
-        _grid(_WHOLE),
-        (),
-        ("log",),
-    ),
+    Kind("logarithm", lambda m, x, p: x**p * m.log(x), _grid(_WHOLE), (), ("log",)),
     Kind(
         "saturating logarithm",
-        lambda x, p, a: x**p * np.log(1 + a * x),
-        lambda x, p, a: _power(x, p) * sympy.log(1 + _F(a) * x),
-        _grid((-2.0, -1.0, 0.0, 1.0), _RATES),
+        lambda m, x, p, a: x**p * m.log(1 + a * x),
+        _grid(_FEW, _RATES),
         (1,),
         ("log",),
     ),
-    Kind(
-        "tangent",
-        lambda x, p, a: x**p * np.tanh(a * x),
-        lambda x, p, a: _power(x, p) * sympy.tanh(_F(a) * x),
-        _grid((-2.0, -1.0, 0.0, 1.0), _RATES),
-        (1,),
-        ("tanh",),
-    ),
+    Kind("tangent", lambda m, x, p, a: x**p * m.tanh(a * x), _grid(_FEW, _RATES), (1,), ("tanh",)),
     Kind(
         "switch",
-        lambda x, a, b: np.tanh(a * (x - b)),
-        lambda x, a, b: sympy.tanh(_F(a) * (x - _F(b))),
+        lambda m, x, a, b: m.tanh(a * (x - b)),
         _grid(_RATES[3:], _PLACES),
         (0, 1),
         ("tanh",),
     ),
     Kind(
         "bump",
-        lambda x, p, a, b: x**p * np.exp(-a * (x - b) ** 2),
-        lambda x, p, a, b: _power(x, p) * sympy.exp(-_F(a) * (x - _F(b)) ** 2),
+        lambda m, x, p, a, b: x**p * m.exp(-a * (x - b) ** 2),
         _grid((0.0, 1.0), _RATES[3::2], _PLACES),
         (1, 2),
         ("exp",),
     ),
     Kind(
         "shifted power",
-        lambda x, p, a, q: x**p * (a + x) ** q,
-        lambda x, p, a, q: _power(x, p) * _power(x + _F(a), q),
+        lambda m, x, p, a, q: x**p * (a + x) ** q,
         _grid(_WHOLE, np.geomspace(0.1, 8.0, 12), (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.5)),
         (1,),
-        (),
     ),
     Kind(
         "softened power",
-        lambda x, p, a, q: x**p * (a + x * x) ** q,
-        lambda x, p, a, q: _power(x, p) * _power(x**2 + _F(a), q),
+        lambda m, x, p, a, q: x**p * (a + x**2) ** q,
         _grid(_WHOLE, np.geomspace(0.01, 8.0, 14), (-3.0, -2.0, -1.5, -1.0, -0.75, -0.5, 0.5)),
         (1,),
-        (),
     ),
 )
 
@@ -235,8 +211,7 @@ def _atoms(x, unit, shift, weight, operators) -> _Atoms:
             lengths.append(length)
             kinds.append(number)
             mine = tuple(parameters[k] for k in kind.numbers)
-            # Sines and cosines of one frequency go together.
-            group = kind.name.replace("cosine", "sine"), mine
+            group = kind.family or kind.name, mine
             numbers.append(known.setdefault(group, len(known)) if mine else -1)
     arrays = (np.asarray(x) for x in (columns, lengths, kinds, numbers))
     return _Atoms(atoms, *arrays)
