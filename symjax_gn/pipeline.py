@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import sympy
 from jaxtyping import PRNGKeyArray
+from threadpoolctl import threadpool_limits
 
 from symjax_gn.data.datasets import (
     Dataset,
@@ -151,7 +152,9 @@ def discover(
     test_error = held_out_error(trained, test)
     lap("train")
     find = _find_force if dataset.quantity.vector else _find_sum
-    found: dict[str, Any] = find(keys[2:], trained, parts, settings, system, regressors, lap)
+    # Matrices are small here: threads would only wait for one another.
+    with threadpool_limits(limits=1, user_api="blas"):
+        found: dict[str, Any] = find(keys[2:], trained, parts, settings, system, regressors, lap)
     found["certificate"] = certificate.certify(found["law"], trained, test)
     lap("certify")
     if folder is not None and found["law"] is not None:

@@ -102,15 +102,15 @@ def test_recorded_messages_are_the_networks(trained, spring_parts):
     data = spring_parts[0]
     key = jax.random.key(4)
     table = record_messages(key, trained, data, num_edges=50, system=SYSTEMS["spring"])
-    graph, edge = sampled_edges(recording.record(key, trained, data, 50), data)
+    recorded = recording.record(key, trained, data, 50)
+    graph, edge = sampled_edges(recorded, data)
     # Any receiver, and any sender to it.
     assert len(set(edge)) == data.graphs.senders.shape[-1] and len(set(graph)) > 40
     prediction = predict(trained.model, trained.params, normalise(data, trained.scales).graphs)
     expected = np.asarray(prediction.messages)[graph, edge][:, table.components]
     # The same network on batches of another shape.
     np.testing.assert_allclose(table.messages, expected, rtol=1e-3, atol=1e-4)
-    spread = np.std(np.asarray(prediction.messages), axis=(0, 1))
-    assert table.components[0] == np.argmax(spread)
+    assert table.components[0] == np.argmax(recorded.significance)
     i, j = data.graphs.receivers[edge], data.graphs.senders[edge]
     position = data.nodes.position
     np.testing.assert_allclose(

@@ -12,6 +12,11 @@ from symjax_gn.data.graphs import edges_of
 from symjax_gn.data.nodes import Nodes, leading_shape, take_nodes
 
 
+def host_generator(key: PRNGKeyArray) -> np.random.Generator:
+    """NumPy's generator seeded by a key: choices on the host need no compiled program."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).reshape(-1))
+
+
 def sample_pairs(
     key: PRNGKeyArray, dataset: Dataset, num_pairs: int
 ) -> tuple[Nodes, Nodes, Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
@@ -35,10 +40,9 @@ def sample_pairs(
     counts = np.asarray(dataset.graphs.n_edge)[:, 0]
     if not np.any(counts):
         raise ValueError("The graphs have no edges, so there are no pairs to look at.")
-    graph_key, edge_key = jax.random.split(key)
-    graph = np.asarray(jax.random.choice(graph_key, np.flatnonzero(counts), (num_pairs,)))
-    share = np.asarray(jax.random.uniform(edge_key, (num_pairs,)), np.float64)
-    edge = np.minimum((share * counts[graph]).astype(int), counts[graph] - 1)
+    rng = host_generator(key)
+    graph = rng.choice(np.flatnonzero(counts), num_pairs)
+    edge = rng.integers(counts[graph])
     receiver, sender = pair_nodes(dataset, graph, edge)
     if receiver.position is not None:
         apart = np.flatnonzero(np.any(receiver.position != sender.position, axis=-1))
@@ -88,14 +92,14 @@ def sample_stars(key: PRNGKeyArray, dataset: Dataset, num_stars: int) -> Stars:
     """
     check_count("num_stars", num_stars)
     count, size = leading_shape(dataset.nodes)
-    graph_key, node_key = jax.random.split(key)
-    graph = np.asarray(jax.random.randint(graph_key, (num_stars,), 0, count))
+    rng = host_generator(key)
+    graph = rng.integers(count, size=num_stars)
     if sends_elements(dataset):
         senders = jax.tree.map(lambda x: np.asarray(x)[graph], dataset.nodes)
         here = np.arange(size) < np.asarray(dataset.graphs.n_node)[graph, :1]
         return Stars(None, senders, here, graph, np.zeros_like(graph))
     own = dataset.graphs.senders.ndim == 2
-    share = np.asarray(jax.random.uniform(node_key, (num_stars,)), np.float64)
+    share = rng.random(num_stars)
     rows: list[np.ndarray] = []
     nodes = np.zeros(num_stars, int)
     tables: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
@@ -106,7 +110,7 @@ def sample_stars(key: PRNGKeyArray, dataset: Dataset, num_stars: int) -> Stars:
         if not len(receivers):
             rows.append(np.zeros(0, int))
             continue
-        place = min(int(share[k] * len(receivers)), len(receivers) - 1)
+        place = int(share[k] * len(receivers))
         nodes[k] = receivers[place]
         rows.append(incoming[place])
     counts = np.asarray([len(row) for row in rows])

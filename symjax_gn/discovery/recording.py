@@ -13,7 +13,7 @@ from symjax_gn.data.datasets import Dataset, check_dataset
 from symjax_gn.data.features import element_features, pair_features
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.quantities import Quantity
-from symjax_gn.data.sampling import Stars, sample_stars
+from symjax_gn.data.sampling import Stars, host_generator, sample_stars
 from symjax_gn.data.units import feature_scale, normalise_nodes
 from symjax_gn.model import Contributions
 from symjax_gn.networks.pruning import contributions_of, rank_components
@@ -109,9 +109,8 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
     dataset = dataclasses.replace(dataset, graphs=graphs)
     stars = sample_stars(star_key, dataset, num_edges)
     counts = np.sum(stars.present, axis=1)
-    share = np.asarray(jax.random.uniform(sender_key, (len(counts),)), np.float64)
     # Senders come first in a star, padding last.
-    chosen = np.minimum((share * counts).astype(int), counts - 1)
+    chosen = host_generator(sender_key).integers(counts)
     rows = np.arange(len(counts))
     sender = take_nodes(stars.senders, (rows, chosen))
     if stars.receiver is not None and stars.receiver.position is not None:

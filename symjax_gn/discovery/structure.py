@@ -39,9 +39,6 @@ from symjax_gn.laws.expressions import complexity
 # more are taken as long as they lower the error.
 _RANKED, _COMPARED, _FINAL = 6, 14, (40, 80, 160)
 
-# Samples on which couplings are told apart.
-_SOME = 400
-
 # Vectors are ranked with so many couplings, and so many of them with all.
 _SIMPLEST, _VECTORS = 14, 5
 
@@ -166,19 +163,21 @@ def find_terms(
     vectors = pair_vectors(stars.pairs, dim)
     ways = couplings(stars.pairs, "ij")
     own = couplings(train.nodes, "i")
-    alone = [
-        _coarse(Term(vector, way, False), train, valid)
-        for vector in body_vectors(train.nodes, dim)
-        for way in own
-    ]
+    alone = [Term(vector, way, False) for vector in body_vectors(train.nodes, dim) for way in own]
+    known: dict[Term, Ready] = {}
+
+    def coarse(term):
+        if term not in known:
+            known[term] = ready(term, make_spline(term, train, _COMPARED), train, valid)
+        return known[term]
 
     def extended(rows, fit):
         """Fits with one more term, the best first; of those that are as good the simplest."""
         residual = stars.force if fit is None else stars.force - _recorded_by(fit, stars)
         ranked = [term for _, term in rank_pairs(stars, residual, vectors, ways)[:_TRIED]]
         # What is simple is tried whatever a network says that has not learned enough.
-        tried = dict.fromkeys([*ranked, *(Term(vectors[0], way, True) for way in ways[:_SIMPLEST])])
-        more = [*(_coarse(term, train, valid) for term in tried), *alone]
+        simple = (Term(vectors[0], way, True) for way in ways[:_SIMPLEST])
+        more = [coarse(term) for term in dict.fromkeys([*ranked, *simple, *alone])]
         trials = [(solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)
 
@@ -203,10 +202,6 @@ def find_terms(
             break
     assert best is not None
     return best
-
-
-def _coarse(term: Term, train: Bodies, valid: Bodies) -> Ready:
-    return ready(term, make_spline(term, train, _COMPARED), train, valid)
 
 
 def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
@@ -275,14 +270,15 @@ def _along_the_line(best, chosen, train, valid):
 
 def _simpler(term: Term, bodies: Bodies) -> list[sympy.Expr]:
     """Couplings by the same properties that are simpler, the simplest first."""
-    if term.coupling.has(sympy.Heaviside):
-        return []
-    columns = bodies.pairs if term.pair else bodies.nodes
-    some = {name: column[:: max(1, len(column) // _SOME)] for name, column in columns.items()}
     known = term.coupling.free_symbols
+    if not known or term.coupling.has(sympy.Heaviside):
+        return []
+    stems = {str(symbol)[:-2] for symbol in known}
+    columns = bodies.pairs if term.pair else bodies.nodes
+    columns = {name: column for name, column in columns.items() if name[:-2] in stems}
     return [
         way
-        for way in couplings(some, "ij" if term.pair else "i")
+        for way in couplings(columns, "ij" if term.pair else "i")
         if way.free_symbols <= known and complexity(way) < complexity(term.coupling)
     ]
 

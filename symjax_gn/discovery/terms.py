@@ -30,6 +30,9 @@ _MOST_COUPLINGS = 1000
 # Columns that differ by less than this share are one.
 _SAME = 1e-6
 
+# Samples on which couplings are told apart.
+_SOME = 400
+
 
 class Vector(NamedTuple):
     """A direction that bodies define."""
@@ -168,7 +171,7 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
     listed once, in the simplest form.
 
     Args:
-        columns: features of pairs or bodies.
+        columns: features of pairs or bodies, of which some are looked at.
         ends: "ij" for pairs, "i" for bodies.
     """
     stems = dict.fromkeys(
@@ -183,20 +186,20 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
             continue
         entries = _entries(stem, ends, all(np.all(column > 0) for column in both))
         lists.append(sorted(entries, key=complexity))
+    some = {name: column[:: max(1, len(column) // _SOME)] for name, column in columns.items()}
     found: list[sympy.Expr] = []
-    seen: list[np.ndarray] = []
     products = {sympy.Mul(*factors) for factors in _combined(lists)}
+    seen = np.zeros((len(products), len(next(iter(some.values())))))
     for one in sorted(products, key=lambda product: (complexity(product), str(product))):
         with np.errstate(all="ignore"):
-            column = values(one, columns)
-        size = np.sqrt(np.mean(column**2))
-        if not np.isfinite(size) or size == 0:
+            column = values(one, some)
+            flat = column / np.linalg.norm(column)
+        if not np.all(np.isfinite(flat)):
             continue
-        flat = column / size
-        if any(1 - abs(np.mean(flat * other)) < _SAME for other in seen):
+        if np.max(np.abs(seen[: len(found)] @ flat), initial=0.0) > 1 - _SAME:
             continue
+        seen[len(found)] = flat
         found.append(one)
-        seen.append(flat)
     return found
 
 
