@@ -45,7 +45,7 @@ def checked(data, found, share=0.005):
 def test_the_true_law_is_believed(data):
     found = checked(data, law(data, SPRING))
     assert found.says == "believe"
-    assert set(found.checks) == {"known", "explained", "structure", "beyond"}
+    assert set(found.checks) == {"known", "explained", "structure", "noise", "beyond"}
     assert all(check["holds"] for check in found.checks.values())
 
 
@@ -85,6 +85,20 @@ def test_noise_has_no_structure(data):
     noisy = dataclasses.replace(data, target=np.asarray(data.target) * (1 + noise))
     found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.002), noisy)
     assert found.says == "believe"
+
+
+def test_what_goes_on_is_no_noise(data):
+    """A hidden property changes accelerations by a tenth, noise by a fifth."""
+    rng = np.random.default_rng(2)
+    target = np.asarray(data.target)
+    names, row = np.unique(data.group, return_inverse=True)
+    hidden = target * (1 + 0.1 * rng.choice([-1, 1], size=(len(names), 4, 1)))[row]
+    noisy = target * (1 + 0.2 * rng.normal(size=target.shape))
+    network = Noisy(law(data, SPRING), 0.0)
+    found = certify(law(data, SPRING), network, dataclasses.replace(data, target=hidden))
+    assert found.says == "doubt" and found.checks["noise"]["persistent"] > 0.05
+    found = certify(law(data, SPRING), network, dataclasses.replace(data, target=noisy))
+    assert found.says == "believe" and found.checks["noise"]["holds"]
 
 
 def test_a_law_that_holds_where_data_were_dense_only(data):

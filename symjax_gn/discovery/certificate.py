@@ -1,6 +1,7 @@
 """Whether to believe a law, from the data alone; the truth need not be known."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,13 @@ _STRUCTURE = 0.03
 # Errors on the pairs that are nearest and farthest may be so many times those of all.
 _BEYOND = 3.0
 _EXTREME = 0.05
+
+# What goes on from one moment to the next is no noise: it may be this share of accelerations.
+# All these lags must show it, for what finite differences make of noise lasts for some.
+_PERSISTENT, _LAGS = 0.01, (1, 2, 4)
+
+# Fewer recordings do not tell.
+_RECORDINGS = 4
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
@@ -78,13 +86,15 @@ def _relative(guess, dataset):
 def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certificate:
     """Say whether a law is to be believed.
 
-    Four checks on data that neither the network nor the law has seen:
+    Five checks on data that neither the network nor the law has seen:
 
     - `known`: the network, or the law, errs by at most half of what predicting nothing does.
     - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
       times as much it does not say what the network knows.
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
       place, fitted to it on one half of the data, explains over 3% of it on the other.
+    - `noise`: what the law leaves comes and goes. Where graphs are moments of recordings, what
+      points the same way from one to the next is at most 1% of accelerations.
     - `beyond`: on graphs with the nearest and farthest pairs, a tenth of all, the law errs
       at most 3 times as much as on all.
 
@@ -125,6 +135,7 @@ def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certifi
         return Certificate("reject", checks)
     if test.quantity.vector:
         checks["structure"] = _structure(law, test, error)
+        checks["noise"] = _noise(law, test, error)
         checks["beyond"] = _beyond(errors, test, error)
     holds = all(check["holds"] for check in checks.values())
     return Certificate("believe" if holds else "doubt", checks)
@@ -172,14 +183,43 @@ def _structure(law, test, error):
     return dict(explained=explained, limit=_STRUCTURE, holds=explained <= _STRUCTURE)
 
 
+def _noise(law, test, error):
+    """How much of what a law leaves points the same way from one moment to the next."""
+    found = 0.0
+    if error > _PERSISTENT:
+        found = error * math.sqrt(min(_persistence(_left(law, test), test, lag) for lag in _LAGS))
+    return dict(persistent=found, limit=_PERSISTENT, holds=found <= _PERSISTENT)
+
+
+def _persistence(left, dataset, lag):
+    """Mean cosine of what is left and the same so many moments later, less two standard errors."""
+    time = np.arange(len(dataset)) if dataset.time is None else np.asarray(dataset.time)
+    order = np.lexsort((time, dataset.group))
+    here, there = order[:-lag], order[lag:]
+    group = np.asarray(dataset.group)
+    together = group[here] == group[there]
+    here, there = here[together], there[together]
+    size = np.linalg.norm(left, axis=-1)
+    cosine = np.sum(left[here] * left[there], axis=-1)
+    cosine = cosine / np.maximum(size[here] * size[there], 1e-300)
+    means = [np.mean(cosine[group[here] == one]) for one in np.unique(group[here])]
+    if len(means) < _RECORDINGS:
+        return 0.0
+    return max(0.0, float(np.mean(means) - 2 * np.std(means) / math.sqrt(len(means))))
+
+
+def _left(law, dataset):
+    """What a law leaves of each target; 0 where a target is not known."""
+    parts = [np.asarray(law.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)]
+    left = np.asarray(dataset.target, np.float64) - np.concatenate(parts)
+    known = known_targets(dataset)
+    return np.nan_to_num(left if known is None else np.where(known, left, 0.0))
+
+
 def _left_by(law, dataset) -> Bodies:
     """Bodies whose targets are what a law leaves of them."""
-    parts = [np.asarray(law.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)]
     weights = gather(dataset, _PAIRS).weight
-    left = dataclasses.replace(
-        dataset,
-        target=np.nan_to_num(np.asarray(dataset.target, np.float64) - np.concatenate(parts)),
-    )
+    left = dataclasses.replace(dataset, target=_left(law, dataset))
     return gather(left, _PAIRS)._replace(weight=weights)
 
 
