@@ -156,7 +156,7 @@ class Discovery:
             name, title = "forces.png", "Forces of the network"
         if self.parts[0].quantity.vector:
             drawn[name] = (title, plots.plot_messages(table))
-        if law.scalar is not None:
+        if self.parts[0].quantity.vector and law.gauge == "influence":
             drawn["law.png"] = ("The law and what the network knows", plots.plot_law(law, table))
         if found is not None and found.potential.potential is not None:
             drawn["potential.png"] = (

@@ -90,22 +90,34 @@ def plot_front(front: ParetoFront, error_unit: str = "unit of the target") -> Fi
 
 
 def plot_law(law: VectorLaw, table: MessageTable) -> Figure:
-    """One law of all components over the messages it was distilled from, against the distance."""
-    if law.scalar is None:
-        raise ValueError("Only a central or linear law can be drawn against the distance.")
-    r = table.features["r"]
-    basis = line_of_centres(table.features, table.force.shape[1], law.matrix)
-    along = coefficients(table.force, basis)[:, 0]
-    value = evaluate(law.scalar, table.features)
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(r, along, ".", color=_BLUE, markersize=5, alpha=0.35, label="messages of the network")
-    axes.plot(r, value, ".", color=_RED, markersize=1.5, label="distilled law")
-    axes.set_ylim(*np.quantile(along, [0.01, 0.99]))
-    axes.set_xlim(0, float(np.quantile(r, 0.99)))
-    axes.set_xlabel("distance r")
-    axes.set_ylabel("force towards the sender" if law.matrix is None else "force along M u")
-    axes.legend(fontsize=8, markerscale=2)
+    """A law over the forces that the network knows of, against the distance.
+
+    Along the line of centres, or along M u; where that is not all of the law, across it too.
+    """
+    r, dim = table.features["r"], table.force.shape[1]
+    basis = line_of_centres(table.features, dim, law.matrix)
+    with np.errstate(all="ignore"):
+        value = np.stack([evaluate(one, table.features) for one in law.components], axis=1)
+    value = np.where(np.isfinite(value), value, np.nan)
+    panels = ["force towards the sender" if law.matrix is None else "force along M u"]
+    if law.scalar is None and dim > 1:
+        panels.append("force across the line of centres (size)")
+    figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
+    for axes, label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for force, options in (
+            (table.force, dict(color=_BLUE, ms=5, alpha=0.35, label="the network")),
+            (value, dict(color=_RED, ms=1.5, label="the law")),
+        ):
+            shown = coefficients(force, basis)[:, 0]
+            if label != panels[0]:
+                shown = np.linalg.norm(force - shown[:, None] * basis.vectors[:, 0], axis=1)
+            axes.plot(r, shown, ".", **options)
+            if force is table.force:
+                axes.set_ylim(*np.quantile(shown, [0.01, 0.99]))
+        axes.set_xlim(0, float(np.quantile(r, 0.99)))
+        axes.set_xlabel("distance r")
+        axes.set_ylabel(label)
+        axes.legend(fontsize=8, markerscale=2)
     return figure
 
 
