@@ -231,6 +231,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
                 train,
                 validation,
                 regressors,
+                by_score=settings.choice == "score",
             )
         if factored is None:
             law = distillation.distill(table, regressors, gauge=settings.gauge, **options)

@@ -12,6 +12,7 @@ from symjax_gn.networks.losses import LOSSES
 from symjax_gn.networks.steps import OPTIMIZERS
 
 ERRORS = ("relative", "absolute")
+CHOICES = ("data", "score")
 PRESETS = ("default", "paper")
 
 # Accelerations that are gradients of what is learned take longer to get right.
@@ -89,6 +90,12 @@ class Settings:
         True,
         "split forces into terms of one variable each, and search for one at a time; where "
         "that is not possible, and with a given form, all are searched for at once",
+        "search",
+    )
+    choice: str = _option(
+        "data",
+        "how a law that is split into terms is chosen: data, the simplest whose held-out error "
+        "is not above the best one's, or score, the paper's",
         "search",
     )
     flatten: int | None = _option(
@@ -169,6 +176,7 @@ def check_settings(settings: Settings) -> None:
         ("optimizer", settings.optimizer, OPTIMIZERS),
         ("regressor", settings.regressor, engines.REGRESSORS),
         ("kind of errors", settings.errors, ERRORS),
+        ("choice", settings.choice, CHOICES),
     ):
         check_choice(what, name, choices)
     distillation.check_form(settings.gauge, settings.form)

@@ -101,6 +101,16 @@ def test_what_goes_on_is_no_noise(data):
     assert found.says == "believe" and found.checks["noise"]["holds"]
 
 
+def test_without_recordings_noise_is_not_told_from_what_is_missing(data):
+    apart = dataclasses.replace(data, group=np.arange(len(data)))
+    for share, says in ((0.05, "believe"), (0.3, "doubt")):
+        rng = np.random.default_rng(4)
+        target = np.asarray(data.target) * (1 + share * rng.normal(size=np.shape(data.target)))
+        noisy = dataclasses.replace(apart, target=target)
+        found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.0), noisy)
+        assert found.says == says and found.checks["noise"]["persistent"] is None
+
+
 def test_a_law_that_holds_where_data_were_dense_only(data):
     near = np.quantile(np.linalg.norm(_ways(data), axis=-1), 0.02)
     found = checked(data, law(data, SPRING * (1 + 0.5 * sympy.Heaviside(near - R))), 0.05)

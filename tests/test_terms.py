@@ -12,6 +12,7 @@ from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
 from symjax_gn.discovery import choice, kernels, structure
 from symjax_gn.discovery.bodies import gather, reweighted
+from symjax_gn.discovery.objective import OnKernels
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
     Term,
@@ -22,7 +23,8 @@ from symjax_gn.discovery.terms import (
     values,
 )
 from symjax_gn.laws.engines import OperonRegressor
-from symjax_gn.laws.expressions import evaluate
+from symjax_gn.laws.expressions import complexity, constants, evaluate
+from symjax_gn.laws.refinement import Rated
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS, System, true_forces
 
@@ -197,7 +199,7 @@ def test_gradients_of_laws_are_those_of_differences():
     line = pair_vectors(train.pairs, 2)[0]
     drag = body_vectors(train.nodes, 2)[0]
     one = sympy.Integer(1)
-    objective = choice.OnKernels([Term(line, one, True), Term(drag, one, False)], train)
+    objective = OnKernels([Term(line, one, True), Term(drag, one, False)], train)
     law = (sympy.Float(1.7) * R - sympy.Float(0.4), sympy.Float(0.3))
     old = [sympy.Float(1.7), sympy.Float(0.4), sympy.Float(0.3)]
     residual, slopes = objective._functions(law, old)
@@ -237,12 +239,58 @@ def test_intervals_hold_the_constants_that_were_planted():
         noise = np.random.default_rng(seed).normal(size=train.target.shape)
         size = 1 / train.weight[:, None]
         noisy = train._replace(target=train.target + 0.02 * size * noise)
-        objective = choice.OnKernels([term], noisy)
+        objective = OnKernels([term], noisy)
         found = objective.intervals(objective.fit(law)[0])
         planted = sorted([2.0, -1.98, 0.0])
         for one, truth in zip(sorted(found), planted, strict=True):
             held += one.low <= truth <= one.high
     assert 216 <= held <= 238
+
+
+def of_powers(factor, power):
+    """What `choose` might give of a spring's kernel with noise: c r^p, and its rivals."""
+    _, train, valid = prepared(SYSTEMS["spring"])
+    term = Term(pair_vectors(train.pairs, 2)[0], sympy.Integer(1), True)
+    rng = np.random.default_rng(3)
+
+    def planted(bodies):
+        pull = bodies.pairs["r"] ** power * factor
+        ways = np.stack([bodies.pairs[name] / bodies.pairs["r"] for name in ("dx", "dy")], axis=1)
+        exact = bodies.sums @ (pull[:, None] * ways)
+        bodies = reweighted(bodies, exact)
+        noise = rng.normal(size=exact.shape) / bodies.weight[:, None]
+        return bodies._replace(target=exact + 0.05 * noise)
+
+    train, valid = planted(train), planted(valid)
+    rivals = [sympy.Float(1.0), sympy.Float(1.0) * R, sympy.Float(1.9) * R ** sympy.Float(1.4)]
+    on_train, on_valid = OnKernels([term], train), OnKernels([term], valid)
+    rows, held_out = [], []
+    for rival in rivals:
+        found, error = on_train.fit((rival,))
+        rows.append(Rated(complexity(found[0]), error, found, error))
+        held_out.append(float(np.mean(on_valid.errors(found))))
+    last = rows[-1].candidate
+    laws = choice.Laws((term,), last, held_out[-1], last, tuple(rows), tuple(held_out))
+    return laws, train, valid
+
+
+def test_constants_are_rounded_where_the_data_allow():
+    laws, train, valid = of_powers(2.0, 1.5)
+    assert set(map(float, constants(laws.kernels[0]))) & {1.5, 2.0} == set()
+    found = choice.rounded(laws, train, valid)
+    assert found.kernels == (2 * R ** sympy.Rational(3, 2),)
+    laws, train, valid = of_powers(2.06, 1.53)
+    (kernel,) = choice.rounded(laws, train, valid).kernels
+    assert sorted(map(float, constants(kernel))) == pytest.approx([1.53, 2.06], abs=0.02)
+
+
+def test_the_papers_score_is_an_option():
+    laws, *_ = of_powers(2.0, 1.5)
+    errors = [row.error for row in laws.rows]
+    falls = -np.diff(np.log(errors)) / np.diff([row.complexity for row in laws.rows])
+    picked = choice.by_score(laws)
+    assert picked.kernels == laws.rows[1 + int(np.argmax(falls))].candidate
+    assert picked.error == laws.held_out[1 + int(np.argmax(falls))]
 
 
 def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
@@ -257,7 +305,7 @@ def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
         length = np.linalg.norm(target, axis=1)
         noisy = train._replace(target=target, weight=1 / (length + 0.1 * np.median(length)))
         for bodies in (noisy, reweighted(noisy, train.target)):
-            (found,), _ = choice.OnKernels([term], bodies).fit(law)
+            (found,), _ = OnKernels([term], bodies).fit(law)
             slopes.append(float(found.coeff(R)))
     by_targets, by_predictions = np.mean(slopes[::2]), np.mean(slopes[1::2])
     # The slope of one fit has a standard error of 0.01, the mean of ten a third of it.

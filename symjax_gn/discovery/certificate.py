@@ -35,8 +35,8 @@ _EXTREME = 0.05
 # All these lags must show it, for what finite differences make of noise lasts for some.
 _PERSISTENT, _LAGS = 0.01, (1, 2, 4)
 
-# Fewer recordings do not tell.
-_RECORDINGS = 4
+# Fewer recordings do not tell; then what is left may be this share.
+_RECORDINGS, _UNTOLD = 4, 0.1
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
@@ -94,7 +94,8 @@ def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certifi
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
       place, fitted to it on one half of the data, explains over 3% of it on the other.
     - `noise`: what the law leaves comes and goes. Where graphs are moments of recordings, what
-      points the same way from one to the next is at most 1% of accelerations.
+      points the same way from one to the next is at most 1% of accelerations; where they are
+      not, noise cannot be told from what is missing, and 10% may be left.
     - `beyond`: on graphs with the nearest and farthest pairs, a tenth of all, the law errs
       at most 3 times as much as on all.
 
@@ -185,9 +186,14 @@ def _structure(law, test, error):
 
 def _noise(law, test, error):
     """How much of what a law leaves points the same way from one moment to the next."""
-    found = 0.0
-    if error > _PERSISTENT:
-        found = error * math.sqrt(min(_persistence(_left(law, test), test, lag) for lag in _LAGS))
+    if error <= _PERSISTENT:
+        return dict(persistent=error, limit=_PERSISTENT, holds=True)
+    left = _left(law, test)
+    shares = [_persistence(left, test, lag) for lag in _LAGS]
+    told = [share for share in shares if share is not None]
+    if len(told) < len(shares):
+        return dict(persistent=None, law_error=error, limit=_UNTOLD, holds=error <= _UNTOLD)
+    found = error * math.sqrt(min(told))
     return dict(persistent=found, limit=_PERSISTENT, holds=found <= _PERSISTENT)
 
 
@@ -204,7 +210,7 @@ def _persistence(left, dataset, lag):
     cosine = cosine / np.maximum(size[here] * size[there], 1e-300)
     means = [np.mean(cosine[group[here] == one]) for one in np.unique(group[here])]
     if len(means) < _RECORDINGS:
-        return 0.0
+        return None
     return max(0.0, float(np.mean(means) - 2 * np.std(means) / math.sqrt(len(means))))
 
 

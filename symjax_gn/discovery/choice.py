@@ -17,16 +17,21 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import Bodies
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
 from symjax_gn.discovery.kernels import Fit, accelerations, on_variable, variable_of
+from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.structure import ROUNDING, split_at_break
-from symjax_gn.discovery.terms import Term, components, values
+from symjax_gn.discovery.terms import Term
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
-from symjax_gn.laws.expressions import complexity, constants, with_constants
-from symjax_gn.laws.fitting import fit_in_stages, standard_errors
-from symjax_gn.laws.fronts import ParetoFront, RegressionError, is_usable, pareto
-from symjax_gn.laws.refinement import Candidate, Rated, improve
+from symjax_gn.laws.expressions import complexity, constants
+from symjax_gn.laws.fronts import (
+    ParetoFront,
+    RegressionError,
+    pareto,
+    select,
+    to_front,
+)
+from symjax_gn.laws.refinement import Rated, improve
 from symjax_gn.laws.rules import RULES, softened
-from symjax_gn.laws.tapes import Tape
 
 # What kernels are functions of while they are searched for.
 _X = sympy.Symbol("r")
@@ -48,8 +53,8 @@ _STANDARD_ERRORS = 2.0
 # the error.
 _PROPOSALS, _GAIN = 120, 0.1
 
-# 95% of a normal distribution are within so many standard errors.
-_NORMAL = 1.96
+# Constants are offered as multiples of one over these.
+_PARTS = (1, 2, 3, 4, 5)
 
 # Laws that are refitted: the last of a front, and others that err nearly as little.
 _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
@@ -99,14 +104,6 @@ def search_kernel(kernel: Kernel, regressors: Sequence[Regressor]) -> ParetoFron
     return front
 
 
-class Interval(NamedTuple):
-    """A constant of a law, and where it is to be found in 19 of 20 cases."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Laws(NamedTuple):
     """Laws of kernels, one for each term."""
 
@@ -121,104 +118,6 @@ class Laws(NamedTuple):
     """The candidates it was chosen from, simplest first; errors on the data of the fit."""
     held_out: tuple[float, ...]
     """Their held-out errors."""
-
-
-class OnKernels:
-    """Laws of kernels against accelerations; see `refinement.Objective`."""
-
-    def __init__(self, terms: Sequence[Term], bodies: Bodies):
-        """Prepare what does not depend on the laws."""
-        self._bodies = bodies
-        self._ways, self._variables = [], []
-        for term in terms:
-            columns = bodies.pairs if term.pair else bodies.nodes
-            factor = values(term.coupling, columns)
-            self._ways.append(factor[:, None] * components(term.vector, columns))
-            variable = term.vector.variable
-            self._variables.append(
-                np.zeros(len(factor)) if variable is None else values(variable, columns)
-            )
-        self._terms = terms
-
-    def _summed(self, k, each):
-        """Accelerations `[node, dim, ...]` of what each pair or body adds."""
-        bodies = self._bodies
-        found = []
-        for way in self._ways[k].T:
-            part = each * (way[:, None] if each.ndim > 1 else way)
-            if self._terms[k].pair:
-                found.append(bodies.sums @ part)
-            else:
-                found.append(part * (bodies.inverse[:, None] if part.ndim > 1 else bodies.inverse))
-        return np.stack(found, axis=1)
-
-    def errors(self, candidate: Candidate) -> Float[np.ndarray, " node"]:
-        """Relative errors `[node]` of bodies whose acceleration is known."""
-        residual, *_ = self._functions(candidate, [])
-        found = np.linalg.norm(residual(np.zeros(0)), axis=1)[self._bodies.weight > 0]
-        return np.where(np.isfinite(found), found, np.inf)
-
-    def _functions(self, candidate, old):
-        bodies = self._bodies
-        weight = bodies.weight[:, None]
-        bound = [
-            Tape([law], ["r"], old).bind([x])
-            for law, x in zip(candidate, self._variables, strict=True)
-        ]
-
-        def residual(numbers):
-            total = -bodies.target
-            with np.errstate(all="ignore"):
-                for k, tape in enumerate(bound):
-                    value = np.broadcast_to(tape.values(numbers)[0], self._variables[k].shape)
-                    total = total + self._summed(k, value)
-                return total * weight
-
-        def slopes(numbers):
-            total: Any = 0.0
-            with np.errstate(all="ignore"):
-                for k, tape in enumerate(bound):
-                    total = total + self._summed(k, tape.slopes(numbers)[0])
-                return (total * weight[..., None]).reshape(-1, len(old))
-
-        return residual, slopes
-
-    def intervals(self, candidate: Candidate) -> tuple[Interval, ...]:
-        """The constants of a fitted candidate with their intervals."""
-        together: Any = sympy.Tuple(*candidate)
-        old = constants(together)
-        if not old:
-            return ()
-        residual, slopes = self._functions(candidate, old)
-        found = np.asarray([float(value) for value in old])
-        spread = standard_errors(residual(found).reshape(-1), slopes(found))
-        reach = _NORMAL * spread
-        return tuple(
-            Interval(float(x), float(x - d), float(x + d))
-            for x, d in zip(found, reach, strict=True)
-        )
-
-    def mean_error(self, residual: Float[np.ndarray, "node dim"]) -> float:
-        """What laws are rated by."""
-        length = np.linalg.norm(residual, axis=1)
-        mean = np.sum(length) / max(1, np.count_nonzero(self._bodies.weight))
-        return float(mean) if math.isfinite(mean) else math.inf
-
-    def fit(self, candidate: Candidate, limit: float = math.inf) -> tuple[Candidate, float]:
-        """See `Objective.fit`."""
-        if not all(map(is_usable, candidate)):
-            return candidate, math.inf
-        together: Any = sympy.Tuple(*candidate)
-        old = constants(together)
-        residual, slopes = self._functions(candidate, old)
-        start = np.asarray([float(value) for value in old])
-        first = self.mean_error(residual(start))
-        if not old:
-            return candidate, first
-        found, error = fit_in_stages(residual, slopes, self.mean_error, start, limit)
-        if error == first:
-            return candidate, first
-        return tuple(with_constants(together, found)), error
 
 
 def choose(fit: Fit, train: Bodies, valid: Bodies, regressors: Sequence[Regressor]) -> Laws:
@@ -319,7 +218,8 @@ def _choose(fit, ways, train, valid):
         ways = [_screened(fit, k, laws, train) for k, laws in enumerate(ways)]
     objective, held_out = OnKernels(fit.terms, train), OnKernels(fit.terms, valid)
     best = [way[0] for way in ways]
-    candidates = [tuple(best)]
+    before = tuple(best)
+    candidates = [before]
     for k, way in enumerate(ways):
         candidates += [(*best[:k], law, *best[k + 1 :]) for law in way if law != best[k]]
     rules = [*RULES.values(), _softening(train)]
@@ -328,23 +228,81 @@ def _choose(fit, ways, train, valid):
         raise RegressionError("No law of the kernels is finite on all bodies.")
     errors = [held_out.errors(row.candidate) for row in rows]
     means = np.asarray([np.mean(one) for one in errors])
-    least = int(np.argmin(means))
-    picked = least
-    for k, one in enumerate(errors):
-        gap = one - errors[least]
-        with np.errstate(all="ignore"):
-            chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
-        if means[k] <= max(_AS_GOOD * means[least], means[least] + chance, ROUNDING):
-            picked = k
-            break
+    best = errors[int(np.argmin(means))]
+    picked = next(k for k, one in enumerate(errors) if _as_good(one, best, _AS_GOOD))
     return Laws(
         terms=fit.terms,
         kernels=rows[picked].candidate,
         error=float(means[picked]),
-        before=tuple(best),
+        before=before,
         rows=tuple(rows),
         held_out=tuple(float(x) for x in means),
     )
+
+
+def _as_good(errors, best, factor=1.0):
+    """Whether errors are not significantly above the best law's."""
+    gap = errors - best
+    with np.errstate(all="ignore"):
+        chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
+    mean = float(np.mean(best))
+    return np.mean(errors) <= max(factor * mean, mean + chance, ROUNDING)
+
+
+def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
+    """Laws whose constants are whole numbers or simple fractions where the data allow.
+
+    A constant is offered as such a number if that is within its 95% interval. The others are
+    fitted again, and held-out accelerations say whether the offer is taken.
+
+    Args:
+        laws: what `choose` gave.
+        train: bodies whose accelerations constants are fitted to.
+        valid: bodies of other recordings.
+    """
+    objective, held_out = OnKernels(laws.terms, train), OnKernels(laws.terms, valid)
+    candidate, _ = objective.fit(laws.kernels)
+    errors = held_out.errors(candidate)
+    refused: set[Any] = set()
+    while True:
+        together: Any = sympy.Tuple(*candidate)
+        offers = (
+            (old, plain)
+            for old, interval in zip(
+                constants(together), objective.intervals(candidate), strict=True
+            )
+            for plain in _plain(interval)
+            if plain not in refused
+        )
+        offer = next(offers, None)
+        if offer is None:
+            break
+        trial, error = objective.fit(tuple(together.xreplace(dict([offer]))))
+        found = held_out.errors(trial) if math.isfinite(error) else np.full(1, np.inf)
+        if np.all(np.isfinite(found)) and _as_good(found, errors):
+            candidate, errors = trial, found
+        else:
+            refused.add(offer[1])
+    return laws._replace(kernels=candidate, error=float(np.mean(errors)))
+
+
+def _plain(interval: Interval) -> Iterator[Any]:
+    """The simplest number in an interval that is not 0, if there is one."""
+    for parts in _PARTS:
+        number = sympy.Rational(round(interval.value * parts), parts)
+        if number != 0 and interval.low <= number <= interval.high:
+            yield number
+            return
+
+
+def by_score(laws: Laws) -> Laws:
+    """The law of the largest score (paper, section 3) of those that were chosen from."""
+    rows: list[Any] = [
+        (row.complexity, row.error, sympy.Tuple(*row.candidate)) for row in laws.rows
+    ]
+    kernels: Any = select(to_front(rows)).expression.args
+    k = [row.candidate for row in laws.rows].index(kernels)
+    return laws._replace(kernels=kernels, error=laws.held_out[k])
 
 
 def _softening(bodies):

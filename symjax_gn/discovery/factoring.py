@@ -13,6 +13,7 @@ from symjax_gn.discovery import choice, kernels, structure
 from symjax_gn.discovery.bodies import gather, reweighted
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
+from symjax_gn.discovery.objective import OnKernels
 from symjax_gn.discovery.recording import MessageTable, record_stars
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.engines import Regressor
@@ -56,6 +57,8 @@ def factor(
     train: Dataset,
     validation: Dataset,
     regressors: Sequence[Regressor],
+    *,
+    by_score: bool = False,
 ) -> Factored | None:
     """Find a law as a sum of terms of one variable each; None where there is no such sum.
 
@@ -66,6 +69,7 @@ def factor(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each kernel.
+        by_score: choose by the paper's score in place of held-out accelerations.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -87,8 +91,9 @@ def factor(
         reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
     )
     laws = choice.choose(fit, few, held_out, regressors)
-    objective = choice.OnKernels(laws.terms, seen)
-    laws = laws._replace(kernels=objective.fit(laws.kernels)[0])
+    laws = choice.by_score(laws) if by_score else laws
+    laws = choice.rounded(laws, seen, held_out)
+    objective = OnKernels(laws.terms, seen)
     dim = train.target.shape[-1]
     force, alone = choice.force_laws(laws, dim)
     scalar = _scalar(laws, laws.kernels)
