@@ -254,7 +254,11 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
     refitted = model = before = error = None
     if settings.gauge == "influence":
         before = refitting.law_error(law.components, alone.components, test)
-        refitted = refitting.refit(law, alone, train) if factored is None else factored.refit
+        if factored is None:
+            rivals = validation if settings.choice == "data" else None
+            refitted = refitting.refit(law, alone, train, validation=rivals)
+        else:
+            refitted = factored.refit
         model = refitting.force_model(refitted.force, refitted.one_body, train)
         error = held_out_error(model, test)
     lap("refit")

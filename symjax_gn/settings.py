@@ -94,8 +94,8 @@ class Settings:
     )
     choice: str = _option(
         "data",
-        "how a law that is split into terms is chosen: data, the simplest whose held-out error "
-        "is not above the best one's, or score, the paper's",
+        "how laws of forces are chosen: data, the simplest whose held-out error is not above "
+        "the best one's, or score, the paper's",
         "search",
     )
     flatten: int | None = _option(

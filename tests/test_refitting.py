@@ -9,6 +9,8 @@ from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import refitted_potential
 from symjax_gn.discovery.refitting import law_accelerations, law_error, refit
+from symjax_gn.laws.expressions import complexity
+from symjax_gn.laws.fronts import to_front
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
 
@@ -120,6 +122,30 @@ def test_a_refit_leaves_alone_what_it_cannot_better(damped):
     wrong = picked((), [-VX, -VY], sympy.Float(2.0) * R + sympy.log(-R))
     assert refit(*wrong, damped).error == np.inf
     assert refitted_potential(refit(*picked([DX, DY]), take(damped, np.arange(5))), pairs) is None
+
+
+def test_held_out_data_choose_among_the_laws_of_a_front(damped):
+    """The score may have picked too short a law, or too long a one."""
+    drag = [-sympy.Float(0.9) * v for v in (VX, VY)]
+    short, right = sympy.Float(1.5) * R, sympy.Float(1.9) * R - sympy.Float(1.7)
+    long = right + sympy.Float(0.01) * sympy.exp(-R)
+    rows = [(complexity(one), 1.0 / 4**k, one) for k, one in enumerate((short, right, long))]
+    front = to_front(rows)
+    halves = [take(damped, damped.group % 2 == k) for k in range(2)]
+    for picked_first in (short, long):
+        law, alone = picked((), drag, picked_first)
+        law = law._replace(fronts=(front,))
+        found = refit(law, alone, halves[0], validation=halves[1])
+        assert found.error < 1e-4
+        assert float(found.scalar.subs(R, 3.0)) == pytest.approx(2 * 2.01, rel=1e-4)
+        assert complexity(found.scalar) == complexity(right)
+    components = picked([short * x / R for x in (DX, DY)], drag)[0]
+    fronts = [to_front([(3, 1.0, short * x / R), (9, 0.1, right * x / R)]) for x in (DX, DY)]
+    found = refit(components._replace(fronts=tuple(fronts)), alone, *halves[:1])
+    better = refit(
+        components._replace(fronts=tuple(fronts)), alone, halves[0], validation=halves[1]
+    )
+    assert better.error < found.error
 
 
 @pytest.mark.parametrize("softening", [0.0, 5e-11])

@@ -11,7 +11,7 @@ from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
 from symjax_gn.discovery import choice, kernels, structure
-from symjax_gn.discovery.bodies import gather, reweighted
+from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
 from symjax_gn.discovery.objective import OnKernels
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
@@ -177,7 +177,7 @@ def test_laws_are_chosen_by_accelerations(dim):
     force, alone = choice.force_laws(laws, dim)
     assert len(force) == len(alone) == dim and not any(alone)
     # The simplest of those that are as good.
-    good = [row for row, x in zip(laws.rows, laws.held_out, strict=True) if x <= structure.ROUNDING]
+    good = [row for row, x in zip(laws.rows, laws.held_out, strict=True) if x <= ROUNDING]
     assert laws.kernels == good[0].candidate
 
 

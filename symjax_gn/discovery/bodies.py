@@ -14,6 +14,9 @@ from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.units import typical_size
 from symjax_gn.model import known_targets
 
+# Errors below this are those of accelerations in float32.
+ROUNDING = 3e-6
+
 
 class Bodies(NamedTuple):
     """Bodies with the pairs that act on them and what they are seen to do; float64."""

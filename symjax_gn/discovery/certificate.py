@@ -12,8 +12,7 @@ from jaxtyping import Float
 from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import kernels
-from symjax_gn.discovery.bodies import Bodies, gather
-from symjax_gn.discovery.structure import ROUNDING
+from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather
 from symjax_gn.discovery.terms import Term, body_vectors, couplings, pair_vectors
 from symjax_gn.model import Predictor, batches, known_targets
 

@@ -14,11 +14,11 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.bodies import Bodies
+from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
 from symjax_gn.discovery.kernels import Fit, accelerations, on_variable, variable_of
-from symjax_gn.discovery.objective import Interval, OnKernels
-from symjax_gn.discovery.structure import ROUNDING, split_at_break
+from symjax_gn.discovery.objective import AS_GOOD, Interval, OnKernels, as_good, simplest
+from symjax_gn.discovery.structure import split_at_break
 from symjax_gn.discovery.terms import Term
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
@@ -44,10 +44,6 @@ _SEEN = (0.003, 0.997)
 
 # An uncertainty of this share of a kernel counts as much as the kernel's size.
 _NOISE = 0.01
-
-# A simpler law may err by so much more than the best one, or by two standard errors.
-_AS_GOOD = 1.1
-_STANDARD_ERRORS = 2.0
 
 # Fits of laws that rules propose, at most; and the share by which a longer law must lower
 # the error.
@@ -158,7 +154,7 @@ def _first(stages, fit, train, valid):
     best = None
     for ways in stages:
         found = _choose(fit, ways, train, valid)
-        if best is None or found.error < best.error / _AS_GOOD:
+        if best is None or found.error < best.error / AS_GOOD:
             best = found
         if best.error <= ROUNDING:
             break
@@ -180,7 +176,7 @@ def _by_sums(fit, train, operators):
     for rated in zip(*searches, strict=False):
         least = [min(one.values()) for one in rated]
         # Laws that explain a kernel no better are no news.
-        if any(new < old / _AS_GOOD for new, old in zip(least, known, strict=True)):
+        if any(new < old / AS_GOOD for new, old in zip(least, known, strict=True)):
             known = least
             yield [_promising(one) for one in rated]
 
@@ -227,26 +223,16 @@ def _choose(fit, ways, train, valid):
     if not rows:
         raise RegressionError("No law of the kernels is finite on all bodies.")
     errors = [held_out.errors(row.candidate) for row in rows]
-    means = np.asarray([np.mean(one) for one in errors])
-    best = errors[int(np.argmin(means))]
-    picked = next(k for k, one in enumerate(errors) if _as_good(one, best, _AS_GOOD))
+    means = [float(np.mean(one)) for one in errors]
+    picked = simplest(errors)
     return Laws(
         terms=fit.terms,
         kernels=rows[picked].candidate,
-        error=float(means[picked]),
+        error=means[picked],
         before=before,
         rows=tuple(rows),
-        held_out=tuple(float(x) for x in means),
+        held_out=tuple(means),
     )
-
-
-def _as_good(errors, best, factor=1.0):
-    """Whether errors are not significantly above the best law's."""
-    gap = errors - best
-    with np.errstate(all="ignore"):
-        chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
-    mean = float(np.mean(best))
-    return np.mean(errors) <= max(factor * mean, mean + chance, ROUNDING)
 
 
 def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
@@ -279,7 +265,7 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
             break
         trial, error = objective.fit(tuple(together.xreplace(dict([offer]))))
         found = held_out.errors(trial) if math.isfinite(error) else np.full(1, np.inf)
-        if np.all(np.isfinite(found)) and _as_good(found, errors):
+        if np.all(np.isfinite(found)) and as_good(found, errors):
             candidate, errors = trial, found
         else:
             refused.add(offer[1])

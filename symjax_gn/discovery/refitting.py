@@ -15,6 +15,7 @@ from symjax_gn.data.nodes import AXES, leading_shape
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import Bodies, gather
 from symjax_gn.discovery.distillation import VectorLaw
+from symjax_gn.discovery.objective import simplest
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
 from symjax_gn.laws.refinement import improve
@@ -114,6 +115,7 @@ def refit(
     one_body: VectorLaw | None,
     dataset: Dataset,
     *,
+    validation: Dataset | None = None,
     gain: float = 0.1,
     num_pairs: int = 20_000,
 ) -> Refit:
@@ -124,13 +126,16 @@ def refit(
     regression on messages sees little of the nearest pairs, so a central law is also tried
     with a softened distance, and every constant is tried as 0; of two laws the more complex
     one must lower the error by the share `gain`. Thresholds of steps are looked for within 2%.
-    A refit that is no better leaves the laws as they were. Graphs with coincident bodies are
-    left out.
+    Without `validation` a refit that is no better leaves the laws as they were. Graphs with
+    coincident bodies are left out.
 
     Args:
         law: the law of pairs, a force (`gauge="influence"`).
         one_body: the law of a body alone; None for no force.
         dataset: graphs to fit to, user's units.
+        validation: graphs of other recordings: of all laws of the fronts, refitted, the
+            simplest is taken whose error there is not above the best one's. None keeps the
+            law that was selected.
         gain: see above.
         num_pairs: about how many edges are used, of graphs evenly spaced in the dataset.
 
@@ -163,15 +168,33 @@ def refit(
     if central:
         rules.append(_softened(0.1 * float(np.quantile(bodies.pairs["r"], 0.01))))
     # A law that is finite for no constants is not on the front.
-    rows = improve([start], objective, rules, gain=gain, budget=_PROPOSALS)
+    starts = [start] if validation is None else [start, *_rivals(law, start, central)]
+    rows = improve(starts, objective, rules, gain=gain, budget=_PROPOSALS)
     best: Any = rows[-1].candidate if rows else start
-    before, after = objective.error(start), objective.error(best)
-    if not after < before:
-        best, after = start, before
+    before = objective.error(start)
+    if validation is not None and rows:
+        held_out = _OnTargets(gather(validation, num_pairs), central)
+        best = rows[simplest([held_out.errors(row.candidate) for row in rows])].candidate
+    elif not objective.error(best) < before:
+        best = start
+    after = objective.error(best)
     force, alone = objective.forces(best)
     scalar, distance = best[:2] if central else (None, _R)
     towards = None if scalar is None else _towards(scalar, distance)
     return Refit(tuple(force), tuple(alone), scalar, distance, towards, after, before)
+
+
+def _rivals(law, start, central):
+    """Candidates with another law of a front in the place of the selected one."""
+    if central:
+        return [(one.expression, *start[1:]) for front in law.fronts for one in front.laws]
+    if len(law.fronts) != len(law.components):
+        return []
+    return [
+        (*start[:k], one.expression, *start[k + 1 :])
+        for k, front in enumerate(law.fronts)
+        for one in front.laws
+    ]
 
 
 def _towards(scalar, distance):
@@ -211,7 +234,7 @@ class _OnTargets:
         return list(pair), list(alone)
 
     def _errors(self, laws, slots):
-        """Functions of the constants: weighted errors, and their mean."""
+        """Functions of the constants: weighted errors, and their sizes `[node]`."""
         functions = _Functions(laws[0], slots), _Functions(laws[1], slots)
 
         def errors(values):
@@ -219,14 +242,18 @@ class _OnTargets:
                 gap = _accelerate(*functions, self.bodies, values) - self.bodies.target
                 return gap * self.bodies.weight[:, None]
 
-        def mean(values):
+        def each(values):
             error = np.linalg.norm(errors(values), axis=-1)
-            return float(np.mean(np.where(np.isfinite(error), error, np.inf)))
+            return np.where(np.isfinite(error), error, np.inf)
 
-        return errors, mean
+        return errors, each
 
     def error(self, candidate: Sequence[Any]) -> float:
         """Mean of the weighted errors of a candidate as it is."""
+        return float(np.mean(self.errors(candidate)))
+
+    def errors(self, candidate: Sequence[Any]) -> Float[np.ndarray, " node"]:
+        """The weighted errors `[node]` of a candidate as it is."""
         return self._errors(self.forces(candidate), ())[1](())
 
     def fit(self, candidate: tuple[Any, ...], limit: float) -> tuple[tuple[Any, ...], float]:
@@ -235,7 +262,11 @@ class _OnTargets:
         # Constants become variables first, lest SymPy merges them.
         free, slots, old = with_slots(candidate)
         laws = self.forces(free)
-        errors, mean = self._errors(laws, slots)
+        errors, each = self._errors(laws, slots)
+
+        def mean(values):
+            return float(np.mean(each(values)))
+
         start = np.asarray([float(value) for value in old])
         if not slots:
             return candidate, mean(start)

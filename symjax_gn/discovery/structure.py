@@ -12,7 +12,7 @@ import sympy
 from jaxtyping import Float
 from scipy import sparse
 
-from symjax_gn.discovery.bodies import Bodies
+from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
@@ -61,9 +61,6 @@ _PLACES, _ZOOMS, _HALF = 30, 7, 14
 # A threshold is rounded if it moves by less than the first share, and the error grows by no
 # more than the second factor.
 _PLAIN, _PLAIN_ERROR = 1e-3, 1.05
-
-# Errors below this are those of accelerations in float32.
-ROUNDING = 3e-6
 
 # Terms of one force, at most, and terms that a sum may start with.
 _MOST_TERMS, _STARTS = 6, 4
