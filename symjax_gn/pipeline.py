@@ -211,32 +211,33 @@ def _train(key, train, validation, settings, system, progress):
 def _find_force(keys, trained, parts, settings, system, regressors, lap):
     """Laws of a vector of nodes: of pairs, and of each body alone."""
     train, validation, test = parts
-    factored = None
-    options: dict[str, Any] = dict(
-        form=settings.form, power=settings.flatten, relative_error=settings.errors == "relative"
-    )
-    energy_table = potential = None
+    factored = energy_table = None
     if trained.model.conservative:
         energy_table = energies.record_energies(keys[0], trained, train, system=system)
         table = energy_table.forces
-        potential = energies.distill_potential(energy_table, regressors, **options)
-        law = potential.force
     else:
         table = recording.record_messages(keys[0], trained, train, system=system)
-        if settings.factor and settings.gauge == "influence" and settings.form == "auto":
-            factored = factoring.factor(
-                keys[0],
-                trained,
-                table,
-                train,
-                validation,
-                regressors,
-                by_score=settings.choice == "score",
-            )
-        if factored is None:
-            law = distillation.distill(table, regressors, gauge=settings.gauge, **options)
-        else:
-            law = factored.law
+    if settings.factor and settings.gauge == "influence" and settings.form == "auto":
+        factored = factoring.factor(
+            keys[0],
+            trained,
+            table,
+            train,
+            validation,
+            regressors,
+            by_score=settings.choice == "score",
+        )
+    if factored is None:
+        law = distillation.distill(
+            table,
+            regressors,
+            gauge=settings.gauge,
+            form=settings.form,
+            power=settings.flatten,
+            relative_error=settings.errors == "relative",
+        )
+    else:
+        law = factored.law
     own = distillation.property_names(table, "i")
     if trained.model.external_field:
         own += [f"{axis}_i" for axis in AXES[: train.target.shape[-1]]]
@@ -244,10 +245,11 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
         alone = distillation.distill_one_body(table, regressors, features=own)
     else:
         alone = factored.one_body
-    gauge_law = kinetic = None
+    gauge_law = kinetic = potential = None
     if energy_table is None:
         gauge_law = distillation.distill_gauge(table, regressors[:1])
     else:
+        potential = energies.distill_potential(energy_table, law, regressors)
         kinetic = energies.distill_kinetic(energy_table, regressors)
     lap("regress")
 

@@ -6,7 +6,7 @@ import sympy
 
 from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.discovery import energies as energy_module
-from symjax_gn.discovery.distillation import VectorLaw
+from symjax_gn.discovery.distillation import VectorLaw, distill
 from symjax_gn.discovery.energies import (
     EnergyTable,
     PotentialLaw,
@@ -66,10 +66,15 @@ def planted(potential, additive=0.0, across=0.0):
     return EnergyTable(table, velocity, change)
 
 
+def potential_of(table):
+    """The potential of the law that the engines find for all forces at once."""
+    return distill_potential(table, distill(table.forces, ENGINES, processes=1), ENGINES)
+
+
 @pytest.mark.parametrize("name", TRUE)
 def test_a_potential_is_found_up_to_what_forces_do_not_say(name):
     table = planted(TRUE[name], additive=MI + MJ)
-    found = distill_potential(table, ENGINES, processes=1)
+    found = potential_of(table)
     assert found.force.form == "central"
     assert found.potential is not None and found.additive is not None
     features = table.forces.features
@@ -85,18 +90,18 @@ def test_a_potential_is_found_up_to_what_forces_do_not_say(name):
 
 def test_an_additive_function_may_hold_momenta():
     additive = sympy.Rational(1, 2) * (sympy.Symbol("p_i") + sympy.Symbol("p_j"))
-    found = distill_potential(planted(TRUE["spring"], additive=additive), ENGINES, processes=1)
+    found = potential_of(planted(TRUE["spring"], additive=additive))
     assert found.additive_error is not None and found.additive_error < 0.01
 
 
 def test_an_additive_constant():
-    found = distill_potential(planted(TRUE["spring"], additive=3.0), ENGINES)
+    found = potential_of(planted(TRUE["spring"], additive=3.0))
     # (r - 1)^2 is r^2 - 2 r and 1.
     assert float(found.additive) == pytest.approx(4.0, abs=0.05)
 
 
 def test_forces_that_are_not_central_have_no_potential():
-    found = distill_potential(planted(TRUE["spring"], across=0.5), ENGINES, processes=1)
+    found = potential_of(planted(TRUE["spring"], across=0.5))
     assert found.force.form == "components"
     assert found.potential is found.additive is found.additive_error is None
 
@@ -105,10 +110,9 @@ def test_a_potential_that_is_not_finite_on_the_data_is_none(monkeypatch):
     table = planted(TRUE["spring"])
     slope = 1 / (R + 0.1)
     force = VectorLaw("central", (R,), slope)
-    monkeypatch.setattr(energy_module, "distill", lambda table, regressors, **options: force)
-    assert distill_potential(table, ENGINES[:1], processes=1).potential is not None
+    assert distill_potential(table, force, ENGINES[:1]).potential is not None
     monkeypatch.setattr(energy_module, "integrate", lambda law: sympy.log(0.02 - R))
-    found = distill_potential(table, ENGINES[:1])
+    found = distill_potential(table, force, ENGINES[:1])
     assert found.potential is found.additive is found.additive_error is None
 
 

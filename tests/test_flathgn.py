@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sympy
 
 from symjax_gn.data.datasets import take
 from symjax_gn.data.graphs import complete_edges, flatten, stack_graphs
 from symjax_gn.data.units import normalise
-from symjax_gn.discovery import energies
+from symjax_gn.discovery import energies, factoring
 from symjax_gn.discovery.recording import record_messages
+from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.model import held_out_error, predict
 from symjax_gn.networks.hamiltonian import FlatHGN
 from symjax_gn.networks.layers import Properties
@@ -206,6 +208,21 @@ def test_recorded_forces_and_energies_add_up(hamiltonian, spring_parts):
     np.testing.assert_allclose(
         recorded.change[near], work[near], atol=0.1 * np.max(np.abs(work[near]))
     )
+
+
+def test_a_potential_is_the_integral_of_a_force_found_term_by_term(hamiltonian, spring_parts):
+    """A network that has hardly learned anything is enough to see which terms there are."""
+    train, validation, _ = spring_parts
+    key, engines = jax.random.key(0), [OperonRegressor(evaluations=2000)]
+    table = energies.record_energies(key, hamiltonian, train, num_edges=300)
+    found = factoring.factor(key, hamiltonian, table.forces, train, validation, engines)
+    assert found is not None and found.one_body.form == "none"
+    whole = energies.refitted_potential(found.refit, table.forces.features)
+    assert whole is not None
+    potential, r = sympy.expand(whole), sympy.Symbol("r")
+    # The law is 2 (r + 0.01 - 1); accelerations are float32.
+    assert float(potential.coeff(r, 2)) == pytest.approx(1, abs=1e-5)
+    assert float(potential.coeff(r, 1)) == pytest.approx(-1.98, abs=1e-5)
 
 
 def test_energies_need_a_hamiltonian(trained, hamiltonian, spring_parts):

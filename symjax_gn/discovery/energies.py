@@ -13,7 +13,7 @@ from sympy.integrals.manualintegrate import manualintegrate
 from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.nodes import AXES, Nodes
 from symjax_gn.data.units import normalise, normalise_nodes
-from symjax_gn.discovery.distillation import VectorLaw, distill, property_names, search_in_units
+from symjax_gn.discovery.distillation import VectorLaw, property_names, search_in_units
 from symjax_gn.discovery.recording import MessageTable, force_unit, make_table, record
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.engines import Regressor
@@ -169,22 +169,21 @@ class KineticLaw(NamedTuple):
 
 
 def distill_potential(
-    table: EnergyTable, regressors: Sequence[Regressor], **options: Any
+    table: EnergyTable, force: VectorLaw, regressors: Sequence[Regressor]
 ) -> PotentialLaw:
     """Find the potential of a pair, by way of its derivative.
 
     Pair energies are known only up to functions of what does not change, masses and
-    charges; their derivative is known as it is.
+    charges; their derivative, the force, is fully determined.
 
     Args:
         table: what `record_energies` gave.
+        force: the law of the derivative, from `distill` or `factor`.
         regressors: engines, see `search`.
-        **options: of `distill`.
 
     Raises:
-        ValueError, RegressionError: as `distill`.
+        RegressionError: a search ended without a usable expression.
     """
-    force = distill(table.forces, regressors, **options)
     potential = None
     if force.form == "central" and force.scalar is not None:
         potential = _if_finite(integrate(force.scalar), table.forces.features)
