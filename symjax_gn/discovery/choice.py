@@ -49,8 +49,8 @@ _NOISE = 0.01
 # the error.
 _PROPOSALS, _GAIN = 120, 0.1
 
-# Constants are offered as multiples of one over these.
-_PARTS = (1, 2, 3, 4, 5)
+# Constants are offered as multiples of one over these, within their interval or this share.
+_PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
 
 # Laws that are refitted: the last of a front, and others that err nearly as little.
 _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
@@ -274,9 +274,10 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
 
 def _plain(interval: Interval) -> Iterator[Any]:
     """The simplest number in an interval that is not 0, if there is one."""
+    least = _FLOAT32 * abs(interval.value)
     for parts in _PARTS:
         number = sympy.Rational(round(interval.value * parts), parts)
-        if number != 0 and interval.low <= number <= interval.high:
+        if number != 0 and interval.low - least <= number <= interval.high + least:
             yield number
             return
 
