@@ -257,7 +257,8 @@ def _best_pairs(atoms: _Atoms, target) -> list[tuple[int, ...]]:
             mine, yours = atoms.numbers[one][:, None], atoms.numbers[other][None, :]
             # With constants in common there are fewer to be fitted.
             for among in (gained, np.where((mine == yours) & (mine >= 0), gained, 0.0)):
-                for k in np.argpartition(-among, _STARTS, axis=None)[:_STARTS]:
+                few = min(_STARTS, among.size - 1)
+                for k in np.argpartition(-among, few, axis=None)[:_STARTS]:
                     i, j = (int(x) for x in np.unravel_index(int(k), gained.shape))
                     if among[i, j] > 0:
                         found.append((float(gained[i, j]), (one.start + i, other.start + j)))

@@ -25,7 +25,7 @@ from symjax_gn.laws.writing import check_name
 REGRESSORS = ("operon", "pysr")
 
 # A law of a few constants passes through so few samples whatever they are.
-_FEWEST_SAMPLES = 10
+_FEWEST_SAMPLES = 5
 
 # Spreads below this share of the size are rounding.
 _ROUNDING = 1e-9

@@ -110,6 +110,23 @@ def factored(expression: sympy.Expr) -> Iterator[Any]:
         yield sympy.factor_terms(expression)
 
 
+def under_one_bar(expression: sympy.Expr) -> Iterator[Any]:
+    """With powers beside the inverse of a sum taken into the sum.
+
+    >>> r, q = sympy.symbols("r q")
+    >>> list(under_one_bar(3.0 * q**2 / (1 - q**2 / r**2)))
+    [3.0/(-1/r**2 + q**(-2))]
+    """
+    for node in _nodes(expression):
+        if not node.is_Mul:
+            continue
+        for below in node.args:
+            if below.is_Pow and below.base.is_Add and below.exp == -1:
+                number, beside = (node / below).as_coeff_Mul()
+                inside = sympy.Add(*(term / beside for term in below.base.args))
+                yield substituted(expression, {node: number / inside})
+
+
 def monic(expression: sympy.Expr) -> Iterator[Any]:
     """With one sum divided by the constant of one of its terms: a factor may swallow that.
 
