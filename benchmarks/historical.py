@@ -32,7 +32,10 @@ FOLDER = Path(__file__).parent / "historical"
 ENGINES, EVALUATIONS, LONGEST = 4, 200_000, 20
 
 # Points at which laws are compared, digits of the numbers there, and how equal they must be.
-POINTS, DIGITS, EQUAL = 30, 60, 1e-9
+POINTS, DIGITS, EQUAL = 30, 60, 1e-12
+
+# Constants below this are 0 but for rounding.
+NOTHING = 1e-30
 
 # Share by which these points are moved away from quantiles of the samples, at most.
 OFF = 0.1
@@ -123,7 +126,7 @@ def _planck_form(law, nu, T):
     first = inverse(nu, T)
     q = inverse(2 * nu, T) / first - 1
     k, c = mp.log(q) * T / nu, first / (q - 1)
-    return [k, c], lambda nu, T: 3 * mp.log(nu) - mp.log(c * (mp.exp(k * nu / T) - 1))
+    return [k * nu / T, c], lambda nu, T: 3 * mp.log(nu) - mp.log(c * (mp.exp(k * nu / T) - 1))
 
 
 def _leavitt_form(law, P):
@@ -135,14 +138,14 @@ def _schechter_form(law, L):
     first, second = law(2 * L) - law(L), law(4 * L) - law(2 * L)
     fall = (first - second) / L
     power = (first + fall * L) / mp.log(2)
-    return [fall, power], lambda x: law(L) + power * mp.log(x / L) - fall * (x - L)
+    return [fall * L, power], lambda x: law(L) + power * mp.log(x / L) - fall * (x - L)
 
 
 def _bode_form(law, n):
     first, second = law(n + 1) - law(n), law(n + 2) - law(n + 1)
     q = second / first
     factor = first / (q - 1)
-    return [q, factor], lambda x: law(n) + factor * (q ** (x - n) - 1)
+    return [q - 1, factor], lambda x: law(n) + factor * (q ** (x - n) - 1)
 
 
 PROBLEMS = {
@@ -176,7 +179,7 @@ def has_form(name, law):
     """Whether a law has the form of the known one, however it is written.
 
     The constants of the known form are taken from a few values of the law, and must then give
-    all others, to nine digits of many, at points between and beyond the samples.
+    all others, to twelve digits of many, at points between and beyond the samples.
     """
     features, _ = problem(name)
     if {str(one) for one in law.free_symbols} != {*features}:
@@ -192,7 +195,7 @@ def has_form(name, law):
         try:
             middle = [mp.mpf(float(np.median(x))) * (1 + k) for k, x in enumerate(columns)]
             constants, known = PROBLEMS[name][2](function, *middle)
-            if not all(mp.isfinite(c) and c != 0 for c in constants):
+            if not all(mp.isfinite(c) and abs(c) > NOTHING for c in constants):
                 return False
             points = [[mp.mpf(float(x)) for x in point] for point in zip(*columns, strict=True)]
             pairs = [(function(*point), known(*point)) for point in points]

@@ -212,8 +212,8 @@ def test_a_time_limit_ends_a_search():
         ({"my column": FEATURES["r"]}, TARGET, "with the variable 'my column': letters"),
         ({"pi": FEATURES["r"]}, TARGET, "with the variable 'pi'"),
         ({}, TARGET, "at least one feature, got none"),
-        ({"r": FEATURES["r"][:9]}, TARGET[:9], "at least 10 samples, got 9"),
-        ({"r": np.zeros(0)}, np.zeros(0), "at least 10 samples, got 0"),
+        ({"r": FEATURES["r"][:4]}, TARGET[:4], "at least 5 samples, got 4"),
+        ({"r": np.zeros(0)}, np.zeros(0), "at least 5 samples, got 0"),
     ],
 )
 def test_bad_problems(features, target, message):

@@ -37,7 +37,7 @@ def log_magnitude(expression: Any, columns: Columns) -> Any:
     if expression.is_Add:
         powers = {node.args[0] for term in expression.args for node in term.atoms(sympy.exp)}
         tops = [(float(np.max(evaluate(one, columns))), str(one), one) for one in powers]
-        top = max(tops, key=lambda row: row[:2], default=(0.0, "", None))
+        top = max(tops, key=lambda row: row[:2], default=(0.0, "", sympy.Integer(0)))
         if top[0] > 0:
             rest = sympy.Add(*(term * sympy.exp(-top[2]) for term in expression.args))
             return top[2] + sympy.log(sympy.Abs(rest))

@@ -138,7 +138,7 @@ def self_similar_laws(
     for which in itertools.product((1, 0, -1), repeat=len(names)):
         # A product and its inverse have the same functions.
         if next((power for power in which if power), -1) == 1:
-            s = sum(power * log for power, log in zip(which, logs.values(), strict=True) if power)
+            s = np.sum([k * log for k, log in zip(which, logs.values(), strict=True)], axis=0)
             for name in (n for n, power in zip(names, which, strict=True) if power):
                 others = {n: log for n, log in logs.items() if n != name}
                 fit = _fit_smooth(s, list(others.values()), target)

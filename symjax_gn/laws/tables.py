@@ -53,8 +53,8 @@ _LEFT_OUT = math.log(10.0)
 # Errors below this are rounding.
 _ROUNDING = 1e-9
 
-# Laws that are shortened, and how often.
-_BEST, _ROUNDS = 6, 4
+# Laws whose neighbours are tried, the shortest one each time.
+_OPENED = 12
 
 
 class TableLaw(NamedTuple):
@@ -63,7 +63,7 @@ class TableLaw(NamedTuple):
     expression: sympy.Expr
     """The target, of the features' names."""
     complexity: int
-    """See `expressions.complexity`."""
+    """See `expressions.complexity`; in units in which the columns are of order 1."""
     error: float
     """Mean absolute error; of logarithms if the target is positive and spans decades."""
     length: float
@@ -135,6 +135,11 @@ def fit_table(
     if not regressors:
         raise ValueError("A search needs at least one regressor.")
     check_problem(features, target)
+    if len(target) < len(features) + 2:
+        raise ValueError(
+            f"A table with {len(features)} features needs at least {len(features) + 2} samples, "
+            f"got {len(target)}: with fewer, every product of powers fits."
+        )
     operators = {name for one in regressors for name in getattr(one, "operators", ())}
     operators = sorted(operators) or DEFAULT_OPERATORS
     direct, *more = _views(features, target)
@@ -146,8 +151,14 @@ def fit_table(
     found = _distinct(_rated(view, law) for view, laws in proposals for law in _refined(view, laws))
     if not found:
         raise RegressionError("The search found no law that is finite on all samples.")
-    more = [row for best in found[:_BEST] for row in _shortened(*best)]
-    return tuple(law for law, *_ in _distinct([*found, *more]))
+    opened: set[Any] = set()
+    for _ in range(_OPENED):
+        row = next((row for row in found if row[2] not in opened), None)
+        if row is None:
+            break
+        opened.add(row[2])
+        found = _distinct([*found, *_next_to(*row[1:])])
+    return tuple(law for law, *_ in found)
 
 
 def _distinct(rows: Iterable[_Rated]) -> list[_Rated]:
@@ -260,7 +271,7 @@ def _length(law: Any, size: int, uncertainties: Any, errors: Column) -> float:
     if 2 * len(uncertainties) > len(errors):
         # So many constants go through the samples whatever the law.
         return math.inf
-    nodes = list(sympy.preorder_traversal(law))
+    nodes: list[Any] = list(sympy.preorder_traversal(law))
     kinds = {"number" if one.is_Number else one.func if one.args else one for one in nodes}
     whole = {one for one in nodes if one.is_Rational and abs(one) != 1}
     signs = size * math.log(max(2, len(kinds)))
@@ -272,20 +283,10 @@ def _length(law: Any, size: int, uncertainties: Any, errors: Column) -> float:
     return signs + digits + len(errors) * math.log(max(min(laplace, normal), _ROUNDING))
 
 
-def _shortened(best: TableLaw, view: _View, law: Any) -> Iterator[_Rated]:
-    """Shorter laws next to one, each next to the one before."""
-    tried = {law}
-    for _ in range(_ROUNDS):
-        rows = []
-        for variant in (other for rule in _RULES for other in rule(law)):
-            if variant in tried:
-                continue
-            tried.add(variant)
-            (fitted,), error = view.objective().fit((variant,))
-            if math.isfinite(error):
-                rows.append(_rated(view, fitted))
-        row = min(rows, key=lambda row: row[0].length, default=None)
-        if row is None or row[0].length >= best.length:
-            return
-        best, _, law = row
-        yield row
+def _next_to(view: _View, law: Any) -> Iterator[_Rated]:
+    """Laws that rules make of one."""
+    objective = view.objective()
+    for variant in dict.fromkeys(other for rule in _RULES for other in rule(law)):
+        (fitted,), error = objective.fit((variant,))
+        if math.isfinite(error):
+            yield _rated(view, fitted)
