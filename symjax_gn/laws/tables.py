@@ -129,7 +129,7 @@ def fit_table(
     >>> from symjax_gn.laws.engines import OperonRegressor
     >>> x = np.geomspace(1.0, 20.0, 12)
     >>> engine = OperonRegressor(evaluations=2000, max_length=5, operators=("+", "*"))
-    >>> fit_table({"x": x}, 3 * x**1.5, [engine])[0].expression
+    >>> rounded(fit_table({"x": x}, 3 * x**1.5, [engine])[0].expression)
     3.0*x**(3/2)
     """
     if not regressors:
