@@ -20,7 +20,6 @@ from symjax_gn.data.datasets import (
     Dataset,
     dataset_from_graphs,
     make_dataset,
-    sends_elements,
     split,
 )
 from symjax_gn.data.graphs import GraphsTuple, edges_of
@@ -371,25 +370,22 @@ def follow(
 
 def _find_sum(keys, trained, parts, settings, system, regressors, lap):
     """Laws of a scalar: of what is summed, and of what the sum becomes."""
-    train, _, test = parts
+    train, validation, test = parts
     table = recording.record_messages(keys[0], trained, train)
-    messages = sums.distill_messages(table, regressors)
-    update = sums.distill_update(messages.components, train, regressors)
+    found = None
+    if settings.factor:
+        found = sums.find_sum(table, trained, train, validation, regressors)
+    if found is None:
+        messages = sums.distill_messages(table, regressors)
+        found = sums.distill_update(messages, train, regressors)
     lap("regress")
-    model = SymbolicModel(
-        message=messages.components,
-        update=tuple(law.expression for law in update.selected),
-        elements="nodes" if sends_elements(train) else "edges",
-        quantity=train.quantity,
-        space=train.space,
-    )
-    before = held_out_error(model, test)
-    refitted = refitting.refit_model(model, train)
+    before = held_out_error(found.model, test)
+    refitted = refitting.refit_model(found.model, train)
     lap("refit")
     return dict(
         law=refitted,
         table=table,
-        distilled=messages,
+        distilled=found.message,
         one_body=None,
         message_gauge=None,
         refit=None,
@@ -399,5 +395,5 @@ def _find_sum(keys, trained, parts, settings, system, regressors, lap):
         message_r2=None,
         distilled_error=before,
         law_error=held_out_error(refitted, test),
-        update=update,
+        update=found.update,
     )

@@ -88,8 +88,8 @@ class Settings:
     iterations: int = _option(40, "per search (pysr)", "search")
     factor: bool = _option(
         True,
-        "split forces into terms of one variable each, and search for one at a time; where "
-        "that is not possible, and with a given form, all are searched for at once",
+        "split forces and sums into terms of one variable each, and search for one at a time; "
+        "where that is not possible, and with a given form, all are searched for at once",
         "search",
     )
     choice: str = _option(

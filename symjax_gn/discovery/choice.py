@@ -17,20 +17,22 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
 from symjax_gn.discovery.kernels import Fit, accelerations, on_variable, variable_of
-from symjax_gn.discovery.objective import AS_GOOD, Interval, OnKernels, as_good, simplest
+from symjax_gn.discovery.objective import Interval, OnKernels, as_good
+from symjax_gn.discovery.selection import (
+    beside_best,
+    first_exact,
+    in_stages,
+    operators_of,
+    pick,
+    screened,
+)
 from symjax_gn.discovery.structure import split_at_break
 from symjax_gn.discovery.terms import Term
 from symjax_gn.laws.dictionary import search_sums
-from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
-from symjax_gn.laws.expressions import complexity, constants
-from symjax_gn.laws.fronts import (
-    ParetoFront,
-    RegressionError,
-    pareto,
-    select,
-    to_front,
-)
-from symjax_gn.laws.refinement import Rated, improve
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.expressions import constants
+from symjax_gn.laws.fronts import ParetoFront, select, to_front
+from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.rules import RULES, softened
 
 # What kernels are functions of while they are searched for.
@@ -45,18 +47,8 @@ _SEEN = (0.003, 0.997)
 # An uncertainty of this share of a kernel counts as much as the kernel's size.
 _NOISE = 0.01
 
-# Fits of laws that rules propose, at most; and the share by which a longer law must lower
-# the error.
-_PROPOSALS, _GAIN = 120, 0.1
-
 # Constants are offered as multiples of one over these, within their interval or this share.
 _PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
-
-# Laws that are refitted: the last of a front, and others that err nearly as little.
-_TRIED, _ALSO, _NEARLY = 12, 25, 10.0
-
-# Laws of each of several kernels that are tried together.
-_COMBINED = 6
 
 
 class Kernel(NamedTuple):
@@ -125,14 +117,20 @@ def choose(fit: Fit, train: Bodies, valid: Bodies, regressors: Sequence[Regresso
         valid: bodies of other recordings, by which laws are chosen.
         regressors: engines that search for each kernel.
     """
-    operators = {name for one in regressors for name in getattr(one, "operators", ())}
-    operators = sorted(operators) or DEFAULT_OPERATORS
-    stages = _by_sums(fit, train, operators)
-    found = _first(stages, fit, train, valid)
+    operators = operators_of(regressors)
+
+    def first(fit):
+        """The laws of the first stage that leave nothing but rounding, or the best ones."""
+        return first_exact(
+            in_stages(_searches(fit, train, operators)),
+            lambda ways: _choose(fit, ways, train, valid),
+        )
+
+    found = first(fit)
     if found.error > ROUNDING:
         broken = split_at_break(fit, train, valid)
         if broken is not None:
-            again = _first(_by_sums(broken, train, operators), broken, train, valid)
+            again = first(broken)
             if again.error < found.error:
                 fit, found = broken, again
     if found.error > max(fit.error, ROUNDING):
@@ -149,21 +147,8 @@ def choose(fit: Fit, train: Bodies, valid: Bodies, regressors: Sequence[Regresso
     return found
 
 
-def _first(stages, fit, train, valid):
-    """The laws of the first stage that leave nothing but rounding, or the best ones."""
-    best = None
-    for ways in stages:
-        found = _choose(fit, ways, train, valid)
-        if best is None or found.error < best.error / AS_GOOD:
-            best = found
-        if best.error <= ROUNDING:
-            break
-    assert best is not None
-    return best
-
-
-def _by_sums(fit, train, operators):
-    """Laws of each kernel that are sums of known functions, more in each stage."""
+def _searches(fit, train, operators):
+    """A search for each kernel; of constants there is one."""
     searches = [
         itertools.repeat({sympy.Float(fit.parts[k][0]): 0.0})
         if term.vector.variable is None
@@ -172,66 +157,29 @@ def _by_sums(fit, train, operators):
     ]
     if all(term.vector.variable is None for term in fit.terms):
         searches = [itertools.islice(one, 1) for one in searches]
-    known = [math.inf] * len(searches)
-    for rated in zip(*searches, strict=False):
-        least = [min(one.values()) for one in rated]
-        # Laws that explain a kernel no better are no news.
-        if any(new < old / AS_GOOD for new, old in zip(least, known, strict=True)):
-            known = least
-            yield [_promising(one) for one in rated]
-
-
-def _promising(rated):
-    """The best laws, the most accurate first, and those on the Pareto front."""
-    rows = sorted(((complexity(law), error, law) for law, error in rated.items()), key=_order)
-    front = [row[2] for row in pareto(rows)]
-    least = min(error for _, error, _ in rows)
-    good = sorted((row for row in rows if row[1] <= _NEARLY * least), key=lambda row: row[1])
-    return list(dict.fromkeys([*(row[2] for row in good[:_ALSO]), *front[-_TRIED:]]))
-
-
-def _order(row):
-    return row[:2]
-
-
-def _screened(fit, k, laws, train):
-    """The best laws of one kernel, the best first, where splines stand for the others."""
-    others = [n for n in range(len(fit.terms)) if n != k]
-    target = train.target - accelerations(fit, train, others)
-    objective = OnKernels([fit.terms[k]], train._replace(target=target))
-    rows = []
-    for law in laws:
-        (fitted,), error = objective.fit((law,))
-        rows.append((complexity(fitted), error, fitted))
-    front = [row[2] for row in pareto(sorted(rows, key=_order))]
-    good = [row[2] for row in sorted(rows, key=lambda row: row[1])[:_COMBINED]]
-    return list(dict.fromkeys([*good, *front[-_COMBINED:]]))
+    return searches
 
 
 def _choose(fit, ways, train, valid):
     """Laws from candidates for each kernel."""
     if len(ways) > 1:
-        ways = [_screened(fit, k, laws, train) for k, laws in enumerate(ways)]
+        found = []
+        for k, laws in enumerate(ways):
+            # Splines stand for the others.
+            others = [n for n in range(len(fit.terms)) if n != k]
+            left = train._replace(target=train.target - accelerations(fit, train, others))
+            found.append(screened(laws, OnKernels([fit.terms[k]], left)))
+        ways = found
     objective, held_out = OnKernels(fit.terms, train), OnKernels(fit.terms, valid)
-    best = [way[0] for way in ways]
-    before = tuple(best)
-    candidates = [before]
-    for k, way in enumerate(ways):
-        candidates += [(*best[:k], law, *best[k + 1 :]) for law in way if law != best[k]]
     rules = [*RULES.values(), _softening(train)]
-    rows = improve(candidates, objective, rules, gain=_GAIN, budget=_PROPOSALS)
-    if not rows:
-        raise RegressionError("No law of the kernels is finite on all bodies.")
-    errors = [held_out.errors(row.candidate) for row in rows]
-    means = [float(np.mean(one)) for one in errors]
-    picked = simplest(errors)
+    rows, means, picked = pick(beside_best(ways), objective, held_out.errors, rules)
     return Laws(
         terms=fit.terms,
         kernels=rows[picked].candidate,
         error=means[picked],
-        before=before,
+        before=tuple(way[0] for way in ways),
         rows=tuple(rows),
-        held_out=tuple(means),
+        held_out=means,
     )
 
 

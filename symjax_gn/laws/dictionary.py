@@ -34,8 +34,9 @@ _LONGER, _MOST = 6, 4
 # Shares of the typical value that a positive variable may be softened by.
 _SHIFTS = (0.0, 0.004, 0.02)
 
-# Functions whose values on the samples span more than this say nothing.
-_SPAN = 1e14
+# Functions whose values on the samples span more than this say nothing, nor those that vary by
+# a smaller share where a constant is added.
+_SPAN, _CONSTANT = 1e14, 1e-9
 
 
 class Kind(NamedTuple):
@@ -190,9 +191,11 @@ class _Atoms(NamedTuple):
     """[atom], numbers of kinds."""
     numbers: Int[np.ndarray, " atom"]
     """[atom], the same for functions with the same constants; -1 for those without."""
+    level: Float[np.ndarray, " sample"]
+    """[sample], what is taken off all columns: the part along this direction."""
 
 
-def _atoms(x, unit, shift, weight, operators) -> _Atoms:
+def _atoms(x, unit, shift, weight, operators, level) -> _Atoms:
     """All functions of the kinds that the operators allow, of x / unit + shift."""
     scaled = x / unit + shift
     atoms, columns, lengths, kinds, numbers = [], [], [], [], []
@@ -203,8 +206,12 @@ def _atoms(x, unit, shift, weight, operators) -> _Atoms:
         for parameters in kind.grid:
             with np.errstate(all="ignore"):
                 column = kind.values(scaled, *parameters) * weight
+                whole = np.linalg.norm(column)
+                column = _without(column, level)
                 length = np.linalg.norm(column)
             if not np.isfinite(length) or not 1 / _SPAN < length < _SPAN:
+                continue
+            if length < _CONSTANT * whole:
                 continue
             atoms.append(_Atom(kind, parameters, shift, unit))
             columns.append(column / length)
@@ -214,7 +221,12 @@ def _atoms(x, unit, shift, weight, operators) -> _Atoms:
             group = kind.family or kind.name, mine
             numbers.append(known.setdefault(group, len(known)) if mine else -1)
     arrays = (np.asarray(x) for x in (columns, lengths, kinds, numbers))
-    return _Atoms(atoms, *arrays)
+    return _Atoms(atoms, *arrays, level)
+
+
+def _without(column, level):
+    """The column without its part along a direction."""
+    return column - (column @ level) * level
 
 
 def _written(atom: _Atom) -> Any:
@@ -297,8 +309,19 @@ def _sum(atoms: _Atoms, which: Sequence[int], target) -> Any:
     return sympy.Add(*terms)
 
 
+def _levelled(law: Any, x, target, weight) -> Any:
+    """The law with a constant added by least squares."""
+    left = (target - evaluate(law, {"r": x})) * weight
+    return law + sympy.Float(float(left @ weight / (weight @ weight)))
+
+
 def search_sums(
-    x: Column, target: Column, weight: Column | None = None, *, operators: Sequence[str]
+    x: Column,
+    target: Column,
+    weight: Column | None = None,
+    *,
+    operators: Sequence[str],
+    constant: bool = False,
 ) -> Iterator[dict[sympy.Expr, float]]:
     """Sums of up to four functions of one variable `r`, with their errors, in stages.
 
@@ -310,6 +333,8 @@ def search_sums(
         target: `[sample]`.
         weight: `[sample]`, factors of the absolute errors, or None for 1.
         operators: those that laws may use; sums, products and powers are always there.
+        constant: whether every sum has a constant besides its functions, for targets that are
+            known up to an offset.
 
     >>> x = np.linspace(0.5, 3.0, 200)
     >>> search = search_sums(x, 2 * np.exp(-x) - 0.5 / x**2, operators=["exp"])
@@ -317,7 +342,9 @@ def search_sums(
     [False, True]
     """
     weight = np.ones(len(x)) if weight is None else weight
-    unit, flat = _unit(x), target * weight
+    unit = _unit(x)
+    level = weight / np.linalg.norm(weight) if constant else np.zeros(len(x))
+    flat = _without(target * weight, level)
     objective = SampleObjective({"r": x}, target, weight)
     rated: dict[Any, float] = {}
 
@@ -325,7 +352,8 @@ def search_sums(
         """Fitted sums, the best first."""
         found = []
         for expression, which in sums:
-            (law,), error = objective.fit((expression,))
+            start = _levelled(expression, x, target, weight) if constant else expression
+            (law,), error = objective.fit((start,))
             if np.isfinite(error):
                 rated[law] = error
                 found.append((error, law, which))
@@ -336,7 +364,7 @@ def search_sums(
 
     best: list[tuple[_Atoms, Any]] = []
     for shift in _SHIFTS if np.all(x > 0) else (0.0,):
-        atoms = _atoms(x, unit, shift, weight, operators)
+        atoms = _atoms(x, unit, shift, weight, operators, level)
         found = sums(atoms, _best_singles(atoms, flat) + _polynomials(atoms, flat))
         if not shift:
             yield rated
@@ -347,7 +375,7 @@ def search_sums(
         for _ in range(2, _MOST):
             more = []
             for _, law, which in longer:
-                left = flat - evaluate(law, {"r": x}) * weight
+                left = _without((target - evaluate(law, {"r": x})) * weight, level)
                 gain = np.abs(atoms.columns @ left)
                 for one in _blocks(atoms):
                     k = one.start + int(np.argmax(gain[one]))

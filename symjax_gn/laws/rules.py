@@ -140,13 +140,17 @@ def monic(expression: sympy.Expr) -> Iterator[Any]:
         for term in node.args:
             number, _ = term.as_coeff_Mul()
             if number.is_Float and number != 0:
-                rest = sympy.Add(*(_over(one, number) for one in node.args))
+                rest = sympy.Add(*(over(one, number) for one in node.args))
                 whole = sympy.Mul(number, rest, evaluate=False)
                 yield substituted(expression, {node: whole})
 
 
-def _over(term: Any, divisor: Any) -> Any:
-    """The term over the divisor, with no constant where they have the same."""
+def over(term: Any, divisor: Any) -> Any:
+    """The term over the divisor, with no constant where they have the same.
+
+    >>> over(2.5 * sympy.Symbol("r"), sympy.Float(2.5))
+    r
+    """
     number, rest = term.as_coeff_Mul()
     if abs(number) == abs(divisor):
         return sympy.Integer(1 if number == divisor else -1) * rest

@@ -1,0 +1,390 @@
+"""Laws of sums: a function of the sum of what each element adds, both of one-variable factors.
+
+The message and the update are sums of terms, each term a product of functions of one variable
+("factors"). Factors are splines at first and formulas in the end; both are fitted to the
+targets in the same way.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import sympy
+from jaxtyping import Float, Int
+from scipy import sparse
+from scipy.interpolate import BSpline
+
+from symjax_gn.data.datasets import Dataset, sends_elements, take
+from symjax_gn.data.features import element_features, node_features, pair_features, parse_feature
+from symjax_gn.data.graphs import flatten
+from symjax_gn.data.nodes import leading_shape, take_nodes
+from symjax_gn.data.units import typical_size
+from symjax_gn.laws.expressions import with_slots
+from symjax_gn.laws.tapes import Tape
+from symjax_gn.model import known_targets
+
+# The sum of messages, and what factors are functions of.
+SUM = "e_0"
+_X = sympy.Symbol("r")
+
+# Steps of one fit of splines, the fall of the squared error at which it ends, and the least and
+# largest damping.
+_STEPS, _TOLERANCE, _DAMPING = 30, 1e-3, (1e-9, 1e3)
+
+Term = tuple[str, ...]
+"""The variables of a product of factors."""
+
+
+class Summed(NamedTuple):
+    """Elements, their owners, and what is known of these; float64."""
+
+    elements: dict[str, Float[np.ndarray, " element"]]
+    """Feature columns of what sends messages: pairs, or elements of sets."""
+    owners: dict[str, Float[np.ndarray, " owner"]]
+    """Properties of what the messages are summed for: nodes; graphs have none."""
+    matrix: Any
+    """`[owner, element]`, sparse: sums over the elements of each owner."""
+    target: Float[np.ndarray, "owner component"]
+    """User's units."""
+    weight: float
+    """1 / typical |target|."""
+
+
+def gather_sums(dataset: Dataset, num_elements: int) -> Summed:
+    """Owners with known targets of evenly spaced graphs, with about so many elements."""
+    per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
+    count = max(1, min(len(dataset), num_elements // per_graph))
+    some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
+    graphs: Any = flatten(jax.tree.map(np.asarray, some.graphs))
+    if sends_elements(dataset):
+        columns: dict[str, Any] = element_features(graphs.nodes)
+        sizes = graphs.n_node
+    else:
+        ends = (take_nodes(graphs.nodes, x) for x in (graphs.receivers, graphs.senders))
+        columns, sizes = pair_features(*ends, dataset.space), graphs.n_edge
+    target = np.asarray(some.target, np.float64)
+    target = target.reshape(-1, target.shape[-1])
+    known = known_targets(some)
+    kept = np.arange(len(target)) if known is None else np.flatnonzero(known)
+    own: dict[str, Any] = {}
+    if dataset.quantity.level == "node":
+        owner, owners = graphs.receivers, len(target)
+        own = _properties(node_features(graphs.nodes))
+    else:
+        # Each graph may be followed by its padding.
+        parts = len(sizes) // count
+        owner, owners = np.repeat(np.arange(len(sizes)), sizes), len(sizes)
+        kept = kept * parts
+    sent = len(owner)
+    matrix = sparse.csr_matrix((np.ones(sent), (owner, np.arange(sent))), (owners, sent))[kept]
+    used = np.flatnonzero(np.asarray(matrix.sum(axis=0)).ravel())
+    target = target[kept // (owners // len(target))]
+    return Summed(
+        elements={name: np.asarray(x, np.float64)[used] for name, x in columns.items()},
+        owners={name: np.asarray(x, np.float64)[kept] for name, x in own.items()},
+        matrix=matrix[:, used],
+        target=target,
+        weight=1 / (typical_size(target) or 1.0),
+    )
+
+
+def _properties(columns):
+    """Those of the columns that are properties."""
+    return {k: x for k, x in columns.items() if parse_feature(k).kind.startswith("property:")}
+
+
+class Bound(Protocol):
+    """A function of one variable at some of its values."""
+
+    def values(self, numbers: np.ndarray) -> Float[np.ndarray, " sample"]:
+        """`[sample]`, for given values of its numbers."""
+        ...
+
+    def slopes(self, numbers: np.ndarray) -> Any:
+        """`[sample, number]`, dense or sparse: derivatives by its numbers."""
+        ...
+
+    def along(self, numbers: np.ndarray) -> Float[np.ndarray, " sample"]:
+        """`[sample]`, derivative by the variable."""
+        ...
+
+    def summed(self, matrix: Any) -> "Bound":
+        """The sums of its values, and their derivatives by its numbers."""
+        ...
+
+
+class _SummedBound(NamedTuple):
+    bound: Any
+    matrix: Any
+
+    def values(self, numbers):
+        return self.matrix @ self.bound.values(numbers)
+
+    def slopes(self, numbers):
+        return self.matrix @ self.bound.slopes(numbers)
+
+
+class Shape(Protocol):
+    """A function of one variable with numbers that are fitted."""
+
+    @property
+    def numbers(self) -> Int[np.ndarray, " number"]:
+        """Which of all numbers of a law are its own."""
+        ...
+
+    def bind(self, x: Float[np.ndarray, " sample"]) -> Bound:
+        """The function at values of its variable."""
+        ...
+
+
+class Splines(NamedTuple):
+    """A factor as a cubic spline; constant beyond its ends."""
+
+    knots: Float[np.ndarray, " knot"]
+    numbers: Int[np.ndarray, " number"]
+
+    def bind(self, x: Float[np.ndarray, " sample"]) -> "_BoundSplines":
+        inside = np.clip(x, self.knots[3], self.knots[-4])
+        return _BoundSplines(self.knots, inside, BSpline.design_matrix(inside, self.knots, 3))
+
+
+class _BoundSplines(NamedTuple):
+    knots: Any
+    x: Any
+    basis: Any
+
+    def values(self, numbers):
+        return self.basis @ numbers
+
+    def slopes(self, numbers):
+        return self.basis
+
+    def along(self, numbers):
+        slope = BSpline(self.knots, numbers, 3).derivative()(self.x)
+        return np.where((self.x > self.knots[3]) & (self.x < self.knots[-4]), slope, 0.0)
+
+    def summed(self, matrix):
+        return self._replace(basis=(matrix @ self.basis).toarray())
+
+
+class Frozen(NamedTuple):
+    """A factor that is known."""
+
+    function: Callable[[Any], Any]
+    numbers: Int[np.ndarray, " number"] = np.zeros(0, int)
+
+    def bind(self, x: Float[np.ndarray, " sample"]) -> "_BoundFrozen":
+        return _BoundFrozen(self.function, x, self.function(x))
+
+
+class _BoundFrozen(NamedTuple):
+    function: Any
+    x: Any
+    known: Any
+
+    def values(self, numbers):
+        return self.known
+
+    def slopes(self, numbers):
+        return np.zeros((len(self.known), 0))
+
+    def along(self, numbers):
+        step = 1e-4 * (np.std(self.x) or 1.0)
+        return (self.function(self.x + step) - self.function(self.x - step)) / (2 * step)
+
+    def summed(self, matrix):
+        return self._replace(known=matrix @ self.known)
+
+
+def place_knots(x: Float[np.ndarray, " sample"], pieces: int, margin: float = 0.0) -> np.ndarray:
+    """Knots between equal lengths and equal shares of the samples.
+
+    Args:
+        x: `[sample]`, values of the variable.
+        pieces: how many.
+        margin: share of the range that is added at both ends.
+    """
+    low, high = np.quantile(x, [0.002, 0.998])
+    even = np.linspace(low, high, pieces + 1)
+    dense = np.quantile(x, np.linspace(0.002, 0.998, pieces + 1))
+    inner = 0.5 * (even + dense)
+    reach = margin * np.ptp(x)
+    inner[0], inner[-1] = np.min(x) - reach, np.max(x) + reach
+    return np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
+
+
+class Formula:
+    """A factor as an expression of `r`, which stands for its variable."""
+
+    def __init__(self, free: Any, slots: Sequence[str], numbers: Int[np.ndarray, " number"]):
+        """Prepare.
+
+        Args:
+            free: the expression, with variables in the place of constants.
+            slots: names of these variables.
+            numbers: which of all numbers they are.
+        """
+        self.numbers = numbers
+        self._tape = Tape([free, sympy.diff(free, _X)], ["r"], slots)
+
+    def bind(self, x: Float[np.ndarray, " sample"]) -> "_BoundFormula":
+        return _BoundFormula(self._tape.bind([x]))
+
+
+class _BoundFormula(NamedTuple):
+    tape: Any
+
+    def values(self, numbers):
+        return self.tape.values(numbers)[0]
+
+    def slopes(self, numbers):
+        return self.tape.slopes(numbers)[0]
+
+    def along(self, numbers):
+        return self.tape.values(numbers)[1]
+
+    def summed(self, matrix):
+        return _SummedBound(self, matrix)
+
+
+def formulas(expressions: Sequence[sympy.Expr]) -> tuple[list[Formula], np.ndarray]:
+    """Factors as expressions, which share equal constants; and values of these."""
+    free, slots, old = with_slots(expressions)
+    found = []
+    for one in free:
+        own = [k for k, slot in enumerate(slots) if sympy.Symbol(slot) in one.free_symbols]
+        found.append(Formula(one, [slots[k] for k in own], np.asarray(own, int)))
+    return found, np.asarray([float(value) for value in old])
+
+
+class Composition:
+    """z = sum of terms of (e_0, own properties), e_0 = sum of terms of each element."""
+
+    def __init__(
+        self,
+        message: Sequence[Term],
+        update: Sequence[Term],
+        shapes: Sequence[Shape],
+        data: Summed,
+        component: int = 0,
+    ):
+        """Prepare what does not depend on numbers.
+
+        Args:
+            message: terms of what each element adds.
+            update: terms of what the sum becomes.
+            shapes: of all factors: those of the message's terms in order, then the update's.
+            data: elements and owners.
+            component: of the target.
+        """
+        self._data, self.target = data, data.target[:, component]
+        counted = iter(shapes)
+        self._message = []
+        for term in message:
+            own = list(itertools.islice(counted, len(term)))
+            bound = [s.bind(data.elements[name]) for name, s in zip(term, own, strict=True)]
+            # What is no product is summed once and for all.
+            bound = [bound[0].summed(data.matrix)] if len(bound) == 1 else bound
+            self._message.append((own, bound))
+        self._update = [
+            list(zip(term, itertools.islice(counted, len(term)), strict=True)) for term in update
+        ]
+
+    def sums(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
+        """Sums of messages, for given values of all numbers."""
+        return sum(self._added(values) for values in self._sent(numbers))
+
+    def _sent(self, numbers):
+        """Values of the message's factors; of one alone its sums."""
+        return [
+            [b.values(numbers[s.numbers]) for s, b in zip(*term, strict=True)]
+            for term in self._message
+        ]
+
+    def _added(self, values):
+        """What a term of the message adds to the sums."""
+        return values[0] if len(values) == 1 else self._data.matrix @ np.prod(values, axis=0)
+
+    def _became(self, numbers, sums):
+        """The update's factors, bound, and their values."""
+        columns = {**self._data.owners, SUM: sums}
+        bound = [[s.bind(columns[name]) for name, s in term] for term in self._update]
+        found = [
+            [b.values(numbers[s.numbers]) for b, (_, s) in zip(row, term, strict=True)]
+            for row, term in zip(bound, self._update, strict=True)
+        ]
+        return bound, found
+
+    def predict(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
+        """The target, for given values of all numbers."""
+        with np.errstate(all="ignore"):
+            _, found = self._became(numbers, self.sums(numbers))
+            return np.sum([np.prod(term, axis=0) for term in found], axis=0)
+
+    def errors(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
+        """Errors of owners over the typical target."""
+        return (self.predict(numbers) - self.target) * self._data.weight
+
+    def slopes(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, "owner number"]:
+        """Derivatives of the errors."""
+        found = np.zeros((len(self.target), len(numbers)))
+        with np.errstate(all="ignore"):
+            sent = self._sent(numbers)
+            bound, became = self._became(numbers, sum(map(self._added, sent)))
+            by_sum = np.zeros(len(self.target))
+            for term, row, values in zip(self._update, bound, became, strict=True):
+                for k, ((name, shape), factor) in enumerate(zip(term, row, strict=True)):
+                    rest = np.prod(values[:k] + values[k + 1 :], axis=0)
+                    own = numbers[shape.numbers]
+                    found[:, shape.numbers] += _dense(_scaled(factor.slopes(own), rest))
+                    if name == SUM:
+                        by_sum += rest * factor.along(own)
+            for (shapes, factors), values in zip(self._message, sent, strict=True):
+                for k, (shape, factor) in enumerate(zip(shapes, factors, strict=True)):
+                    summed = factor.slopes(numbers[shape.numbers])
+                    if len(factors) > 1:
+                        rest = np.prod(values[:k] + values[k + 1 :], axis=0)
+                        summed = self._data.matrix @ _scaled(summed, rest)
+                    found[:, shape.numbers] += _dense(summed) * by_sum[:, None]
+        return found * self._data.weight
+
+
+def _scaled(table, factor):
+    """Rows of a table, dense or sparse, times factors of the rows."""
+    factor = np.broadcast_to(factor, table.shape[:1])
+    if not sparse.issparse(table):
+        return table * factor[:, None]
+    scaled = table.copy()
+    scaled.data *= np.repeat(factor, np.diff(table.indptr))
+    return scaled
+
+
+def _dense(table):
+    return table.toarray() if sparse.issparse(table) else table
+
+
+def fit_numbers(composition: Composition, start: Float[np.ndarray, " number"]) -> np.ndarray:
+    """Numbers of splines by least squares, near the first ones (Levenberg and Marquardt)."""
+    numbers, damping = start, _DAMPING[0]
+    errors = composition.errors(numbers)
+    for _ in range(_STEPS):
+        slopes = composition.slopes(numbers)
+        # Columns of one size, of which some may depend on each other: gauges of the law.
+        size = np.sqrt(np.sum(slopes**2, axis=0)) + 1e-300
+        scaled = slopes / size
+        gram, right = scaled.T @ scaled, scaled.T @ errors
+        before = errors @ errors
+        while damping <= _DAMPING[1]:
+            step = np.linalg.solve(gram + damping * np.eye(len(gram)), right) / size
+            trial = composition.errors(numbers - step)
+            if trial @ trial < before:
+                break
+            damping *= 10
+        else:
+            break
+        numbers, errors, damping = numbers - step, trial, max(0.1 * damping, _DAMPING[0])
+        if errors @ errors > (1 - _TOLERANCE) * before:
+            break
+    return numbers

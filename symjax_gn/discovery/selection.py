@@ -1,0 +1,189 @@
+"""The choice between laws of one or several functions, by errors on data held out.
+
+Candidates for each function are put together and refitted; of those whose held-out error is
+not significantly above the least, the simplest is taken.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.discovery.structure import ROUNDING
+from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
+from symjax_gn.laws.expressions import complexity
+from symjax_gn.laws.fronts import RegressionError, pareto
+from symjax_gn.laws.refinement import Candidate, Objective, Rated, improve
+from symjax_gn.laws.rules import Rule
+
+# A simpler law may err by so much more than the best one, or by two standard errors.
+_AS_GOOD = 1.1
+_STANDARD_ERRORS = 2.0
+
+# Fits of laws that rules propose, at most; and the share by which a longer law must lower
+# the error.
+_PROPOSALS, _GAIN = 120, 0.1
+
+# Laws that are refitted: the last of a front, and others that err nearly as little.
+_TRIED, _ALSO, _NEARLY = 12, 25, 10.0
+
+# Laws of each of several kernels that are tried together.
+_COMBINED = 6
+
+
+def operators_of(regressors: Sequence[Regressor]) -> Sequence[str]:
+    """The operators that engines may use together."""
+    operators = {name for one in regressors for name in getattr(one, "operators", ())}
+    return sorted(operators) or DEFAULT_OPERATORS
+
+
+class _WithError(Protocol):
+    @property
+    def error(self) -> float: ...
+
+
+_Found = TypeVar("_Found", bound=_WithError)
+
+
+def first_exact(
+    stages: Iterable[Sequence[Sequence[sympy.Expr]]],
+    choose: Callable[[Sequence[Sequence[sympy.Expr]]], _Found],
+) -> _Found:
+    """What is chosen of the first stage that leaves nothing but rounding, or the best choice.
+
+    Args:
+        stages: what `in_stages` gave.
+        choose: chooses of the laws of a stage.
+    """
+    best: Any = None
+    for ways in stages:
+        found = choose(ways)
+        if best is None or found.error < best.error / _AS_GOOD:
+            best = found
+        if best.error <= ROUNDING:
+            break
+    assert best is not None
+    return best
+
+
+def in_stages(
+    searches: Sequence[Iterator[dict[Any, float]]],
+) -> Iterator[list[list[sympy.Expr]]]:
+    """Promising laws of each of several functions, more in each stage of their searches."""
+    known = [math.inf] * len(searches)
+    for rated in zip(*searches, strict=False):
+        least = [min(one.values()) for one in rated]
+        # Laws that explain a kernel no better are no news.
+        if any(new < old / _AS_GOOD for new, old in zip(least, known, strict=True)):
+            known = least
+            yield [_promising(one) for one in rated]
+
+
+def _promising(rated):
+    """The best laws, the most accurate first, and those on the Pareto front."""
+    rows = sorted(((complexity(law), error, law) for law, error in rated.items()), key=_order)
+    front = [row[2] for row in pareto(rows)]
+    least = min(error for _, error, _ in rows)
+    good = sorted((row for row in rows if row[1] <= _NEARLY * least), key=lambda row: row[1])
+    return list(dict.fromkeys([*(row[2] for row in good[:_ALSO]), *front[-_TRIED:]]))
+
+
+def _order(row):
+    return row[:2]
+
+
+def screened(laws: Sequence[sympy.Expr], objective: Objective) -> list[sympy.Expr]:
+    """The best laws of one of several functions, the best first, with fitted constants.
+
+    Args:
+        laws: of `r`.
+        objective: rates one law, where the other functions are known.
+    """
+    rows = []
+    for law in laws:
+        (fitted,), error = objective.fit((law,), math.inf)
+        rows.append((complexity(fitted), error, fitted))
+    front = [row[2] for row in pareto(sorted(rows, key=_order))]
+    good = [row[2] for row in sorted(rows, key=lambda row: row[1])[:_COMBINED]]
+    return list(dict.fromkeys([*good, *front[-_COMBINED:]]))
+
+
+def simplest_first(
+    laws: Sequence[sympy.Expr],
+    objective: Objective,
+    held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
+) -> list[sympy.Expr]:
+    """The Pareto front of laws of one of several functions, with fitted constants.
+
+    The first is the simplest whose held-out error is as small as the least; then come the most
+    accurate ones.
+
+    Args:
+        laws: of `r`.
+        objective: rates one law, where the other functions are known.
+        held_out: errors of fitted laws on other data.
+    """
+    rows = []
+    for law in laws:
+        (fitted,), error = objective.fit((law,), math.inf)
+        rows.append((complexity(fitted), error, fitted))
+    front = [row[2] for row in pareto(sorted(rows, key=_order))][-_TRIED:]
+    errors = [held_out((law,)) for law in front]
+    least = min(errors, key=lambda one: float(np.mean(one)))
+    first = next(law for law, one in zip(front, errors, strict=True) if is_as_good(one, least))
+    return [first, *(law for law in reversed(front[-_COMBINED:]) if law != first)]
+
+
+def beside_best(ways: Sequence[Sequence[sympy.Expr]]) -> list[Candidate]:
+    """The first laws of several functions together, and with one of them replaced.
+
+    Args:
+        ways: candidates for each function, the best first.
+    """
+    best = tuple(way[0] for way in ways)
+    found = [best]
+    for k, way in enumerate(ways):
+        found += [(*best[:k], law, *best[k + 1 :]) for law in way if law != best[k]]
+    return found
+
+
+def pick(
+    candidates: Sequence[Candidate],
+    objective: Objective,
+    held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
+    rules: Sequence[Rule],
+) -> tuple[list[Rated], tuple[float, ...], int]:
+    """The simplest laws of several functions whose held-out error is as small as the least.
+
+    Args:
+        candidates: laws of all functions together.
+        objective: fits their constants.
+        held_out: errors of fitted laws on other data.
+        rules: what make new candidates of good ones.
+
+    Returns:
+        The candidates, simplest first; their mean held-out errors; the number of the choice.
+
+    Raises:
+        RegressionError: no law is finite.
+    """
+    rows = improve(candidates, objective, rules, gain=_GAIN, budget=_PROPOSALS)
+    if not rows:
+        raise RegressionError("No law that was found is finite on all data.")
+    errors = [held_out(row.candidate) for row in rows]
+    means = tuple(float(np.mean(one)) for one in errors)
+    least = errors[int(np.argmin(means))]
+    picked = next(k for k, one in enumerate(errors) if is_as_good(one, least))
+    return rows, means, picked
+
+
+def is_as_good(errors: Float[np.ndarray, " sample"], least: Float[np.ndarray, " sample"]) -> bool:
+    """Whether held-out errors are not significantly above the least ones, or are rounding."""
+    gap = errors - least
+    with np.errstate(all="ignore"):
+        chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
+    mean, limit = float(np.mean(errors)), float(np.mean(least))
+    return mean <= max(_AS_GOOD * limit, limit + chance, ROUNDING)

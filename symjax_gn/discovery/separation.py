@@ -1,0 +1,317 @@
+"""Which terms a message and an update have, with their factors as splines.
+
+The network says what may be there: its messages are split into terms of few variables. The
+targets decide which of them are needed, and what the factors are.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import sparse
+from scipy.interpolate import BSpline
+
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.composition import (
+    SUM,
+    Composition,
+    Frozen,
+    Splines,
+    Summed,
+    Term,
+    fit_numbers,
+    place_knots,
+)
+
+# Pieces of a factor when terms are looked for, when they are compared, and in the end, where
+# more are taken as long as they lower the error.
+_FIRST, _COMPARED, _FINAL = 6, 14, (28, 56)
+
+# A further product, or finer splines, must lower the held-out error by this factor.
+_FALL = 1.25
+
+# What terms leave below this share of a message is left to the network's errors.
+_LEFT = 0.01
+
+# The range of sums may grow by this share as messages are fitted.
+_MARGIN = 0.1
+
+# Products of so many variables, at most.
+_MOST_FACTORS = 3
+
+
+class Curve(NamedTuple):
+    """A cubic spline."""
+
+    knots: Float[np.ndarray, " knot"]
+    parts: Float[np.ndarray, " part"]
+
+    def values(self, x: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
+        """Values `[sample]`; constant beyond its ends."""
+        return BSpline(self.knots, self.parts, 3)(self._inside(x))
+
+    def deviation(
+        self, x: Float[np.ndarray, " sample"], covariance: Float[np.ndarray, "part part"]
+    ) -> Float[np.ndarray, " sample"]:
+        """Standard deviations `[sample]` of its values, by the covariance of its parts."""
+        basis = BSpline.design_matrix(self._inside(x), self.knots, 3).toarray()
+        square = np.einsum("sp,pq,sq->s", basis, covariance, basis)
+        return np.sqrt(np.maximum(square, 0.0))
+
+    def _inside(self, x):
+        return np.clip(x, self.knots[3], self.knots[-4])
+
+
+class SplineLaw(NamedTuple):
+    """A law of sums whose factors are splines."""
+
+    message: tuple[Term, ...]
+    update: tuple[Term, ...]
+    curves: tuple[Curve, ...]
+    """Those of the message's terms in order, then those of the update's."""
+    covariance: tuple[Float[np.ndarray, "part part"], ...]
+    """For each curve, that of its parts."""
+    errors: Float[np.ndarray, " owner"]
+    """Held-out errors over the typical target."""
+
+    @property
+    def error(self) -> float:
+        """Mean held-out error."""
+        return float(np.mean(self.errors))
+
+    @property
+    def variables(self) -> list[str]:
+        """The variable of each curve."""
+        return [name for term in (*self.message, *self.update) for name in term]
+
+    def composition(self, data: Summed) -> tuple[Composition, np.ndarray]:
+        """The law on data, and its numbers."""
+        shapes = _numbered([curve.knots for curve in self.curves])
+        numbers = np.concatenate([curve.parts for curve in self.curves])
+        return Composition(self.message, self.update, shapes, data), numbers
+
+
+def _numbered(knots):
+    """Splines whose numbers follow each other."""
+    ends = np.cumsum([0, *(len(one) - 4 for one in knots)])
+    return [
+        Splines(one, np.arange(a, b))
+        for one, (a, b) in zip(knots, itertools.pairwise(ends), strict=True)
+    ]
+
+
+def fit_terms(
+    terms: Sequence[Term],
+    columns: Mapping[str, Float[np.ndarray, " sample"]],
+    target: Float[np.ndarray, " sample"],
+    pieces: int,
+    margin: float = 0.0,
+) -> tuple[Curve, ...]:
+    """Factors of given terms by least squares on samples of their sum.
+
+    Args:
+        terms: products that are summed.
+        columns: variables by name.
+        target: `[sample]`, the sum.
+        pieces: of each spline.
+        margin: see `place_knots`.
+    """
+    names = [name for term in terms for name in term]
+    knots = [place_knots(columns[name], pieces, margin) for name in names]
+    data = _samples(columns, target)
+    composition = Composition(terms, [(SUM,)], [*_numbered(knots), Frozen(lambda x: x)], data)
+    found = []
+    # Products of functions with and without a change of sign are far apart.
+    for ramp in (False, True) if any(len(term) > 1 for term in terms) else (False,):
+        start = [
+            _start(one, columns[name], len(term) > 1, ramp)
+            for (term, name), one in zip(
+                [(term, name) for term in terms for name in term], knots, strict=True
+            )
+        ]
+        numbers = fit_numbers(composition, np.concatenate(start))
+        found.append((float(np.sum(composition.errors(numbers) ** 2)), numbers))
+    numbers = min(found, key=lambda row: row[0])[1]
+    shapes = _numbered(knots)
+    return tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes)
+
+
+def _start(knots, x, product, ramp):
+    """Parts of a spline to start from: 0 for a sum; 1, or a straight line, for a product."""
+    if not product:
+        return np.zeros(len(knots) - 4)
+    if not ramp:
+        return np.ones(len(knots) - 4)
+    places = np.mean([knots[k : len(knots) - 4 + k] for k in (1, 2, 3)], axis=0)
+    return (places - np.mean(x)) / np.std(x)
+
+
+def _samples(columns, target) -> Summed:
+    """Samples as sums of one element each."""
+    size = typical_size(target - np.mean(target)) or 1.0
+    matrix = sparse.identity(len(target), format="csr")
+    return Summed(dict(columns), {}, matrix, target[:, None], 1 / size)
+
+
+def evaluate_terms(
+    terms: Sequence[Term],
+    curves: Sequence[Curve],
+    columns: Mapping[str, Float[np.ndarray, " sample"]],
+) -> Any:
+    """The sum `[sample]` of terms whose factors are given."""
+    counted = iter(curves)
+    return sum(
+        np.prod([next(counted).values(columns[name]) for name in term], axis=0) for term in terms
+    )
+
+
+def separate(
+    columns: Mapping[str, Float[np.ndarray, " sample"]], target: Float[np.ndarray, " sample"]
+) -> list[Term]:
+    """Terms of which samples of a function are a sum.
+
+    Functions of one variable each at first; then products that lower the error on samples
+    that were not fitted, one at a time. Which of them are needed is not said.
+
+    Args:
+        columns: variables by name; none of them constant.
+        target: `[sample]`.
+
+    >>> x, y, z = np.random.default_rng(0).normal(size=(3, 2000))
+    >>> separate({"x": x, "y": y, "z": z}, x * np.exp(-y) + z**2)
+    [('x',), ('y',), ('z',), ('x', 'y')]
+    """
+    halves = [slice(k, None, 2) for k in range(2)]
+    size = float(np.mean(np.abs(target - np.mean(target)))) or 1.0
+
+    def error(terms):
+        seen, held_out = ({name: x[half] for name, x in columns.items()} for half in halves)
+        curves = fit_terms(terms, seen, target[halves[0]], _FIRST)
+        gap = evaluate_terms(terms, curves, held_out) - target[halves[1]]
+        return float(np.mean(np.abs(gap))) / size
+
+    terms: list[Term] = [(name,) for name in columns]
+    least = error(terms)
+    while least > _LEFT:
+        longer = {
+            tuple(sorted((*term, name), key=list(columns).index))
+            for term in terms
+            for name in columns
+            if name not in term and len(term) < _MOST_FACTORS
+        }
+        trials = [(error([*terms, one]), one) for one in sorted(longer - set(terms))]
+        if not trials or min(trials)[0] > least / _FALL:
+            break
+        least, best = min(trials)
+        terms.append(best)
+    return terms
+
+
+def fit_law(
+    message: Sequence[Term],
+    curves: Sequence[Curve],
+    update: Sequence[Term],
+    train: Summed,
+    valid: Summed,
+    pieces: int,
+) -> SplineLaw:
+    """A law whose factors are fitted to the targets together.
+
+    Args:
+        message: terms of what each element adds.
+        curves: their factors to start from.
+        update: terms of what the sum becomes; their factors are fitted to given sums first.
+        train: what is fitted.
+        valid: other data, for the errors.
+        pieces: of the update's factors.
+    """
+    sums = train.matrix @ evaluate_terms(message, curves, train.elements)
+    columns = {**train.owners, SUM: sums}
+    outer = fit_terms(update, columns, train.target[:, 0], pieces, _MARGIN)
+    law = SplineLaw(tuple(message), tuple(update), (*curves, *outer), (), np.zeros(0))
+    composition, start = law.composition(train)
+    numbers = fit_numbers(composition, start)
+    left, slopes = composition.errors(numbers), composition.slopes(numbers)
+    variance = float(np.sum(left**2)) / max(1, len(left) - len(numbers))
+    size = np.sqrt(np.mean(slopes**2, axis=0)) + 1e-300
+    scaled = slopes / size
+    inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True) * variance
+    covariance = inverse / np.outer(size, size)
+    shapes = _numbered([curve.knots for curve in law.curves])
+    return law._replace(
+        curves=tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes),
+        covariance=tuple(covariance[np.ix_(one.numbers, one.numbers)] for one in shapes),
+        errors=np.abs(law.composition(valid)[0].errors(numbers)),
+    )
+
+
+def refined(
+    terms: Sequence[Term],
+    curves: Sequence[Curve],
+    columns: Mapping[str, Float[np.ndarray, " sample"]],
+    pieces: int,
+) -> list[Curve]:
+    """The same factors as splines of more pieces."""
+    found = []
+    for name, curve in zip([name for term in terms for name in term], curves, strict=True):
+        x = np.unique(np.quantile(columns[name], np.linspace(0, 1, 20 * pieces)))
+        knots = place_knots(columns[name], pieces)
+        basis = BSpline.design_matrix(np.clip(x, knots[3], knots[-4]), knots, 3).toarray()
+        found.append(Curve(knots, np.linalg.lstsq(basis, curve.values(x), rcond=1e-10)[0]))
+    return found
+
+
+def find_law(
+    columns: Mapping[str, Float[np.ndarray, " sample"]],
+    sent: Float[np.ndarray, " sample"],
+    train: Summed,
+    valid: Summed,
+    as_good: Any,
+) -> SplineLaw:
+    """The terms that a law of sums needs, with factors as fine as the data allow.
+
+    Args:
+        columns: variables of samples of messages; none of them constant.
+        sent: `[sample]`, messages of the network.
+        train: what factors are fitted to.
+        valid: other data, which say what terms are needed.
+        as_good: says of errors `[owner]` whether they are as small as others.
+    """
+    message = separate(columns, sent)
+    curves = fit_terms(message, columns, sent, _COMPARED)
+    sums = train.matrix @ evaluate_terms(message, curves, train.elements)
+    owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
+    update = separate(owners, train.target[:, 0]) if len(owners) > 1 else [(SUM,)]
+    best = fit_law(message, curves, update, train, valid, _COMPARED)
+    while True:
+        shorter = [fit_law(*parts, train, valid, _COMPARED) for parts in _shorter(best)]
+        if not shorter:
+            break
+        least = min(shorter, key=lambda law: law.error)
+        if not as_good(least.errors, best.errors):
+            break
+        best = least
+    for pieces in _FINAL:
+        count = sum(map(len, best.message))
+        curves = refined(best.message, best.curves[:count], train.elements, pieces)
+        finer = fit_law(best.message, curves, best.update, train, valid, pieces)
+        if finer.error > best.error / _FALL:
+            break
+        best = finer
+    return best
+
+
+def _shorter(law: SplineLaw):
+    """Messages and updates with one term less."""
+    counted = iter(law.curves)
+    factors = [[next(counted) for _ in term] for term in law.message]
+    for k in range(len(law.message) if len(law.message) > 1 else 0):
+        rest = [curve for term in factors[:k] + factors[k + 1 :] for curve in term]
+        yield law.message[:k] + law.message[k + 1 :], rest, law.update
+    curves = [curve for term in factors for curve in term]
+    for k in range(len(law.update)):
+        update = law.update[:k] + law.update[k + 1 :]
+        if any(SUM in term for term in update):
+            yield law.message, curves, update
