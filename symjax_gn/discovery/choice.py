@@ -17,8 +17,9 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
 from symjax_gn.discovery.kernels import Fit, accelerations, on_variable, variable_of
-from symjax_gn.discovery.objective import Interval, OnKernels, as_good
+from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.selection import (
+    as_good,
     beside_best,
     first_exact,
     in_stages,
@@ -213,7 +214,7 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
             break
         trial, error = objective.fit(tuple(together.xreplace(dict([offer]))))
         found = held_out.errors(trial) if math.isfinite(error) else np.full(1, np.inf)
-        if np.all(np.isfinite(found)) and as_good(found, errors):
+        if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
             candidate, errors = trial, found
         else:
             refused.add(offer[1])

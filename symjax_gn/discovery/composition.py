@@ -62,8 +62,10 @@ def gather_sums(dataset: Dataset, num_elements: int) -> Summed:
         columns: dict[str, Any] = element_features(graphs.nodes)
         sizes = graphs.n_node
     else:
-        ends = (take_nodes(graphs.nodes, x) for x in (graphs.receivers, graphs.senders))
-        columns, sizes = pair_features(*ends, dataset.space), graphs.n_edge
+        receiver, sender = (
+            take_nodes(graphs.nodes, end) for end in (graphs.receivers, graphs.senders)
+        )
+        columns, sizes = pair_features(receiver, sender, dataset.space), graphs.n_edge
     target = np.asarray(some.target, np.float64)
     target = target.reshape(-1, target.shape[-1])
     known = known_targets(some)
@@ -294,7 +296,7 @@ class Composition:
 
     def sums(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
         """Sums of messages, for given values of all numbers."""
-        return sum(self._added(values) for values in self._sent(numbers))
+        return np.sum([self._added(values) for values in self._sent(numbers)], axis=0)
 
     def _sent(self, numbers):
         """Values of the message's factors; of one alone its sums."""

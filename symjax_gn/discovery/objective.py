@@ -8,17 +8,13 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.discovery.bodies import ROUNDING, Bodies
+from symjax_gn.discovery.bodies import Bodies
 from symjax_gn.discovery.terms import Term, components, values
 from symjax_gn.laws.expressions import constants, with_constants
 from symjax_gn.laws.fitting import fit_in_stages, standard_errors
 from symjax_gn.laws.fronts import is_usable
 from symjax_gn.laws.refinement import Candidate
 from symjax_gn.laws.tapes import Tape
-
-# A simpler law may err by so much more than the best one, or by two standard errors.
-AS_GOOD = 1.1
-_STANDARD_ERRORS = 2.0
 
 # 95% of a normal distribution are within so many standard errors.
 _NORMAL = 1.96
@@ -128,28 +124,3 @@ class OnKernels:
         if error == first:
             return candidate, first
         return tuple(with_constants(together, found)), error
-
-
-def simplest(errors: Sequence[Float[np.ndarray, " node"]]) -> int:
-    """Which of some laws, simplest first, is the first that errs no more than the best one.
-
-    Args:
-        errors: `[node]` of each law, on the same held-out bodies.
-
-    >>> noise = np.abs(np.random.default_rng(0).normal(size=1000))
-    >>> simplest([2 * noise, 1.05 * noise, noise])
-    1
-    """
-    best = min(errors, key=np.mean)
-    return next(k for k, one in enumerate(errors) if as_good(one, best, AS_GOOD))
-
-
-def as_good(
-    errors: Float[np.ndarray, " node"], best: Float[np.ndarray, " node"], factor: float = 1.0
-) -> bool:
-    """Whether errors are not significantly above others, or by no more than a factor."""
-    gap = errors - best
-    with np.errstate(all="ignore"):
-        chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
-    mean = float(np.mean(best))
-    return bool(np.mean(errors) <= max(factor * mean, mean + chance, ROUNDING))

@@ -15,7 +15,7 @@ from symjax_gn.data.nodes import AXES, leading_shape
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import Bodies, gather
 from symjax_gn.discovery.distillation import VectorLaw
-from symjax_gn.discovery.objective import simplest
+from symjax_gn.discovery.selection import simplest
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
 from symjax_gn.laws.refinement import improve

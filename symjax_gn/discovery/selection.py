@@ -12,7 +12,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.discovery.structure import ROUNDING
+from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import RegressionError, pareto
@@ -132,8 +132,7 @@ def simplest_first(
         rows.append((complexity(fitted), error, fitted))
     front = [row[2] for row in pareto(sorted(rows, key=_order))][-_TRIED:]
     errors = [held_out((law,)) for law in front]
-    least = min(errors, key=lambda one: float(np.mean(one)))
-    first = next(law for law, one in zip(front, errors, strict=True) if is_as_good(one, least))
+    first = front[simplest(errors)]
     return [first, *(law for law in reversed(front[-_COMBINED:]) if law != first)]
 
 
@@ -175,15 +174,31 @@ def pick(
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]
     means = tuple(float(np.mean(one)) for one in errors)
-    least = errors[int(np.argmin(means))]
-    picked = next(k for k, one in enumerate(errors) if is_as_good(one, least))
-    return rows, means, picked
+    return rows, means, simplest(errors)
 
 
-def is_as_good(errors: Float[np.ndarray, " sample"], least: Float[np.ndarray, " sample"]) -> bool:
-    """Whether held-out errors are not significantly above the least ones, or are rounding."""
-    gap = errors - least
+def simplest(errors: Sequence[Float[np.ndarray, " sample"]]) -> int:
+    """Which of some laws, simplest first, is the first that errs no more than the best one.
+
+    Args:
+        errors: `[sample]` of each law, on the same held-out data.
+
+    >>> noise = np.abs(np.random.default_rng(0).normal(size=1000))
+    >>> simplest([2 * noise, 1.05 * noise, noise])
+    1
+    """
+    best = min(errors, key=np.mean)
+    return next(k for k, one in enumerate(errors) if as_good(one, best))
+
+
+def as_good(
+    errors: Float[np.ndarray, " sample"],
+    best: Float[np.ndarray, " sample"],
+    factor: float = _AS_GOOD,
+) -> bool:
+    """Whether errors are not significantly above others, nor by more than a factor."""
+    gap = errors - best
     with np.errstate(all="ignore"):
         chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
-    mean, limit = float(np.mean(errors)), float(np.mean(least))
-    return mean <= max(_AS_GOOD * limit, limit + chance, ROUNDING)
+    mean = float(np.mean(best))
+    return bool(np.mean(errors) <= max(factor * mean, mean + chance, ROUNDING))

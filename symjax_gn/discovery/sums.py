@@ -16,11 +16,11 @@ from jaxtyping import Float
 from symjax_gn.data.datasets import Dataset, sends_elements, take
 from symjax_gn.data.features import node_features, parse_feature
 from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.discovery.composition import (
     SUM,
     Composition,
     Frozen,
-    Shape,
     Summed,
     formulas,
     gather_sums,
@@ -28,16 +28,15 @@ from symjax_gn.discovery.composition import (
 from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.selection import (
+    as_good,
     beside_best,
     first_exact,
     in_stages,
-    is_as_good,
     operators_of,
     pick,
     simplest_first,
 )
 from symjax_gn.discovery.separation import SplineLaw, find_law
-from symjax_gn.discovery.structure import ROUNDING
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity, with_constants
@@ -125,7 +124,7 @@ def find_sum(
         return None
     columns = {k: x for k, x in _message_columns(table).items() if np.ptp(x) > 0}
     seen, held_out = gather_sums(train, _FITTED), gather_sums(validation, _HELD_OUT)
-    splines = find_law(columns, table.messages[:, 0], seen, held_out, is_as_good)
+    splines = find_law(columns, table.messages[:, 0], seen, held_out, as_good)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None
@@ -211,7 +210,7 @@ class OnTargets:
 
     def _composed(self, candidate) -> tuple[Composition, np.ndarray]:
         found, start = formulas(candidate)
-        shapes: list[Shape] = list(found)
+        shapes: list[Any] = list(found)
         if self._free is not None:
             shapes = [Frozen(curve.values) for curve in self._splines.curves]
             shapes[self._free] = found[0]

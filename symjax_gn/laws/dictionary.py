@@ -220,8 +220,8 @@ def _atoms(x, unit, shift, weight, operators, level) -> _Atoms:
             mine = tuple(parameters[k] for k in kind.numbers)
             group = kind.family or kind.name, mine
             numbers.append(known.setdefault(group, len(known)) if mine else -1)
-    arrays = (np.asarray(x) for x in (columns, lengths, kinds, numbers))
-    return _Atoms(atoms, *arrays, level)
+    arrays = [np.asarray(x) for x in (columns, lengths, kinds, numbers)]
+    return _Atoms(atoms, *arrays, level=level)
 
 
 def _without(column, level):

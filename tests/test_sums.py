@@ -1,0 +1,78 @@
+import jax
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.data.datasets import dataset_from_graphs, split
+from symjax_gn.data.graphs import GraphsTuple
+from symjax_gn.data.nodes import Nodes
+from symjax_gn.discovery import composition
+from symjax_gn.discovery.selection import as_good
+from symjax_gn.discovery.separation import find_law
+
+R = sympy.Symbol("r")
+
+
+def sets(count=300, size=20):
+    """Sets of elements with z = (sum of x exp(-x) + 0.5 y)^2 / (1 + it)."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(0.1, 3.0, (2, count, size))
+    total = np.sum(x * np.exp(-x) + 0.5 * y, axis=1)
+    z = total**2 / (1 + total)
+    graphs = [
+        GraphsTuple(
+            nodes=Nodes(None, None, {"x_1": a, "x_2": b}),
+            edges=None,
+            senders=np.zeros(0, int),
+            receivers=np.zeros(0, int),
+            globals={"z": np.array([target])},
+            n_node=np.array([size]),
+            n_edge=np.array([0]),
+        )
+        for a, b, target in zip(x, y, z, strict=True)
+    ]
+    return dataset_from_graphs(graphs, target="z")
+
+
+@pytest.fixture(scope="module")
+def data():
+    train, validation, _ = split(jax.random.key(0), sets())
+    return [composition.gather_sums(part, 10**5) for part in (train, validation)]
+
+
+def test_sums_are_those_of_the_elements(data):
+    seen, _ = data
+    sent = seen.elements["x_1"] * np.exp(-seen.elements["x_1"]) + 0.5 * seen.elements["x_2"]
+    total = seen.matrix @ sent
+    # Properties and targets are float32.
+    np.testing.assert_allclose(seen.target[:, 0], total**2 / (1 + total), rtol=1e-5)
+
+
+def test_slopes_of_a_composition_are_those_of_differences(data):
+    seen, _ = data
+    factors = [
+        R * sympy.exp(-sympy.Float(0.9) * R),
+        sympy.Float(0.6) * R,
+        R ** sympy.Float(1.1),
+        sympy.Float(0.4) / (R + sympy.Float(1.3)),
+    ]
+    shapes, start = composition.formulas(factors)
+    law = composition.Composition(
+        [("x_1",), ("x_2",)], [(composition.SUM, composition.SUM)], shapes, seen
+    )
+    slopes = law.slopes(start)
+    for k in range(len(start)):
+        step = 1e-6 * np.eye(len(start))[k]
+        numeric = (law.errors(start + step) - law.errors(start - step)) / 2e-6
+        np.testing.assert_allclose(slopes[:, k], numeric, rtol=1e-5, atol=1e-6)
+
+
+def test_splines_say_of_which_variables_a_message_is_a_sum(data):
+    seen, held_out = data
+    x, y = (seen.elements[name][:2000] for name in ("x_1", "x_2"))
+    noise = 1e-3 * np.random.default_rng(1).normal(size=len(x))
+    message = 2 * (x * np.exp(-x) + 0.5 * y) - 1 + noise
+    found = find_law({"x_1": x, "x_2": y}, message, seen, held_out, as_good)
+    assert set(found.message) == {("x_1",), ("x_2",)}
+    assert list(found.update) == [(composition.SUM,)]
+    assert found.error < 1e-3
