@@ -38,6 +38,9 @@ _LEFT = 0.01
 # The range of sums may grow by this share as messages are fitted.
 _MARGIN = 0.1
 
+# Derivatives below this are none.
+_UNSEEN = 1e-100
+
 # Products of so many variables, at most.
 _MOST_FACTORS = 3
 
@@ -235,7 +238,9 @@ def fit_law(
     numbers = fit_numbers(composition, start)
     left, slopes = composition.errors(numbers), composition.slopes(numbers)
     variance = float(np.sum(left**2)) / max(1, len(left) - len(numbers))
-    size = np.sqrt(np.mean(slopes**2, axis=0)) + 1e-300
+    size = np.sqrt(np.mean(slopes**2, axis=0))
+    # Parts of splines that no sample reaches have no spread.
+    size = np.where(size > _UNSEEN, size, 1.0)
     scaled = slopes / size
     inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True) * variance
     covariance = inverse / np.outer(size, size)
