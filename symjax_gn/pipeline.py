@@ -154,7 +154,7 @@ def discover(
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
         found: dict[str, Any] = find(keys[2:], trained, parts, settings, system, regressors, lap)
-    found["certificate"] = certificate.certify(found["law"], trained, test)
+    found["certificate"] = certificate.certify(found["law"], trained, train, test)
     lap("certify")
     if folder is not None and found["law"] is not None:
         save_law(Path(folder) / "law.json", found["law"])

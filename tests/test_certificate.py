@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset
+from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.discovery.certificate import certify, relative_errors
 from symjax_gn.discovery.refitting import force_model
 from symjax_gn.physics.simulation import simulate
@@ -39,13 +39,14 @@ class Noisy:
 
 
 def checked(data, found, share=0.005):
-    return certify(found, Noisy(law(data, SPRING), share), data)
+    return certify(found, Noisy(law(data, SPRING), share), data, data)
 
 
 def test_the_true_law_is_believed(data):
     found = checked(data, law(data, SPRING))
     assert found.says == "believe"
-    assert set(found.checks) == {"known", "explained", "structure", "noise", "beyond"}
+    checks = ("known", "explained", "structure", "noise", "beyond", "momentum", "agreement")
+    assert tuple(found.checks) == checks
     assert all(check["holds"] for check in found.checks.values())
 
 
@@ -60,7 +61,7 @@ def test_a_network_that_knows_nothing_makes_no_law(data):
     """Accelerations of other graphs: neither network nor law can know them."""
     order = np.random.default_rng(0).permutation(len(data))
     shuffled = dataclasses.replace(data, target=np.asarray(data.target)[order])
-    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.0), shuffled)
+    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.0), data, shuffled)
     assert found.says == "reject" and not found.checks["known"]["holds"]
 
 
@@ -83,7 +84,7 @@ def test_what_is_left_shows_what_is_missing(data, scalar, alone):
 def test_noise_has_no_structure(data):
     noise = 0.01 * np.random.default_rng(1).normal(size=np.shape(data.target))
     noisy = dataclasses.replace(data, target=np.asarray(data.target) * (1 + noise))
-    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.002), noisy)
+    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.002), noisy, noisy)
     assert found.says == "believe"
 
 
@@ -95,9 +96,10 @@ def test_what_goes_on_is_no_noise(data):
     hidden = target * (1 + 0.1 * rng.choice([-1, 1], size=(len(names), 4, 1)))[row]
     noisy = target * (1 + 0.2 * rng.normal(size=target.shape))
     network = Noisy(law(data, SPRING), 0.0)
-    found = certify(law(data, SPRING), network, dataclasses.replace(data, target=hidden))
+    hidden, noisy = (dataclasses.replace(data, target=target) for target in (hidden, noisy))
+    found = certify(law(data, SPRING), network, hidden, hidden)
     assert found.says == "doubt" and found.checks["noise"]["persistent"] > 0.05
-    found = certify(law(data, SPRING), network, dataclasses.replace(data, target=noisy))
+    found = certify(law(data, SPRING), network, noisy, noisy)
     assert found.says == "believe" and found.checks["noise"]["holds"]
 
 
@@ -107,7 +109,7 @@ def test_without_recordings_noise_is_not_told_from_what_is_missing(data):
         rng = np.random.default_rng(4)
         target = np.asarray(data.target) * (1 + share * rng.normal(size=np.shape(data.target)))
         noisy = dataclasses.replace(apart, target=target)
-        found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.0), noisy)
+        found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.0), noisy, noisy)
         assert found.says == says and found.checks["noise"]["persistent"] is None
 
 
@@ -129,3 +131,29 @@ def test_errors_that_are_not_known_do_not_count(data):
     partly = dataclasses.replace(data, mask=mask)
     found = relative_errors(law(data, SPRING), partly)
     assert np.all(np.isnan(found[:, 0])) and np.nanmax(found) < 1e-3
+
+
+def test_constants_that_half_of_the_data_do_not_tell(data):
+    """Eleven terms that the law has next to nothing of, and a few moments full of noise."""
+    few = np.flatnonzero(np.isin(data.group, np.unique(data.group)[:2]))
+    few = take(data, few[::10])
+    noise = 0.3 * np.random.default_rng(5).normal(size=np.shape(few.target))
+    noisy = dataclasses.replace(few, target=np.asarray(few.target) * (1 + noise))
+    more = (sympy.Float(1e-4 * (10 + k)) * sympy.sin(k * R) for k in range(1, 12))
+    found = certify(law(data, sum(more, SPRING)), Noisy(law(data, SPRING), 0.01), noisy, data)
+    assert found.says == "doubt" and not found.checks["agreement"]["holds"]
+    one = take(data, np.flatnonzero(data.group == data.group[0]))
+    found = certify(law(data, SPRING), Noisy(law(data, SPRING), 0.01), one, data)
+    assert found.says == "doubt" and found.checks["agreement"]["apart"] is None
+
+
+def test_a_law_keeps_the_momentum_that_data_keep(data):
+    """A force by the receiver's mass alone is no reaction; drag and fields are the data's own."""
+    mass = sympy.Symbol("m_i")
+    found = checked(data, law(data, SPRING * (1 + 0.08 * sympy.log(mass))), 0.1)
+    assert not found.checks["momentum"]["holds"] and found.checks["momentum"]["data"] < 1e-5
+    assert checked(data, law(data, SPRING)).checks["momentum"]["law"] < 1e-5
+    pulled = dataclasses.replace(data, target=np.asarray(data.target) + np.array([0.5, 0.0]))
+    fall = (mass / 2, sympy.Integer(0))
+    found = certify(law(data, SPRING, fall), Noisy(law(data, SPRING, fall), 0.01), pulled, pulled)
+    assert found.says == "believe" and found.checks["momentum"]["law"] > 0.01

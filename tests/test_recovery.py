@@ -132,6 +132,20 @@ def test_flathgn_is_the_other_job(recovery):
     )]).endswith("[0.016; 0.62]")  # fmt: skip
 
 
+def test_unpruned_columns_and_laws_with_too_many_components(recovery, capsys):
+    job, arguments = recovery.make_arguments("spring", 2, "kl-unpruned", 0, "cpu", [])
+    settings = job.parse(arguments).settings
+    assert settings.strategy == "kl" and settings.prune is False
+    checks = dict(dimension=dict(holds=False), error_seen=dict(holds=True))
+    row = dict(system="r1", dim=2, strategy="standard", recovered=False, checks=checks)
+    row |= dict(test_error=dict(value=1, mean_abs_target=10))
+    wrong = dict(row, checks=checks | dict(error_seen=dict(holds=False)))
+    recovery.print_summary([row, wrong, dict(row, strategy="kl-unpruned", recovered=True)])
+    text = capsys.readouterr().out
+    assert "| law | standard | kl-unpruned |" in text
+    assert "| r1 | 0/2 (law 1) | 1/1 |" in text
+
+
 def test_the_table_of_rollouts(recovery, capsys):
     recovery.print_rollouts([dict(system="r1", dim=2, energies=None)])
     assert capsys.readouterr().out == ""

@@ -9,11 +9,13 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.datasets import Dataset, inertia, take
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import kernels
 from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather
+from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.terms import Term, body_vectors, couplings, pair_vectors
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, known_targets
 
 # A network that errs by more than this share of what predicting nothing does knows no law.
@@ -36,6 +38,12 @@ _PERSISTENT, _LAGS = 0.01, (1, 2, 4)
 
 # Fewer recordings do not tell; then what is left may be this share.
 _RECORDINGS, _UNTOLD = 4, 0.1
+
+# Laws fitted to either half of the data may differ by this share of what they err.
+_AGREE, _REFITTED = 0.5, 4_000
+
+# The forces of a law may sum to so much more than those of the data, as a share of all.
+_MOMENTUM = 0.01
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
@@ -63,11 +71,7 @@ def relative_errors(predictor: Predictor, dataset: Dataset) -> Float[np.ndarray,
         predictor: a trained network, or a law.
         dataset: graphs in the user's units.
     """
-    found = []
-    with np.errstate(all="ignore"):
-        for part, count in batches(dataset):
-            found.append(np.asarray(predictor.predict(part.graphs), np.float64)[:count])
-    return _relative(np.concatenate(found), dataset)
+    return _relative(_predicted(predictor, dataset), dataset)
 
 
 def _relative(guess, dataset):
@@ -82,10 +86,12 @@ def _relative(guess, dataset):
     return np.where(known, gap / (size + 0.1 * typical_size(size[known])), np.nan)
 
 
-def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certificate:
+def certify(
+    law: SymbolicModel | None, network: Predictor, train: Dataset, test: Dataset
+) -> Certificate:
     """Say whether a law is to be believed.
 
-    Five checks on data that neither the network nor the law has seen:
+    Seven checks on data that neither the network nor the law has seen:
 
     - `known`: the network, or the law, errs by at most half of what predicting nothing does.
     - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
@@ -97,6 +103,10 @@ def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certifi
       not, noise cannot be told from what is missing, and 10% may be left.
     - `beyond`: on graphs with the nearest and farthest pairs, a tenth of all, the law errs
       at most 3 times as much as on all.
+    - `agreement`: constants fitted to either half of the recordings in training make
+      predictions that differ by at most half of what the law errs.
+    - `momentum`: the law's forces on the bodies of a graph, as vectors, do not sum to more
+      than those of the data, but for 1% of their sizes.
 
     A law is believed if all hold, rejected if one of the first two fails by far, and doubted
     otherwise.
@@ -104,7 +114,8 @@ def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certifi
     Args:
         law: the law, constants refitted; None where there is none.
         network: the trained network.
-        test: graphs that played no part, user's units.
+        train: graphs whose targets the law was fitted to, user's units.
+        test: graphs that played no part.
 
     >>> import jax, sympy
     >>> import symjax_gn as sgn
@@ -116,8 +127,8 @@ def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certifi
     >>> true, wrong = (
     ...     sgn.SymbolicModel([(2 * r - c) * way / r for way in (dx, dy)], update)
     ...     for c in (1.98, 2.5))
-    >>> certify(true, true, data).says, certify(wrong, true, data).says
-    ('believe', 'reject')
+    >>> [certify(law, true, data, data).says for law in (true, wrong)]
+    ['believe', 'reject']
     """
     own = float(np.nanmean(relative_errors(network, test)))
     nothing = float(np.nanmean(_relative(np.zeros(np.shape(test.target)), test)))
@@ -137,6 +148,8 @@ def certify(law: Predictor | None, network: Predictor, test: Dataset) -> Certifi
         checks["structure"] = _structure(law, test, error)
         checks["noise"] = _noise(law, test, error)
         checks["beyond"] = _beyond(errors, test, error)
+        checks["momentum"] = _momentum(law, test)
+    checks["agreement"] = _agreement(law, train, test, error)
     holds = all(check["holds"] for check in checks.values())
     return Certificate("believe" if holds else "doubt", checks)
 
@@ -149,6 +162,36 @@ def _beyond(errors, test, error):
     there = float(np.nanmean(errors[extreme]))
     limit = _BEYOND * error + ROUNDING
     return dict(law_error=there, limit=limit, holds=there <= limit)
+
+
+def _agreement(law, train, test, error):
+    """How much laws differ whose constants were fitted to one half of the data each."""
+    names = np.unique(train.group)
+    if len(names) < 2:
+        return dict(apart=None, limit=None, holds=False)
+    found = []
+    for part in (names[::2], names[1::2]):
+        half = take(train, np.flatnonzero(np.isin(train.group, part)))
+        found.append(_predicted(refit_model(law, half, num_elements=_REFITTED), test))
+    target = np.asarray(test.target, np.float64)
+    apart = float(np.nanmean(_relative(target + found[1] - found[0], test)))
+    limit = _AGREE * error + ROUNDING
+    return dict(apart=apart, limit=limit, holds=apart <= limit)
+
+
+def _momentum(law, test):
+    """What forces on all bodies of a graph sum to, as a share of the sum of their sizes."""
+    weight = np.asarray(inertia(test.nodes, test.quantity))[..., None]
+    known = known_targets(test)
+    whole = np.ones(len(test), bool) if known is None else np.all(known, axis=(1, 2))
+    shares = []
+    for change in (_predicted(law, test), np.asarray(test.target, np.float64)):
+        force = (weight * change)[whole]
+        size = np.sum(np.linalg.norm(force, axis=-1), axis=1)
+        shares.append(np.linalg.norm(np.sum(force, axis=1), axis=-1) / np.maximum(size, 1e-300))
+    by_law, by_data = (float(np.median(share)) if np.any(whole) else 0.0 for share in shares)
+    limit = _SAYS * by_data + _MOMENTUM
+    return dict(law=by_law, data=by_data, limit=limit, holds=by_law <= limit)
 
 
 def _distances(dataset):
@@ -213,10 +256,18 @@ def _persistence(left, dataset, lag):
     return max(0.0, float(np.mean(means) - 2 * np.std(means) / math.sqrt(len(means))))
 
 
+def _predicted(predictor, dataset):
+    """Predictions `[graph, ...]` in float64."""
+    with np.errstate(all="ignore"):
+        parts = [
+            np.asarray(predictor.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)
+        ]
+    return np.concatenate(parts)
+
+
 def _left(law, dataset):
     """What a law leaves of each target; 0 where a target is not known."""
-    parts = [np.asarray(law.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)]
-    left = np.asarray(dataset.target, np.float64) - np.concatenate(parts)
+    left = np.asarray(dataset.target, np.float64) - _predicted(law, dataset)
     known = known_targets(dataset)
     return np.nan_to_num(left if known is None else np.where(known, left, 0.0))
 

@@ -36,9 +36,6 @@ from symjax_gn.laws.fronts import ParetoFront, select, to_front
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.rules import RULES, softened
 
-# What kernels are functions of while they are searched for.
-_X = sympy.Symbol("r")
-
 # Samples of a kernel.
 _SAMPLES = 500
 
@@ -48,7 +45,7 @@ _SEEN = (0.003, 0.997)
 # An uncertainty of this share of a kernel counts as much as the kernel's size.
 _NOISE = 0.01
 
-# Constants are offered as multiples of one over these, within their interval or this share.
+# Fractions that are offered have one of these below; numbers nearer than this share are one.
 _PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
 
 
@@ -185,10 +182,11 @@ def _choose(fit, ways, train, valid):
 
 
 def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
-    """Laws whose constants are whole numbers or simple fractions where the data allow.
+    """Laws whose constants are plain numbers where the data allow.
 
-    A constant is offered as such a number if that is within its 95% interval. The others are
-    fitted again, and held-out accelerations say whether the offer is taken.
+    A constant is offered as 0, a simple fraction or a multiple of pi / 2 if that is within its
+    95% interval. The others are fitted again, and held-out accelerations say whether the offer
+    is taken.
 
     Args:
         laws: what `choose` gave.
@@ -207,7 +205,7 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
                 constants(together), objective.intervals(candidate), strict=True
             )
             for plain in _plain(interval)
-            if plain not in refused
+            if (old, plain) not in refused
         )
         offer = next(offers, None)
         if offer is None:
@@ -216,19 +214,25 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         found = held_out.errors(trial) if math.isfinite(error) else np.full(1, np.inf)
         if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
             candidate, errors = trial, found
+            refused.clear()
         else:
-            refused.add(offer[1])
+            refused.add(offer)
     return laws._replace(kernels=candidate, error=float(np.mean(errors)))
 
 
 def _plain(interval: Interval) -> Iterator[Any]:
-    """The simplest number in an interval that is not 0, if there is one."""
+    """Plain numbers in an interval: 0, the simplest other fraction, a multiple of pi / 2."""
     least = _FLOAT32 * abs(interval.value)
-    for parts in _PARTS:
-        number = sympy.Rational(round(interval.value * parts), parts)
-        if number != 0 and interval.low - least <= number <= interval.high + least:
+
+    def within(number):
+        return interval.low - least <= float(number) <= interval.high + least
+
+    fractions = (sympy.Rational(round(interval.value * n), n) for n in _PARTS)
+    fraction = next((number for number in fractions if number != 0 and within(number)), None)
+    turns = round(interval.value / (0.5 * math.pi)) * sympy.pi / 2
+    for number in dict.fromkeys([sympy.Integer(0), fraction, turns]):
+        if number is not None and within(number):
             yield number
-            return
 
 
 def by_score(laws: Laws) -> Laws:
@@ -260,9 +264,7 @@ def force_laws(laws: Laws, dim: int) -> tuple[list[sympy.Expr], list[sympy.Expr]
     """Forces of pairs and of bodies alone along each axis."""
     totals: list[list[Any]] = [[sympy.Integer(0)] * dim, [sympy.Integer(0)] * dim]
     for term, kernel in zip(laws.terms, laws.kernels, strict=True):
-        variable = term.vector.variable
-        kernel = kernel if variable is None else kernel.xreplace({_X: variable})
         where = totals[0 if term.pair else 1]
         for k, along in enumerate(term.vector.along):
-            where[k] = where[k] + term.coupling * kernel * along
+            where[k] = where[k] + term.whole(kernel) * along
     return totals[0], totals[1]

@@ -16,6 +16,7 @@ from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.objective import OnKernels
 from symjax_gn.discovery.recording import MessageTable, record_stars
 from symjax_gn.discovery.refitting import Refit
+from symjax_gn.discovery.terms import is_central
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
@@ -29,8 +30,6 @@ _AS_WELL = 1.5
 
 # A sum of terms is looked for until it errs less than this, or than the network.
 _ENOUGH = 0.01
-
-_LINE = "line of centres"
 
 
 class Factored(NamedTuple):
@@ -117,10 +116,10 @@ def _scalar(laws, candidate) -> Any:
     """The law along the line of centres, if there is nothing else."""
     total: sympy.Expr = sympy.Integer(0)
     for term, kernel in zip(laws.terms, candidate, strict=True):
-        if term.pair and term.vector.name != _LINE:
+        if term.pair and not is_central(term.vector):
             return None
         if term.pair:
-            total += term.coupling * kernel
+            total += term.whole(kernel)
     return total
 
 
@@ -144,10 +143,10 @@ def _pair_law(laws, force, scalar):
         rows = [
             (complexity(x), row.error, x)
             for row in laws.rows
-            for x in [term.coupling * row.candidate[k]]
+            for x in [term.whole(row.candidate[k])]
         ]
         front = to_front(rows)
-        whole = term.coupling * kernel
+        whole = term.whole(kernel)
         chosen = next((one for one in front.laws if one.expression == whole), None)
         selected.append(chosen or Law(whole, complexity(whole), laws.error, 0.0))
         fronts.append(front)

@@ -132,8 +132,8 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
         `force`: untrimmed, g = 1. `force_trimmed`: the same without the 10% of edges
         that fit worst. `gauge` and `gauge_name`: untrimmed, with the best g of `FACTORS`
         and a constant b; a simpler g is named unless the next one is better by 0.001.
-        `influence`: untrimmed, g = 1, of the influence, whose gauge was fixed without
-        knowing the forces.
+        `influence`: untrimmed, of the recorded force against the true one as it stands,
+        with nothing fitted.
 
     Raises:
         ValueError: the table has no true forces.
@@ -156,8 +156,8 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
     mass = table.features.get("m_i", np.ones(len(force)))
     charge = table.features.get("q_i", np.zeros(len(force)))
 
-    def fit(name, keep, messages=table.messages):
-        parts = (messages[keep], force[keep], mass[keep], charge[keep])
+    def fit(name, keep):
+        parts = (table.messages[keep], force[keep], mass[keep], charge[keep])
         gauge = fit_gauge(*parts, name=name)
         guess = np.add(*gauge.predict(*parts[1:]))
         return r_squared(parts[0], guess), np.sum(np.abs(parts[0] - guess), axis=1)
@@ -175,5 +175,5 @@ def message_r2(table: MessageTable) -> dict[str, float | str]:
         "force_trimmed": fit("1", kept)[0],
         "gauge": best,
         "gauge_name": best_name,
-        "influence": fit("1", everything, table.force)[0],
+        "influence": r_squared(force, table.force),
     }

@@ -94,10 +94,7 @@ def rank_pairs(
     left = np.stack([centre(x) for x in residual.T], axis=1) * weight[:, None]
     total = float(np.sum(left**2))
     factors = [values(way, pairs) for way in ways]
-    r = pairs["r"]
-    inner = np.quantile(np.log(r), np.linspace(0.0, 1.0, _RANKED + 1))
-    knots = np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
-    basis = Spline(sympy.Symbol("r"), knots, True, 0.0).basis(pairs)
+    bases = {x: _ranking_basis(x, pairs) for x in {vector.variable for vector in vectors}}
 
     def gained(parts, factor):
         """What kernels times a vector and a coupling explain."""
@@ -115,6 +112,7 @@ def rank_pairs(
 
     found = []
     for vector in vectors:
+        basis = bases[vector.variable]
         parts = [basis * way[:, None] for way in components(vector, pairs).T]
         found.append((vector, parts, [gained(parts, one) for one in factors[:_SIMPLEST]]))
     # Vectors that explain nothing with the simplest couplings are not tried with all.
@@ -125,6 +123,15 @@ def rank_pairs(
         gains = gains + [gained(parts, one) for one in more]
         ranked += [(gain, Term(vector, way, True)) for gain, way in zip(gains, ways, strict=False)]
     return sorted(ranked, key=lambda row: -row[0])
+
+
+def _ranking_basis(variable, pairs):
+    """Values `[sample, part]` of a few splines of a variable."""
+    x = values(variable, pairs)
+    logarithmic = bool(np.all(x > 0))
+    inner = np.quantile(np.log(x) if logarithmic else x, np.linspace(0.0, 1.0, _RANKED + 1))
+    knots = np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
+    return Spline(variable, knots, logarithmic, 0.0).basis(pairs)
 
 
 def _recorded_by(fit: Fit, stars: StarForces) -> Float[np.ndarray, "edge dim"]:
@@ -254,8 +261,13 @@ def _along_the_line(best, chosen, train, valid):
     """One term along the line of centres in place of several, where it does as well."""
     line = pair_vectors(train.pairs, train.target.shape[1])[0]
     for one in chosen:
-        alike = [row.term.pair and row.term.coupling == one.term.coupling for row in chosen]
-        if not one.term.pair or sum(alike) < 2:
+        alike = [
+            row.term.pair
+            and row.term.coupling == one.term.coupling
+            and row.term.vector.variable == line.variable
+            for row in chosen
+        ]
+        if not one.term.pair or one.term.vector.variable != line.variable or sum(alike) < 2:
             continue
         whole = ready(one.term._replace(vector=line), one.spline, train, valid)
         rows = [whole, *(row for row, same in zip(chosen, alike, strict=True) if not same)]

@@ -56,7 +56,15 @@ class Term(NamedTuple):
     @property
     def complexity(self) -> int:
         """See `laws.expressions.complexity`; of ways to say the same the shortest is best."""
-        return complexity(self.coupling) + sum(map(complexity, self.vector.along))
+        parts = [self.coupling, *self.vector.along]
+        if self.vector.variable is not None:
+            parts.append(self.vector.variable)
+        return sum(map(complexity, parts))
+
+    def whole(self, kernel: sympy.Expr) -> sympy.Expr:
+        """Coupling times kernel, a function of `r`, which stands for the vector's variable."""
+        x = self.vector.variable
+        return self.coupling * (kernel if x is None else kernel.xreplace({sympy.Symbol("r"): x}))
 
 
 def values(expression: Any, columns: Columns) -> Float[np.ndarray, " sample"]:
@@ -92,28 +100,49 @@ def _axis(dim: int, k: int) -> tuple[sympy.Integer, ...]:
     return tuple(sympy.Integer(int(k == n)) for n in range(dim))
 
 
+def _unit(dim: int) -> tuple[Any, ...]:
+    """The line of centres, towards the sender."""
+    return tuple(way / sympy.Symbol("r") for way in _symbols("d", dim))
+
+
+def _dot(a: Sequence[Any], b: Sequence[Any]) -> sympy.Expr:
+    return sympy.Add(*(x * y for x, y in zip(a, b, strict=True)))
+
+
+def is_central(vector: Vector) -> bool:
+    """Whether it points along the line of centres, whatever its kernel is a function of."""
+    return vector.along == _unit(len(vector.along))
+
+
 def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
     """Vectors that two bodies define; kernels are functions of the distance.
 
     The line of centres, its parts along each axis and the axes themselves (forces that are
     not isotropic), and where velocities are known these, the relative velocity, its part
-    along the line of centres, and what is at right angles to them.
+    along the line of centres, and what is at right angles to them; and these times what is
+    of second degree in cosines or velocities. Along the line of centres the kernel may also
+    be a function of the distance in units of, or less, the sum of both bodies' values of a
+    positive property, such as a radius.
 
     Args:
         columns: features of pairs, see `data.features`.
         dim: spatial dimension.
     """
     r = sympy.Symbol("r")
-    unit = tuple(way / r for way in _symbols("d", dim))
-    found = [("line of centres", unit)]
-    moving = all(f"v{axis}_{end}" in columns for axis in AXES[:dim] for end in "ij")
-    if moving:
+    unit = _unit(dim)
+    found: list[tuple[str, Sequence[Any]]] = [("line of centres", unit)]
+    second: list[tuple[str, Sequence[Any]]] = []
+
+    def times(number, way):
+        return tuple(number * x for x in way)
+
+    if all(f"v{axis}_{end}" in columns for axis in AXES[:dim] for end in "ij"):
         own, other = (_symbols("v", dim, f"_{end}") for end in "ij")
         relative = tuple(b - a for a, b in zip(own, other, strict=True))
-        along = sympy.Add(*(u * w for u, w in zip(unit, relative, strict=True)))
+        along, speed = _dot(unit, relative), sympy.sqrt(_dot(relative, relative))
         found += [
             ("relative velocity", relative),
-            ("relative velocity along the line", tuple(along * u for u in unit)),
+            ("relative velocity along the line", times(along, unit)),
             ("velocity of the receiver", tuple(own)),
             ("velocity of the sender", tuple(other)),
         ]
@@ -127,14 +156,35 @@ def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
                 for name, v in turns
                 for k in range(3)
             ]
+        second += [
+            ("receiver's velocity along the line", times(_dot(unit, own), unit)),
+            ("sender's velocity along the line", times(_dot(unit, other), unit)),
+            ("relative velocity by its size", times(speed, relative)),
+            ("direction of the relative velocity", times(1 / speed, relative)),
+            ("line, by approach squared", times(along**2, unit)),
+            ("line, by relative speed squared", times(speed**2, unit)),
+            ("line, by the product of velocities", times(_dot(own, other), unit)),
+            ("sender's velocity, by the receiver's along the line", times(_dot(unit, own), other)),
+            ("receiver's velocity, by the sender's along the line", times(_dot(unit, other), own)),
+        ]
     if dim == 2:
         found.append(("across the line", _turned(unit)))
     for k in range(dim if dim > 1 else 0):
         found.append((f"{AXES[k]}", _axis(dim, k)))
-        for n in range(dim):
-            part = tuple(one * unit[n] for one in _axis(dim, k))
-            found.append((f"{AXES[k]}, by d{AXES[n]}", part))
-    return [Vector(name, tuple(map(sympy.sympify, along)), r) for name, along in found]
+        found += [(f"{AXES[k]}, by d{AXES[n]}", times(unit[n], _axis(dim, k))) for n in range(dim)]
+        second += [
+            (f"{AXES[k]}{AXES[n]}, along the line", times(unit[k] * unit[n], unit))
+            for n in range(k + 1)
+        ]
+    vectors = [Vector(name, tuple(map(sympy.sympify, way)), r) for name, way in found + second]
+    scaled = [
+        Vector(f"line of centres, by {shift}", unit, shift)
+        for stem, *both in _varied(columns, "ij")
+        if all(np.all(column > 0) for column in both)
+        for size in [sympy.Symbol(f"{stem}_i") + sympy.Symbol(f"{stem}_j")]
+        for shift in (r / size, r - size)
+    ]
+    return vectors + scaled
 
 
 def body_vectors(columns: Columns, dim: int) -> list[Vector]:
@@ -174,16 +224,8 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
         columns: features of pairs or bodies, of which some are looked at.
         ends: "ij" for pairs, "i" for bodies.
     """
-    stems = dict.fromkeys(
-        name[:-2]
-        for name in columns
-        if name.endswith("_i") and parse_feature(name).kind.startswith("property:")
-    )
     lists = []
-    for stem in stems:
-        both = [columns[f"{stem}_{end}"] for end in ends]
-        if all(np.ptp(column) <= _SAME * np.max(np.abs(column)) for column in both):
-            continue
+    for stem, *both in _varied(columns, ends):
         entries = _entries(stem, ends, all(np.all(column > 0) for column in both))
         lists.append(sorted(entries, key=complexity))
     some = {name: column[:: max(1, len(column) // _SOME)] for name, column in columns.items()}
@@ -201,6 +243,15 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
         seen[len(found)] = flat
         found.append(one)
     return found
+
+
+def _varied(columns: Columns, ends: str) -> Iterator[tuple[Any, ...]]:
+    """Properties that are not the same for all bodies: stem of the name, columns."""
+    for name in columns:
+        if name.endswith("_i") and parse_feature(name).kind.startswith("property:"):
+            both = [columns[f"{name[:-2]}_{end}"] for end in ends]
+            if any(np.ptp(column) > _SAME * np.max(np.abs(column)) for column in both):
+                yield (name[:-2], *both)
 
 
 def _combined(lists: list[list[Any]]) -> Iterator[tuple[Any, ...]]:

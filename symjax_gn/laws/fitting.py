@@ -90,6 +90,8 @@ def standard_errors(
 ) -> Float[np.ndarray, " constant"]:
     """Standard errors `[constant]` of constants that `fit_in_stages` has found.
 
+    Infinite where errors or derivatives are not finite.
+
     The sandwich estimate of an M-estimator, for the loss of the last stage: it does not
     assume that all errors have one size.
 
@@ -102,6 +104,8 @@ def standard_errors(
     >>> standard_errors(noise, x[:, None]).round(3)
     array([0.044])
     """
+    if not (np.all(np.isfinite(residual)) and np.all(np.isfinite(slopes))):
+        return np.full(slopes.shape[1], np.inf)
     scale = _FINE[0] * max(float(np.mean(np.abs(residual))), _LEAST_ERROR)
     root = np.sqrt(1 + (residual / scale) ** 2)
     pull, stiffness = residual / root, root**-3

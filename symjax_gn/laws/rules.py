@@ -127,6 +127,18 @@ def under_one_bar(expression: sympy.Expr) -> Iterator[Any]:
                 yield substituted(expression, {node: number / inside})
 
 
+def one_power(expression: sympy.Expr) -> Iterator[Any]:
+    """With a power of a power written as one.
+
+    >>> list(one_power((sympy.Symbol("r") ** 2) ** 0.25))
+    [r**0.5]
+    """
+    for node in _nodes(expression):
+        if node.is_Pow and node.base.is_Pow:
+            one = node.base.base ** (node.base.exp * node.exp)
+            yield substituted(expression, {node: one})
+
+
 def monic(expression: sympy.Expr) -> Iterator[Any]:
     """With one sum divided by the constant of one of its terms: a factor may swallow that.
 
@@ -237,6 +249,7 @@ RULES: dict[str, Rule] = {
     "written out": written_out,
     "factored": factored,
     "left out": left_out,
+    "one power": one_power,
     "monic": monic,
     "first order": first_order,
     "near integer": near_integer,
