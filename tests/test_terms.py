@@ -26,7 +26,7 @@ from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.laws.expressions import complexity, constants, evaluate
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.physics.simulation import simulate
-from symjax_gn.physics.systems import SYSTEMS, System, true_forces
+from symjax_gn.physics.systems import SYSTEMS, System, sample_normal, true_forces
 
 R, MI, MJ, QI, QJ = sympy.symbols("r m_i m_j q_i q_j")
 RNG = np.random.default_rng(0)
@@ -310,3 +310,45 @@ def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
     by_targets, by_predictions = np.mean(slopes[::2]), np.mean(slopes[1::2])
     # The slope of one fit has a standard error of 0.01, the mean of ten a third of it.
     assert by_targets < 1.985 and by_predictions == pytest.approx(2, abs=0.01)
+
+
+def _dipole(way, i, j):
+    r = jnp.sqrt(jnp.sum(way**2))
+    turn = way[0] / r
+    part = (1 - 5 * turn**2) * way / r + 2 * turn * jnp.array([1.0, 0.0])
+    return i.charge * j.charge * part / (r**2 + 0.3) ** 2
+
+
+def test_vectors_that_explain_a_force_together_only():
+    """Each part of a dipole's force alone leaves two thirds of it or more."""
+    stars, train, valid = prepared(System("dipole", pair_force=_dipole, dt=3e-3))
+    fit = structure.find_terms(stars, train, valid, enough=0.002)
+    assert fit.error < 0.002 and {str(term.coupling) for term in fit.terms} == {"q_i*q_j"}
+    assert "x, by dx" in {term.vector.name for term in fit.terms}
+
+
+def test_exponents_that_are_on_no_list():
+    system = System("third", lambda r, i, j: (i.mass * j.mass) ** (1 / 3) * r**2, dt=5e-3)
+    stars, train, valid = prepared(system)
+    fit = structure.find_terms(stars, train, valid, enough=0.002)
+    assert names(fit) == {("m_i**(1/3)*m_j**(1/3)", LINE)}
+    assert fit.error < 1e-4
+
+
+def test_kernels_of_the_distance_between_surfaces():
+    def sample(key, count, dim):
+        nodes = sample_normal(key, count, dim)
+        radius = 0.4 + 0.8 * jax.random.uniform(key, (count,))
+        return nodes._replace(properties=nodes.properties | {"radius": radius})
+
+    def energy(r, i, j):
+        gap = i.properties["radius"] + j.properties["radius"] - r
+        return 4 * jnp.maximum(gap, 0.0) ** 2.5
+
+    stars, train, valid = prepared(System("grains", energy, sample=sample, dt=5e-3))
+    fit = structure.find_terms(stars, train, valid, enough=0.002)
+    assert [str(term.vector.variable) for term in fit.terms] == ["r - radius_i - radius_j"]
+    laws = choice.rounded(choice.choose(fit, train, valid, []), train, valid)
+    assert laws.kernels == (-10 * sympy.Abs(R) ** sympy.Rational(3, 2) * sympy.Heaviside(-R),)
+    (force, _), _ = choice.force_laws(laws, 2)
+    assert {str(x) for x in force.free_symbols} == {"dx", "r", "radius_i", "radius_j"}

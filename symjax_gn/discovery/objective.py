@@ -34,12 +34,11 @@ class OnKernels:
     def __init__(self, terms: Sequence[Term], bodies: Bodies):
         """Prepare what does not depend on the laws."""
         self._bodies = bodies
-        self._ways, self._variables, self._felt = [], [], []
+        self._ways, self._variables = [], []
         for term in terms:
             columns = bodies.pairs if term.pair else bodies.nodes
             factor = values(term.coupling, columns)
             self._ways.append(factor[:, None] * components(term.vector, columns))
-            self._felt.append(factor != 0)
             variable = term.vector.variable
             self._variables.append(
                 np.zeros(len(factor)) if variable is None else values(variable, columns)
@@ -77,16 +76,14 @@ class OnKernels:
             with np.errstate(all="ignore"):
                 for k, tape in enumerate(bound):
                     value = np.broadcast_to(tape.values(numbers)[0], self._variables[k].shape)
-                    # Where a term is not felt, its kernel need not be real.
-                    total = total + self._summed(k, np.where(self._felt[k], value, 0.0))
+                    total = total + self._summed(k, value)
                 return total * weight
 
         def slopes(numbers):
             total: Any = 0.0
             with np.errstate(all="ignore"):
                 for k, tape in enumerate(bound):
-                    value = np.where(self._felt[k][:, None], tape.slopes(numbers)[0], 0.0)
-                    total = total + self._summed(k, value)
+                    total = total + self._summed(k, tape.slopes(numbers)[0])
                 return (total * weight[..., None]).reshape(-1, len(old))
 
         return residual, slopes

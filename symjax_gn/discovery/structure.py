@@ -4,43 +4,41 @@ The network says which terms a force may have: it has split what a body feels in
 Accelerations decide which of them it has.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import sympy
 from jaxtyping import Float
-from scipy import sparse
+from scipy.optimize import minimize
 
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
-    Spline,
     make_spline,
     on_variable,
     ready,
     solved,
     variable_of,
 )
+from symjax_gn.discovery.ranking import SIMPLEST, groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
     Term,
-    Vector,
     body_vectors,
     components,
     couplings,
     pair_vectors,
+    positive_stems,
     values,
 )
 from symjax_gn.laws.expressions import complexity
 
-# Pieces of a kernel when terms are ranked and when they are compared; and in the end, where
-# more are taken as long as they lower the error.
-_RANKED, _COMPARED, _FINAL = 6, 14, (40, 80, 160)
-
-# Vectors are ranked with so many couplings, and so many of them with all.
-_SIMPLEST, _VECTORS = 14, 5
+# Pieces of a kernel when terms are compared; and in the end, where more are taken as long as
+# they lower the error.
+_COMPARED, _FINAL = 14, (40, 80, 160)
 
 # Terms that are compared after each ranking, of pairs and of bodies.
 _TRIED = 24
@@ -62,76 +60,15 @@ _PLACES, _ZOOMS, _HALF = 30, 7, 14
 # more than the second factor.
 _PLAIN, _PLAIN_ERROR = 1e-3, 1.05
 
-# Terms of one force, at most, and terms that a sum may start with.
-_MOST_TERMS, _STARTS = 6, 4
+# Terms of one force, at most, terms that a sum may start with, and that may be added at once.
+_MOST_TERMS, _STARTS, _TOGETHER = 6, 4, 4
 
+# Pairs on which vectors are compared; one that others span has at least such a share of each,
+# and nothing but such a square of rounding on top.
+_SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
 
-def rank_pairs(
-    stars: StarForces,
-    residual: Float[np.ndarray, "edge dim"],
-    vectors: Sequence[Vector],
-    ways: Sequence[sympy.Expr],
-) -> list[tuple[float, Term]]:
-    """Terms of pairs by how much of recorded forces each explains, the best first.
-
-    What is the same for all senders of a receiver has no say: a network cannot tell it from
-    what the receiver feels by itself.
-    """
-    pairs, owner = stars.pairs, stars.owner
-    count = int(owner[-1]) + 1
-    alike = np.bincount(owner, minlength=count).astype(float)
-    mean = sparse.csr_matrix(
-        (1 / alike[owner], (owner, np.arange(len(owner)))), (count, len(owner))
-    )
-    centred = bool(np.max(alike) > 1)
-
-    def centre(x):
-        return x - (mean @ x)[owner] if centred else x
-
-    force = np.stack([centre(x) for x in stars.force.T], axis=1)
-    size = np.sqrt(mean @ np.sum(force**2, axis=1))
-    weight = 1 / (size + 0.1 * np.median(size) + 1e-300)[owner]
-    left = np.stack([centre(x) for x in residual.T], axis=1) * weight[:, None]
-    total = float(np.sum(left**2))
-    factors = [values(way, pairs) for way in ways]
-    bases = {x: _ranking_basis(x, pairs) for x in {vector.variable for vector in vectors}}
-
-    def gained(parts, factor):
-        """What kernels times a vector and a coupling explain."""
-        gram, right = 0.0, 0.0
-        for part, rest in zip(parts, left.T, strict=True):
-            column = factor[:, None] * part
-            if centred:
-                column = column - (mean @ column)[owner]
-            column = column * weight[:, None]
-            gram, right = gram + column.T @ column, right + column.T @ rest
-        scale = np.sqrt(np.diag(gram)) + 1e-300
-        gram = gram / np.outer(scale, scale) + 1e-6 * np.eye(len(scale))
-        share = right / scale
-        return float(share @ np.linalg.solve(gram, share)) / total
-
-    found = []
-    for vector in vectors:
-        basis = bases[vector.variable]
-        parts = [basis * way[:, None] for way in components(vector, pairs).T]
-        found.append((vector, parts, [gained(parts, one) for one in factors[:_SIMPLEST]]))
-    # Vectors that explain nothing with the simplest couplings are not tried with all.
-    found.sort(key=lambda row: -max(row[2]))
-    ranked = []
-    for n, (vector, parts, gains) in enumerate(found):
-        more = factors[_SIMPLEST:] if n < _VECTORS else []
-        gains = gains + [gained(parts, one) for one in more]
-        ranked += [(gain, Term(vector, way, True)) for gain, way in zip(gains, ways, strict=False)]
-    return sorted(ranked, key=lambda row: -row[0])
-
-
-def _ranking_basis(variable, pairs):
-    """Values `[sample, part]` of a few splines of a variable."""
-    x = values(variable, pairs)
-    logarithmic = bool(np.all(x > 0))
-    inner = np.quantile(np.log(x) if logarithmic else x, np.linspace(0.0, 1.0, _RANKED + 1))
-    knots = np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
-    return Spline(variable, knots, logarithmic, 0.0).basis(pairs)
+# Fits in a search for exponents, for each of them; the fractions that are offered, if as near.
+_EXPONENT_FITS, _DENOMINATORS, _NEAR_FRACTION = 60, (1, 2, 3, 4, 5), 0.02
 
 
 def _recorded_by(fit: Fit, stars: StarForces) -> Float[np.ndarray, "edge dim"]:
@@ -175,12 +112,14 @@ def find_terms(
             known[term] = ready(term, make_spline(term, train, _COMPARED), train, valid)
         return known[term]
 
+    def residual(fit):
+        return stars.force if fit is None else stars.force - _recorded_by(fit, stars)
+
     def extended(rows, fit):
         """Fits with one more term, the best first; of those that are as good the simplest."""
-        residual = stars.force if fit is None else stars.force - _recorded_by(fit, stars)
-        ranked = [term for _, term in rank_pairs(stars, residual, vectors, ways)[:_TRIED]]
+        ranked = [term for _, term in rank_pairs(stars, residual(fit), vectors, ways)[:_TRIED]]
         # What is simple is tried whatever a network says that has not learned enough.
-        simple = (Term(vectors[0], way, True) for way in ways[:_SIMPLEST])
+        simple = (Term(vectors[0], way, True) for way in ways[:SIMPLEST])
         more = [coarse(term) for term in dict.fromkeys([*ranked, *simple, *alone])]
         trials = [(solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)
@@ -191,11 +130,32 @@ def find_terms(
 
         return sorted(trials, key=order)
 
+    def together(rows, fit):
+        """A fit with several more terms at once, which say little one by one."""
+        best = None
+        for terms in groups(stars, residual(fit), vectors, ways, _TOGETHER):
+            more = [*rows, *map(coarse, terms)]
+            trial = solved(more, train, valid)
+            if best is None or trial.error < best[0].error / _FALL ** (len(more) - len(best[1])):
+                best = trial, more
+        assert best is not None
+        return best
+
+    def starts():
+        first = extended([], None)
+        yield from first[:_STARTS]
+        yield together([], None)
+        # Exponents that are on no list may be all that is wrong with a coupling.
+        for _, rows in first[:_STARTS]:
+            yield from with_free_exponents(rows, train, valid)
+
     best: Fit | None = None
-    for fit, rows in extended([], None)[:_STARTS]:
+    for fit, rows in starts():
         while len(rows) < _MOST_TERMS and fit.error > 0:
             longer, more = extended(rows, fit)[0]
-            if longer.error > fit.error / _FALL:
+            if longer.error > fit.error / _FALL and fit.error > enough:
+                longer, more = together(rows, fit)
+            if longer.error > fit.error / _FALL ** (len(more) - len(rows)):
                 break
             fit, rows = longer, more
         # Coarse kernels may be all that is wrong with the right terms.
@@ -208,6 +168,44 @@ def find_terms(
     return best
 
 
+def with_free_exponents(
+    rows: Sequence[Ready], train: Bodies, valid: Bodies
+) -> Iterator[tuple[Fit, list[Ready]]]:
+    """A fit of one term of pairs whose coupling has the powers that lower its error most.
+
+    Positive properties enter by any power of each body's value; properties with signs as they
+    did. Powers near simple fractions become these where the error is no larger. There is none
+    if the term is no pair's, or this does not lower the error.
+    """
+    (row,) = rows
+    stems = positive_stems(train.pairs, "ij") if row.term.pair else []
+    if not stems:
+        return
+    ends = [sympy.Symbol(f"{stem}_{end}") for stem in stems for end in "ij"]
+    signed, _ = row.term.coupling.as_independent(*ends, as_Add=False)
+    logs = np.stack([np.log(train.pairs[str(end)]) for end in ends], axis=1)
+    column = values(row.term.coupling / signed, train.pairs)
+    start = np.linalg.lstsq(logs, np.log(np.abs(column) + 1e-300), rcond=None)[0]
+
+    def trial(exponents):
+        powers = (end**one for end, one in zip(ends, exponents, strict=True))
+        again = _again(row, sympy.Mul(signed, *powers), train, valid)
+        return solved([again], train, valid), [again]
+
+    options = dict(xatol=1e-4, fatol=1e-6, maxfev=_EXPONENT_FITS * len(ends))
+    found = minimize(lambda e: trial(e)[0].error, start, method="Nelder-Mead", options=options)
+    if found.fun > solved(rows, train, valid).error / _FALL:
+        return
+    exponents: list[Any] = [sympy.Float(f"{one:.5g}") for one in found.x]
+    for k, one in enumerate(found.x):
+        for n in _DENOMINATORS:
+            plain = [*exponents[:k], sympy.Rational(round(one * n), n), *exponents[k + 1 :]]
+            if abs(plain[k] - one) < _NEAR_FRACTION and trial(plain)[0].error < _SAME * found.fun:
+                exponents = plain
+                break
+    yield trial(exponents)
+
+
 def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
     """The terms that are needed, with kernels as fine as the data allow.
 
@@ -216,8 +214,9 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
     this lowers the held-out error. Terms that others have made needless are left out.
     """
     chosen = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
-    best = solved(chosen, train, valid)
-    for k, (term, spline, parts) in enumerate(zip(fit.terms, fit.splines, fit.parts, strict=True)):
+    best, chosen = _merged(solved(chosen, train, valid), chosen, train, valid)
+    several = list(zip(best.terms, best.splines, best.parts, strict=True))
+    for k, (term, spline, parts) in enumerate(several):
         if term.vector.variable is None:
             continue
         ways: list[dict[str, Any]] = [dict(logarithmic=False)]
@@ -237,7 +236,7 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
             if least.error > best.error / _FALL:
                 break
             best, chosen = least, rows
-    best, chosen = _along_the_line(best, chosen, train, valid)
+    best, chosen = _merged(best, chosen, train, valid)
     for k, one in enumerate(chosen):
         for way in _simpler(one.term, train):
             rows = [*chosen[:k], _again(one, way, train, valid), *chosen[k + 1 :]]
@@ -257,24 +256,36 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
     return best
 
 
-def _along_the_line(best, chosen, train, valid):
-    """One term along the line of centres in place of several, where it does as well."""
-    line = pair_vectors(train.pairs, train.target.shape[1])[0]
-    for one in chosen:
-        alike = [
-            row.term.pair
-            and row.term.coupling == one.term.coupling
-            and row.term.vector.variable == line.variable
-            for row in chosen
-        ]
-        if not one.term.pair or one.term.vector.variable != line.variable or sum(alike) < 2:
-            continue
-        whole = ready(one.term._replace(vector=line), one.spline, train, valid)
-        rows = [whole, *(row for row, same in zip(chosen, alike, strict=True) if not same)]
-        trial = solved(rows, train, valid)
-        if trial.error <= max(_SAME * best.error, ROUNDING):
-            return trial, rows
+def _merged(best, chosen, train, valid):
+    """One term in place of several with the same coupling, where it does as well.
+
+    E.g. the line of centres in place of its parts along each axis, the relative velocity in
+    place of both bodies' velocities.
+    """
+    dim = train.target.shape[1]
+    some = {name: column[:_SPANNED] for name, column in train.pairs.items()}
+    vectors = [(v, components(v, some).ravel()) for v in pair_vectors(some, dim)]
+    for count in range(2, dim + 1):
+        for several in itertools.combinations(chosen, count):
+            if not several[0].term.pair or len({_alike(one.term) for one in several}) > 1:
+                continue
+            spans = np.stack([components(one.term.vector, some).ravel() for one in several], 1)
+            for vector, along in vectors:
+                share, left, *_ = np.linalg.lstsq(spans, along, rcond=None)
+                whole = vector.variable == several[0].term.vector.variable
+                if not whole or np.min(np.abs(share)) < _SHARE or np.sum(left) > _ROUNDED:
+                    continue
+                term = several[0].term._replace(vector=vector)
+                rest = [one for one in chosen if all(one is not other for other in several)]
+                rows = [ready(term, several[0].spline, train, valid), *rest]
+                trial = solved(rows, train, valid)
+                if trial.error <= max(_SAME * best.error, ROUNDING):
+                    return trial, rows
     return best, chosen
+
+
+def _alike(term):
+    return term.pair, term.coupling, term.vector.variable
 
 
 def _simpler(term: Term, bodies: Bodies) -> list[sympy.Expr]:

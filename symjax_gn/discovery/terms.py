@@ -179,8 +179,7 @@ def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
     vectors = [Vector(name, tuple(map(sympy.sympify, way)), r) for name, way in found + second]
     scaled = [
         Vector(f"line of centres, by {shift}", unit, shift)
-        for stem, *both in _varied(columns, "ij")
-        if all(np.all(column > 0) for column in both)
+        for stem in positive_stems(columns, "ij")
         for size in [sympy.Symbol(f"{stem}_i") + sympy.Symbol(f"{stem}_j")]
         for shift in (r / size, r - size)
     ]
@@ -243,6 +242,11 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
         seen[len(found)] = flat
         found.append(one)
     return found
+
+
+def positive_stems(columns: Columns, ends: str) -> list[str]:
+    """Properties that are positive and not the same for all bodies, as their columns begin."""
+    return [stem for stem, *both in _varied(columns, ends) if all(np.all(one > 0) for one in both)]
 
 
 def _varied(columns: Columns, ends: str) -> Iterator[tuple[Any, ...]]:

@@ -79,7 +79,20 @@ _WHOLE = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _POWERS = (*np.arange(-14.0, -4.5, 0.5), *np.arange(-4.5, 4.6, 0.25), 5.0, 6.0)
 
 
+_RISES = (1.0, 1.5, 2.0, 2.5, 3.0)
 _FEW = (-2.0, -1.0, 0.0, 1.0)
+
+# Of functions that end: both sides, also of a variable with a sign, and with integer powers.
+_ENDS = _grid((-1.0, 1.0), (*-np.arange(1.2, 0.0, -0.3), 0.0, *np.arange(0.3, 4.5, 0.3)), _RISES)
+
+
+def _beyond(m: Any, x: Any, side: float, b: Any, p: Any) -> Any:
+    """(side (x - b))^p where that is positive, else 0."""
+    far = side * (x - b)
+    if m is np:
+        return np.maximum(far, 0.0) ** p
+    return sympy.Abs(far) ** p * sympy.Heaviside(far)
+
 
 KINDS: tuple[Kind, ...] = (
     Kind("power", lambda m, x, p: x**p, _grid(_POWERS)),
@@ -145,6 +158,14 @@ KINDS: tuple[Kind, ...] = (
         lambda m, x, a, b: m.tanh(a * (x - b)),
         _grid(_RATES[3:], _PLACES),
         (0, 1),
+        ("tanh",),
+    ),
+    Kind("beyond", _beyond, _ENDS, (1,)),
+    Kind(
+        "slope of a switch",
+        lambda m, x, p, a, b: x**p * (1 - m.tanh(a * (x - b)) ** 2),
+        _grid((0.0, 1.0), _RATES[3::2], _PLACES),
+        (1, 2),
         ("tanh",),
     ),
     Kind(

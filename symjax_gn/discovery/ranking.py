@@ -1,0 +1,159 @@
+"""Which terms explain what a network has recorded of pairs: one by one, and several at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+from scipy import sparse
+
+from symjax_gn.discovery.kernels import Spline
+from symjax_gn.discovery.recording import StarForces
+from symjax_gn.discovery.terms import Term, Vector, components, values
+
+SIMPLEST = 14
+"""Vectors are ranked with so many couplings, and the best of them with all."""
+
+_VECTORS = 5
+
+# Pieces of a kernel.
+_RANKED = 6
+
+# Couplings whose vectors are looked at together, of the simplest and those that rank best.
+_COUPLINGS, _BEST = 24, 2
+
+# What keeps sums of splines that say the same apart, as a share.
+_RIDGE = 1e-6
+
+
+class _Recorded:
+    """Recorded forces, and what terms with splines for kernels may explain of them.
+
+    What is the same for all senders of a receiver has no say: a network cannot tell it from
+    what the receiver feels by itself.
+    """
+
+    def __init__(self, stars: StarForces, residual: Float[np.ndarray, "edge dim"]):
+        self._pairs, self._owner = stars.pairs, stars.owner
+        count = int(self._owner[-1]) + 1
+        alike = np.bincount(self._owner, minlength=count).astype(float)
+        rows = (self._owner, np.arange(len(self._owner)))
+        self._mean = sparse.csr_matrix((1 / alike[self._owner], rows), (count, len(self._owner)))
+        self._centred = bool(np.max(alike) > 1)
+        force = self._centre(stars.force)
+        size = np.sqrt(self._mean @ np.sum(force**2, axis=1))
+        self._weight = 1 / (size + 0.1 * np.median(size) + 1e-300)[self._owner][:, None]
+        left = self._centre(residual) * self._weight
+        self.left = left.T.ravel()
+        self.total = float(np.sum(left**2))
+        self._bases: dict[sympy.Expr | None, Float[np.ndarray, "edge part"]] = {}
+
+    def _centre(self, x):
+        return x - (self._mean @ x)[self._owner] if self._centred else x
+
+    def _basis(self, variable):
+        """Values `[edge, part]` of a few splines of a variable."""
+        if variable not in self._bases:
+            x = values(variable, self._pairs)
+            logarithmic = bool(np.all(x > 0))
+            place = np.log(x) if logarithmic else x
+            inner = np.quantile(place, np.linspace(0.0, 1.0, _RANKED + 1))
+            knots = np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
+            self._bases[variable] = Spline(variable, knots, logarithmic, 0.0).basis(self._pairs)
+        return self._bases[variable]
+
+    def parts(self, vector: Vector) -> list[Float[np.ndarray, "edge part"]]:
+        """Splines times each component of a vector."""
+        basis = self._basis(vector.variable)
+        return [basis * way[:, None] for way in components(vector, self._pairs).T]
+
+    def columns(
+        self, parts: Sequence[Float[np.ndarray, "edge part"]], factor: Float[np.ndarray, " edge"]
+    ) -> Float[np.ndarray, "row part"]:
+        """What they add to forces with a coupling, in the order of `left`."""
+        return np.concatenate(
+            [self._centre(factor[:, None] * part) * self._weight for part in parts]
+        )
+
+    def normal(self, columns: Float[np.ndarray, "row part"]):
+        """The normal equations of columns of one size."""
+        gram, right = columns.T @ columns, columns.T @ self.left
+        scale = np.sqrt(np.diag(gram)) + 1e-300
+        return gram / np.outer(scale, scale) + _RIDGE * np.eye(len(scale)), right / scale
+
+    def explained(self, gram, right) -> float:
+        """The share that is explained."""
+        return float(right @ np.linalg.solve(gram, right)) / self.total
+
+
+def rank_pairs(
+    stars: StarForces,
+    residual: Float[np.ndarray, "edge dim"],
+    vectors: Sequence[Vector],
+    ways: Sequence[sympy.Expr],
+) -> list[tuple[float, Term]]:
+    """Terms of pairs by how much of recorded forces each explains, the best first.
+
+    Args:
+        stars: what the network says of pairs.
+        residual: `[edge, dim]`, what is to be explained of that.
+        vectors: of terms.
+        ways: couplings of terms, the simplest first.
+    """
+    recorded = _Recorded(stars, residual)
+    factors = [values(way, stars.pairs) for way in ways]
+
+    def gained(parts, some):
+        return [recorded.explained(*recorded.normal(recorded.columns(parts, one))) for one in some]
+
+    found = []
+    for vector in vectors:
+        parts = recorded.parts(vector)
+        found.append((vector, parts, gained(parts, factors[:SIMPLEST])))
+    # Vectors that explain nothing with the simplest couplings are not tried with all.
+    found.sort(key=lambda row: -max(row[2]))
+    ranked = []
+    for n, (vector, parts, gains) in enumerate(found):
+        gains = gains + gained(parts, factors[SIMPLEST:] if n < _VECTORS else [])
+        ranked += [(gain, Term(vector, way, True)) for gain, way in zip(gains, ways, strict=False)]
+    return sorted(ranked, key=lambda row: -row[0])
+
+
+def groups(
+    stars: StarForces,
+    residual: Float[np.ndarray, "edge dim"],
+    vectors: Sequence[Vector],
+    ways: Sequence[sympy.Expr],
+    most: int,
+) -> list[list[Term]]:
+    """Terms that explain recorded forces together, with one coupling; the fewest first.
+
+    Of all vectors with the couplings that explain most so, those are left out one by one
+    without which least is lost.
+
+    Args:
+        stars, residual, vectors, ways: see `rank_pairs`.
+        most: terms of a group.
+    """
+    recorded = _Recorded(stars, residual)
+    plain = [vector for vector in vectors if vector.variable == vectors[0].variable]
+    parts = [recorded.parts(vector) for vector in plain]
+    size = parts[0][0].shape[1]
+    systems = []
+    for way in ways[:_COUPLINGS]:
+        factor = values(way, stars.pairs)
+        system = recorded.normal(np.concatenate([recorded.columns(p, factor) for p in parts], 1))
+        systems.append((recorded.explained(*system), way, system))
+    found = []
+    for _, way, (gram, right) in sorted(systems, key=lambda row: -row[0])[:_BEST]:
+        kept = list(range(len(plain)))
+
+        def without(k, kept=kept, gram=gram, right=right):
+            rows = [size * n + m for n in kept if n != k for m in range(size)]
+            return recorded.explained(gram[np.ix_(rows, rows)], right[rows])
+
+        while len(kept) > 1:
+            kept.remove(max(kept, key=without))
+            if len(kept) <= most:
+                found.append([Term(plain[k], way, True) for k in kept])
+    return sorted(found, key=len)
