@@ -2,6 +2,7 @@
 
     python benchmarks/zoo.py --out benchmarks/results/zoo.json
     python benchmarks/zoo.py --laws morse mie --dims 2 --seeds 0
+    python benchmarks/zoo.py --zoo benchmarks/later_laws.py --out benchmarks/results/later.json
 
 Each cell (law, dimension, seed) is a process of its own, so that its seconds are those that
 a user waits. Saves after each cell; a cell that is in the output file is not repeated. Then
@@ -10,6 +11,8 @@ prints the table: what was said of each law, the law, and the seconds.
 
 import argparse
 import json
+import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -18,22 +21,23 @@ import time
 from pathlib import Path
 
 from _results import commit, load_rows, open_out, save
-from zoo_laws import LAWS
 
 from symjax_gn.data.checks import check_choice
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(law, dim, seed, options):
+def run(zoo, law, dim, seed, options):
     """One row: the report of one cell, or the error that ended it."""
     row = dict(name=f"{law}-{dim} seed {seed}", law=law, dim=dim, seed=seed, commit=commit())
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "examples/discover_force.py", "--system"]
-        command += [f"benchmarks/zoo_laws.py:{law}", "--dim", str(dim), "--seed", str(seed)]
+        command += [f"{zoo}:{law}", "--dim", str(dim), "--seed", str(seed)]
         command += [*options, "--out", folder]
         start = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": paths}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
         row |= dict(value=time.perf_counter() - start, unit="s", options=options)
         if done.returncode:
             said = done.stderr.strip().splitlines() or ["it said nothing"]
@@ -71,25 +75,28 @@ def print_table(rows):
 def main():
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--laws", nargs="+", default=list(LAWS), metavar="LAW")
+    parser.add_argument("--zoo", default="benchmarks/zoo_laws.py", metavar="FILE")
+    parser.add_argument("--laws", nargs="+", metavar="LAW", help="of the file (default: all)")
     parser.add_argument("--dims", nargs="+", type=int, default=[2, 3])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of the main job")
     parser.add_argument("--out", help="JSON file; kept up to date after every cell")
     args = parser.parse_args()
-    for law in args.laws:
-        check_choice("law", law, LAWS)
+    known_laws = runpy.run_path(str(ROOT / args.zoo))["LAWS"]
+    laws = args.laws or list(known_laws)
+    for law in laws:
+        check_choice("law", law, known_laws)
     open_out(args.out)
     rows = load_rows(args.out, [])
     known = {row["name"] for row in rows if "error" not in row}
     for seed in args.seeds:
-        for law in args.laws:
+        for law in laws:
             for dim in args.dims:
                 name = f"{law}-{dim} seed {seed}"
-                if dim not in LAWS[law].dims or name in known:
+                if dim not in known_laws[law].dims or name in known:
                     continue
                 rows = [row for row in rows if row["name"] != name]
-                rows.append(run(law, dim, seed, args.options))
+                rows.append(run(args.zoo, law, dim, seed, args.options))
                 save(args.out, rows)
                 print(f"{name}: {rows[-1].get('verdict')}", file=sys.stderr, flush=True)
     if rows:

@@ -225,6 +225,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
             validation,
             regressors,
             by_score=settings.choice == "score",
+            seconds=settings.time_limit,
         )
     if factored is None:
         law = distillation.distill(

@@ -1,6 +1,7 @@
 """All choices of a run, checked before anything runs; the options of the command line."""
 
 import dataclasses
+import math
 from typing import Any
 
 from symjax_gn.data.checks import check_choice, check_count, check_number, check_type
@@ -86,6 +87,12 @@ class Settings:
     searches: int = _option(6, "most searches per target", "search")
     evaluations: int = _option(100_000, "per search (operon)", "search")
     iterations: int = _option(40, "per search (pysr)", "search")
+    time_limit: float = _option(
+        40.0,
+        "seconds for each search of an engine, for the terms of a force, and for their formulas; "
+        "what was begun is ended",
+        "search",
+    )
     factor: bool = _option(
         True,
         "split forces and sums into terms of one variable each, and search for one at a time; "
@@ -186,6 +193,7 @@ def check_settings(settings: Settings) -> None:
     if settings.steps is not None:
         check_count("steps", settings.steps)
     check_count("rollouts", settings.rollouts, 0)
+    check_number("time_limit", settings.time_limit, above=0)
     check_number("focus", settings.focus, least=1)
     check_number("learning_rate", settings.learning_rate, above=0)
     check_number("weight_decay", settings.weight_decay, least=0)
@@ -216,6 +224,7 @@ def make_engines(settings: Settings, seed: int) -> list[engines.Regressor]:
         if settings.regressor == "operon"
         else dict(iterations=settings.iterations)
     )
+    limits["time_limit"] = math.ceil(settings.time_limit)
     seeds = [settings.searches * seed + k for k in range(settings.searches)]
     every = tuple(settings.operators)
     plain = tuple(name for name in every if name in engines.PLAIN_OPERATORS) or every

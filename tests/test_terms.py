@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -352,3 +353,10 @@ def test_kernels_of_the_distance_between_surfaces():
     assert laws.kernels == (-10 * sympy.Abs(R) ** sympy.Rational(3, 2) * sympy.Heaviside(-R),)
     (force, _), _ = choice.force_laws(laws, 2)
     assert {str(x) for x in force.free_symbols} == {"dx", "r", "radius_i", "radius_j"}
+
+
+def test_a_law_is_chosen_even_when_time_is_over():
+    stars, train, valid = prepared(SYSTEMS["spring"])
+    fit = structure.find_terms(stars, train, valid, seconds=1e-9)
+    laws = choice.choose(fit, train, valid, [], seconds=1e-9)
+    assert len(laws.rows) == 1 and math.isfinite(laws.error)

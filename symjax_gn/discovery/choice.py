@@ -6,6 +6,7 @@ error on other recordings is not above the best one's, the simplest is the law.
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -106,7 +107,14 @@ class Laws(NamedTuple):
     """Their held-out errors."""
 
 
-def choose(fit: Fit, train: Bodies, valid: Bodies, regressors: Sequence[Regressor]) -> Laws:
+def choose(
+    fit: Fit,
+    train: Bodies,
+    valid: Bodies,
+    regressors: Sequence[Regressor],
+    *,
+    seconds: float = math.inf,
+) -> Laws:
     """Laws in the place of kernels.
 
     Args:
@@ -114,18 +122,22 @@ def choose(fit: Fit, train: Bodies, valid: Bodies, regressors: Sequence[Regresso
         train: bodies whose accelerations laws are fitted to.
         valid: bodies of other recordings, by which laws are chosen.
         regressors: engines that search for each kernel.
+        seconds: after which no more candidates are tried; half as long for those that engines
+            find, whose searches have limits of their own.
     """
     operators = operators_of(regressors)
+    until = time.monotonic() + seconds
 
     def first(fit):
         """The laws of the first stage that leave nothing but rounding, or the best ones."""
         return first_exact(
             in_stages(_searches(fit, train, operators)),
-            lambda ways: _choose(fit, ways, train, valid),
+            lambda ways: _choose(fit, ways, train, valid, until),
+            until,
         )
 
     found = first(fit)
-    if found.error > ROUNDING:
+    if found.error > ROUNDING and time.monotonic() < until:
         broken = split_at_break(fit, train, valid)
         if broken is not None:
             again = first(broken)
@@ -140,7 +152,7 @@ def choose(fit: Fit, train: Bodies, valid: Bodies, regressors: Sequence[Regresso
                 continue
             front = search_kernel(sample_kernel(fit, k, train), regressors)
             ways.append([found.kernels[k], *(law.expression for law in front.laws)])
-        again = _choose(fit, ways, train, valid)
+        again = _choose(fit, ways, train, valid, time.monotonic() + seconds / 2)
         found = again if again.error < found.error else found
     return found
 
@@ -158,7 +170,7 @@ def _searches(fit, train, operators):
     return searches
 
 
-def _choose(fit, ways, train, valid):
+def _choose(fit, ways, train, valid, until):
     """Laws from candidates for each kernel."""
     if len(ways) > 1:
         found = []
@@ -166,11 +178,11 @@ def _choose(fit, ways, train, valid):
             # Splines stand for the others.
             others = [n for n in range(len(fit.terms)) if n != k]
             left = train._replace(target=train.target - accelerations(fit, train, others))
-            found.append(screened(laws, OnKernels([fit.terms[k]], left)))
+            found.append(screened(laws, OnKernels([fit.terms[k]], left), until))
         ways = found
     objective, held_out = OnKernels(fit.terms, train), OnKernels(fit.terms, valid)
     rules = [*RULES.values(), _softening(train)]
-    rows, means, picked = pick(beside_best(ways), objective, held_out.errors, rules)
+    rows, means, picked = pick(beside_best(ways), objective, held_out.errors, rules, until)
     return Laws(
         terms=fit.terms,
         kernels=rows[picked].candidate,

@@ -1,5 +1,6 @@
 """A law of forces found term by term: structure, kernels, formulas, and their composition."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ def factor(
     regressors: Sequence[Regressor],
     *,
     by_score: bool = False,
+    seconds: float = math.inf,
 ) -> Factored | None:
     """Find a law as a sum of terms of one variable each; None where there is no such sum.
 
@@ -69,6 +71,7 @@ def factor(
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each kernel.
         by_score: choose by the paper's score in place of held-out accelerations.
+        seconds: after which no other terms are tried, and as many for their formulas.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -78,7 +81,7 @@ def factor(
     network_error = float(np.nanmean(relative_errors(trained, validation)))
     few = gather(train, _COMPARED)
     enough = min(network_error, _ENOUGH)
-    fit = structure.find_terms(stars, few, held_out, enough=enough)
+    fit = structure.find_terms(stars, few, held_out, enough=enough, seconds=seconds)
     finer = structure.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
     if fit.error > _AS_WELL * network_error:
@@ -89,7 +92,7 @@ def factor(
     few, seen, held_out = (
         reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
     )
-    laws = choice.choose(fit, few, held_out, regressors)
+    laws = choice.choose(fit, few, held_out, regressors, seconds=seconds)
     laws = choice.by_score(laws) if by_score else laws
     laws = choice.rounded(laws, seen, held_out)
     objective = OnKernels(laws.terms, seen)

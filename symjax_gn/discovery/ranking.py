@@ -22,6 +22,9 @@ _RANKED = 6
 # Couplings whose vectors are looked at together, of the simplest and those that rank best.
 _COUPLINGS, _BEST = 24, 2
 
+# The typical size of forces is at least this share of their root mean square.
+_LEAST = 0.1
+
 # What keeps sums of splines that say the same apart, as a share.
 _RIDGE = 1e-6
 
@@ -42,7 +45,9 @@ class _Recorded:
         self._centred = bool(np.max(alike) > 1)
         force = self._centre(stars.force)
         size = np.sqrt(self._mean @ np.sum(force**2, axis=1))
-        self._weight = 1 / (size + 0.1 * np.median(size) + 1e-300)[self._owner][:, None]
+        # Where most feel nothing, what a network says of them is noise.
+        typical = max(np.median(size), _LEAST * np.sqrt(np.mean(size**2)))
+        self._weight = 1 / (size + 0.1 * typical + 1e-300)[self._owner][:, None]
         left = self._centre(residual) * self._weight
         self.left = left.T.ravel()
         self.total = float(np.sum(left**2))

@@ -5,6 +5,7 @@ not significantly above the least, the simplest is taken.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -51,19 +52,21 @@ _Found = TypeVar("_Found", bound=_WithError)
 def first_exact(
     stages: Iterable[Sequence[Sequence[sympy.Expr]]],
     choose: Callable[[Sequence[Sequence[sympy.Expr]]], _Found],
+    until: float = math.inf,
 ) -> _Found:
     """What is chosen of the first stage that leaves nothing but rounding, or the best choice.
 
     Args:
         stages: what `in_stages` gave.
         choose: chooses of the laws of a stage.
+        until: the reading of `time.monotonic` after which no stage begins.
     """
     best: Any = None
     for ways in stages:
         found = choose(ways)
         if best is None or found.error < best.error / _AS_GOOD:
             best = found
-        if best.error <= ROUNDING:
+        if best.error <= ROUNDING or time.monotonic() > until:
             break
     assert best is not None
     return best
@@ -95,15 +98,20 @@ def _order(row):
     return row[:2]
 
 
-def screened(laws: Sequence[sympy.Expr], objective: Objective) -> list[sympy.Expr]:
+def screened(
+    laws: Sequence[sympy.Expr], objective: Objective, until: float = math.inf
+) -> list[sympy.Expr]:
     """The best laws of one of several functions, the best first, with fitted constants.
 
     Args:
         laws: of `r`.
         objective: rates one law, where the other functions are known.
+        until: the reading of `time.monotonic` after which no more are fitted.
     """
     rows = []
     for law in laws:
+        if rows and time.monotonic() > until:
+            break
         (fitted,), error = objective.fit((law,), math.inf)
         rows.append((complexity(fitted), error, fitted))
     front = [row[2] for row in pareto(sorted(rows, key=_order))]
@@ -154,6 +162,7 @@ def pick(
     objective: Objective,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
     rules: Sequence[Rule],
+    until: float = math.inf,
 ) -> tuple[list[Rated], tuple[float, ...], int]:
     """The simplest laws of several functions whose held-out error is as small as the least.
 
@@ -162,6 +171,7 @@ def pick(
         objective: fits their constants.
         held_out: errors of fitted laws on other data.
         rules: what make new candidates of good ones.
+        until: the reading of `time.monotonic` after which no more are fitted.
 
     Returns:
         The candidates, simplest first; their mean held-out errors; the number of the choice.
@@ -169,7 +179,7 @@ def pick(
     Raises:
         RegressionError: no law is finite.
     """
-    rows = improve(candidates, objective, rules, gain=_GAIN, budget=_PROPOSALS)
+    rows = improve(candidates, objective, rules, gain=_GAIN, budget=_PROPOSALS, until=until)
     if not rows:
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]

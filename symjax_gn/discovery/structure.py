@@ -5,6 +5,8 @@ Accelerations decide which of them it has.
 """
 
 import itertools
+import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,8 +42,8 @@ from symjax_gn.laws.expressions import complexity
 # they lower the error.
 _COMPARED, _FINAL = 14, (40, 80, 160)
 
-# Terms that are compared after each ranking, of pairs and of bodies.
-_TRIED = 24
+# Terms of pairs that are compared after each ranking; couplings of terms of bodies.
+_TRIED, _OWN = 24, 24
 
 # Errors within this factor are the same: the simpler term is taken.
 _SAME = 1.02
@@ -87,6 +89,7 @@ def find_terms(
     valid: Bodies,
     *,
     enough: float = 0.0,
+    seconds: float = math.inf,
 ) -> Fit:
     """The terms of a force, with kernels as fine as the data allow.
 
@@ -99,11 +102,13 @@ def find_terms(
         train: bodies whose accelerations are fitted.
         valid: bodies of other recordings.
         enough: an error that is small enough, e.g. the network's own.
+        seconds: after which no other terms are tried to start with.
     """
+    until = time.monotonic() + seconds
     dim = train.target.shape[1]
     vectors = pair_vectors(stars.pairs, dim)
     ways = couplings(stars.pairs, "ij")
-    own = couplings(train.nodes, "i")
+    own = couplings(train.nodes, "i")[:_OWN]
     alone = [Term(vector, way, False) for vector in body_vectors(train.nodes, dim) for way in own]
     known: dict[Term, Ready] = {}
 
@@ -162,7 +167,7 @@ def find_terms(
         fit = finish(fit, train, valid)
         if best is None or fit.error < best.error / _FALL:
             best = fit
-        if best.error <= enough:
+        if best.error <= enough or time.monotonic() > until:
             break
     assert best is not None
     return best

@@ -76,6 +76,7 @@ def improve(
     rounds: int = 8,
     budget: int = FITS,
     per_constant: float = 1e-3,
+    until: float = math.inf,
     tidy: Callable[[sympy.Expr], sympy.Expr] = lambda expression: expression,
 ) -> list[Rated]:
     """The best of some laws and of what rules make of them, simplest first.
@@ -95,6 +96,7 @@ def improve(
         budget: largest number of fits, those of the candidates not counted.
         per_constant: share by which one constant more must lower the error of a law that is
             otherwise as complex; of errors nearer than half of it, the first law stays.
+        until: the reading of `time.monotonic` after which nothing more is fitted.
         tidy: gives the form that every law takes before it is fitted, e.g. `sign_powers`.
 
     >>> r = np.linspace(1.0, 2.0, 50)
@@ -131,7 +133,8 @@ def improve(
             rated[key] = Rated(_complexity(key), error, fitted, rank)
 
     for packed in dict.fromkeys(tidy(_packed(candidate)) for candidate in candidates):
-        rate(packed, math.inf)
+        if not rated or time.monotonic() < until:
+            rate(packed, math.inf)
     changed: set[Candidate] = set()
     for _ in range(rounds):
         fresh = [row for row in _front(rated.values(), gain) if row.candidate not in changed]
@@ -142,7 +145,9 @@ def improve(
             packed = _packed(row.candidate)
             for variant in (tidy(one) for rule in rules for one in rule(packed)):
                 known = variant in tried or starts[_shape(variant)] >= _STARTS
-                if budget > 0 and not known and _is_finite(variant):
+                if budget <= 0 or time.monotonic() > until:
+                    break
+                if not known and _is_finite(variant):
                     budget -= 1
                     rate(variant, limit(variant))
     return _front(rated.values(), gain)
