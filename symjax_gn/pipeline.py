@@ -110,8 +110,7 @@ def discover(
 
     Other Arguments:
         target: for jraph graphs, the feature that is to be predicted.
-        system: the true law where it is known: for the verdict, and nothing else but
-            whether there may be an outer field, unless the settings say.
+        system: the true law where it is known, for the verdict and nothing else.
         search_seed: seed of the first of the searches.
         progress: whether to show progress bars.
         on_stage: called with the name of each stage that ends.
@@ -145,7 +144,7 @@ def discover(
         if on_stage is not None:
             on_stage(stage)
 
-    trained = _train(keys[1], train, validation, settings, system, progress)
+    trained = _train(keys[1], train, validation, settings, progress)
     if folder is not None:
         save_network(Path(folder) / "network.msgpack", trained)
     test_error = held_out_error(trained, test)
@@ -168,18 +167,11 @@ def discover(
     )
 
 
-def may_feel_field(settings: Settings, system: System | None) -> bool:
-    """Whether bodies may feel a field that depends on their position."""
-    if settings.external_field is not None:
-        return settings.external_field
-    return system is not None and system.one_body_potential is not None
-
-
-def _train(key, train, validation, settings, system, progress):
+def _train(key, train, validation, settings, progress):
     """The network of the settings, trained."""
     energetic = settings.strategy == "flathgn"
     options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
-    options["external_field"] = may_feel_field(settings, system)
+    options["external_field"] = settings.external_field
     if energetic:
         options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
     else:
@@ -288,7 +280,9 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
     if energy_table is not None and potential is not None and refitted is not None:
         judged, checks = _judge_energies(keys[1], judged, potential, kinetic, system, test)
         whole = energies.refitted_potential(refitted, table.features)
-        rows, why_not = follow(settings, system, test, trained, whole, kinetic)
+        rows, why_not = None, "the energy in an outer field is not distilled"
+        if not _has_field(refitted.one_body):
+            rows, why_not = follow(settings, system, test, trained, whole, kinetic)
         found = Energies(energy_table, potential, kinetic, whole, checks, rows, why_not)
         lap("follow")
     return dict(
@@ -306,6 +300,12 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap):
         law_error=error,
         update=None,
     )
+
+
+def _has_field(one_body):
+    """Whether what bodies feel by themselves depends on where they are."""
+    places = {sympy.Symbol(f"{axis}_i") for axis in AXES}
+    return any(law.free_symbols & places for law in one_body)
 
 
 def _judge_energies(key, judged, potential, kinetic, system, test):

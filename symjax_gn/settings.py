@@ -43,10 +43,10 @@ class Settings:
     depth: int = _option(4, "number of hidden layers", "network")
     node: str = _option("free", " or ".join(NODES), "network")
     pair: str = _option("free", ", ".join(PAIRS), "network")
-    external_field: bool | None = _option(
-        None,
-        "whether a body may feel a field that depends on its position (default: as the "
-        "system has one; for data, no)",
+    external_field: bool = _option(
+        False,
+        "let the network see where a body is; laws have outer fields without it, where the "
+        "data show them",
         "network",
     )
     dissipative: bool = _option(

@@ -13,7 +13,7 @@ from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
 from symjax_gn.discovery import choice, kernels, structure
 from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
-from symjax_gn.discovery.objective import OnKernels
+from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
     Term,
@@ -283,6 +283,22 @@ def test_constants_are_rounded_where_the_data_allow():
     laws, train, valid = of_powers(2.06, 1.53)
     (kernel,) = choice.rounded(laws, train, valid).kernels
     assert sorted(map(float, constants(kernel))) == pytest.approx([1.53, 2.06], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("value", "reach", "plain"),
+    [
+        (1.98, 0.03, [2]),
+        (0.3334, 0.001, [sympy.Rational(1, 3)]),
+        (1e-9, 1e-8, [0]),
+        (0.04, 0.05, [0]),
+        (-1.5707963, 1e-9, [-sympy.pi / 2]),
+        (1.57, 0.1, [sympy.Rational(3, 2), sympy.pi / 2]),
+        (1.2346, 1e-4, []),
+    ],
+)
+def test_plain_numbers_within_an_interval(value, reach, plain):
+    assert list(choice._plain(Interval(value, value - reach, value + reach))) == plain
 
 
 def test_the_papers_score_is_an_option():

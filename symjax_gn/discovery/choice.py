@@ -35,7 +35,7 @@ from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import constants
 from symjax_gn.laws.fronts import ParetoFront, select, to_front
 from symjax_gn.laws.refinement import Rated
-from symjax_gn.laws.rules import RULES, softened
+from symjax_gn.laws.rules import RULES, one_power, softened
 
 # Samples of a kernel.
 _SAMPLES = 500
@@ -206,8 +206,10 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         valid: bodies of other recordings.
     """
     objective, held_out = OnKernels(laws.terms, train), OnKernels(laws.terms, valid)
-    candidate, _ = objective.fit(laws.kernels)
+    candidate, _ = objective.fit(tuple(map(_in_short, laws.kernels)))
     errors = held_out.errors(candidate)
+    if not as_good(errors, held_out.errors(laws.kernels), 1.0):
+        candidate, errors = laws.kernels, held_out.errors(laws.kernels)
     refused: set[Any] = set()
     while True:
         together: Any = sympy.Tuple(*candidate)
@@ -222,7 +224,8 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         offer = next(offers, None)
         if offer is None:
             break
-        trial, error = objective.fit(tuple(together.xreplace(dict([offer]))))
+        offered = map(_in_short, together.xreplace(dict([offer])).args)
+        trial, error = objective.fit(tuple(offered))
         found = held_out.errors(trial) if math.isfinite(error) else np.full(1, np.inf)
         if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
             candidate, errors = trial, found
@@ -230,6 +233,11 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         else:
             refused.add(offer)
     return laws._replace(kernels=candidate, error=float(np.mean(errors)))
+
+
+def _in_short(law: Any) -> Any:
+    """The law of a positive variable with no power of a power."""
+    return next(map(_in_short, one_power(law)), law)
 
 
 def _plain(interval: Interval) -> Iterator[Any]:

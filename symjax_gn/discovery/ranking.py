@@ -6,8 +6,9 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 from scipy import sparse
+from scipy.linalg import orth
 
-from symjax_gn.discovery.kernels import Spline
+from symjax_gn.discovery.kernels import Fit, Spline
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import Term, Vector, components, values
 
@@ -25,6 +26,9 @@ _COUPLINGS, _BEST = 24, 2
 # The typical size of forces is at least this share of their root mean square.
 _LEAST = 0.1
 
+# Directions of splines of known terms that are no smaller than this share are known.
+_RANK = 1e-8
+
 # What keeps sums of splines that say the same apart, as a share.
 _RIDGE = 1e-6
 
@@ -33,10 +37,10 @@ class _Recorded:
     """Recorded forces, and what terms with splines for kernels may explain of them.
 
     What is the same for all senders of a receiver has no say: a network cannot tell it from
-    what the receiver feels by itself.
+    what the receiver feels by itself. Nor has what terms that are known may explain.
     """
 
-    def __init__(self, stars: StarForces, residual: Float[np.ndarray, "edge dim"]):
+    def __init__(self, stars: StarForces, fit: Fit | None):
         self._pairs, self._owner = stars.pairs, stars.owner
         count = int(self._owner[-1]) + 1
         alike = np.bincount(self._owner, minlength=count).astype(float)
@@ -48,13 +52,26 @@ class _Recorded:
         # Where most feel nothing, what a network says of them is noise.
         typical = max(np.median(size), _LEAST * np.sqrt(np.mean(size**2)))
         self._weight = 1 / (size + 0.1 * typical + 1e-300)[self._owner][:, None]
-        left = self._centre(residual) * self._weight
-        self.left = left.T.ravel()
-        self.total = float(np.sum(left**2))
+        self._known = np.zeros((stars.force.size, 0))
+        self.left = (force * self._weight).T.ravel()
+        if fit is not None and any(term.pair for term in fit.terms):
+            known = [
+                self.columns(_times(spline.basis(self._pairs), term.vector, self._pairs), factor)
+                for term, spline in zip(fit.terms, fit.splines, strict=True)
+                if term.pair
+                for factor in [values(term.coupling, self._pairs)]
+            ]
+            whole = np.concatenate(known, axis=1)
+            self._known = orth(whole / (np.linalg.norm(whole, axis=0) + 1e-300), rcond=_RANK)
+            self.left = self._unknown(self.left)
+        self.total = float(np.sum(self.left**2)) + 1e-300
         self._bases: dict[sympy.Expr | None, Float[np.ndarray, "edge part"]] = {}
 
     def _centre(self, x):
         return x - (self._mean @ x)[self._owner] if self._centred else x
+
+    def _unknown(self, rows):
+        return rows - self._known @ (self._known.T @ rows)
 
     def _basis(self, variable):
         """Values `[edge, part]` of a few splines of a variable."""
@@ -69,16 +86,14 @@ class _Recorded:
 
     def parts(self, vector: Vector) -> list[Float[np.ndarray, "edge part"]]:
         """Splines times each component of a vector."""
-        basis = self._basis(vector.variable)
-        return [basis * way[:, None] for way in components(vector, self._pairs).T]
+        return _times(self._basis(vector.variable), vector, self._pairs)
 
     def columns(
         self, parts: Sequence[Float[np.ndarray, "edge part"]], factor: Float[np.ndarray, " edge"]
     ) -> Float[np.ndarray, "row part"]:
         """What they add to forces with a coupling, in the order of `left`."""
-        return np.concatenate(
-            [self._centre(factor[:, None] * part) * self._weight for part in parts]
-        )
+        each = [self._centre(factor[:, None] * part) * self._weight for part in parts]
+        return self._unknown(np.concatenate(each))
 
     def normal(self, columns: Float[np.ndarray, "row part"]):
         """The normal equations of columns of one size."""
@@ -91,9 +106,14 @@ class _Recorded:
         return float(right @ np.linalg.solve(gram, right)) / self.total
 
 
+def _times(basis, vector, pairs):
+    """Splines times each component of a vector."""
+    return [basis * way[:, None] for way in components(vector, pairs).T]
+
+
 def rank_pairs(
     stars: StarForces,
-    residual: Float[np.ndarray, "edge dim"],
+    fit: Fit | None,
     vectors: Sequence[Vector],
     ways: Sequence[sympy.Expr],
 ) -> list[tuple[float, Term]]:
@@ -101,11 +121,11 @@ def rank_pairs(
 
     Args:
         stars: what the network says of pairs.
-        residual: `[edge, dim]`, what is to be explained of that.
+        fit: terms that are known, whatever their kernels; None for none.
         vectors: of terms.
         ways: couplings of terms, the simplest first.
     """
-    recorded = _Recorded(stars, residual)
+    recorded = _Recorded(stars, fit)
     factors = [values(way, stars.pairs) for way in ways]
 
     def gained(parts, some):
@@ -126,7 +146,7 @@ def rank_pairs(
 
 def groups(
     stars: StarForces,
-    residual: Float[np.ndarray, "edge dim"],
+    fit: Fit | None,
     vectors: Sequence[Vector],
     ways: Sequence[sympy.Expr],
     most: int,
@@ -137,10 +157,10 @@ def groups(
     without which least is lost.
 
     Args:
-        stars, residual, vectors, ways: see `rank_pairs`.
+        stars, fit, vectors, ways: see `rank_pairs`.
         most: terms of a group.
     """
-    recorded = _Recorded(stars, residual)
+    recorded = _Recorded(stars, fit)
     plain = [vector for vector in vectors if vector.variable == vectors[0].variable]
     parts = [recorded.parts(vector) for vector in plain]
     size = parts[0][0].shape[1]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import sympy
-from jaxtyping import Float
 from scipy.optimize import minimize
 
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
@@ -73,16 +72,6 @@ _SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
 _EXPONENT_FITS, _DENOMINATORS, _NEAR_FRACTION = 60, (1, 2, 3, 4, 5), 0.02
 
 
-def _recorded_by(fit: Fit, stars: StarForces) -> Float[np.ndarray, "edge dim"]:
-    """Forces of pairs by the kernels of a fit."""
-    total = np.zeros_like(stars.force)
-    for term, spline, parts in zip(fit.terms, fit.splines, fit.parts, strict=True):
-        if term.pair:
-            factor = values(term.coupling, stars.pairs) * (spline.basis(stars.pairs) @ parts)
-            total += factor[:, None] * components(term.vector, stars.pairs)
-    return total
-
-
 def find_terms(
     stars: StarForces,
     train: Bodies,
@@ -117,12 +106,9 @@ def find_terms(
             known[term] = ready(term, make_spline(term, train, _COMPARED), train, valid)
         return known[term]
 
-    def residual(fit):
-        return stars.force if fit is None else stars.force - _recorded_by(fit, stars)
-
     def extended(rows, fit):
         """Fits with one more term, the best first; of those that are as good the simplest."""
-        ranked = [term for _, term in rank_pairs(stars, residual(fit), vectors, ways)[:_TRIED]]
+        ranked = [term for _, term in rank_pairs(stars, fit, vectors, ways)[:_TRIED]]
         # What is simple is tried whatever a network says that has not learned enough.
         simple = (Term(vectors[0], way, True) for way in ways[:SIMPLEST])
         more = [coarse(term) for term in dict.fromkeys([*ranked, *simple, *alone])]
@@ -138,7 +124,7 @@ def find_terms(
     def together(rows, fit):
         """A fit with several more terms at once, which say little one by one."""
         best = None
-        for terms in groups(stars, residual(fit), vectors, ways, _TOGETHER):
+        for terms in groups(stars, fit, vectors, ways, _TOGETHER):
             more = [*rows, *map(coarse, terms)]
             trial = solved(more, train, valid)
             if best is None or trial.error < best[0].error / _FALL ** (len(more) - len(best[1])):
