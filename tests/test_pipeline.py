@@ -77,7 +77,7 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
     spy(verdict, "judge", (3, 4))
     spy(factoring, "factor", (3, 4))
     spy(refitting, "refit", (2,))
-    spy(certificate, "certify", (2,))
+    spy(certificate, "certify", (2, 3))
     spy(refitting, "law_error", (2,))
     spy(recording, "record_messages", (2,))
     key, factored = jax.random.key(0), dataclasses.replace(QUICK, form="auto")
@@ -89,7 +89,8 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
     np.testing.assert_array_equal(seen["refit"][0], train)
     np.testing.assert_array_equal(seen["factor"][0], train)
     np.testing.assert_array_equal(seen["factor"][1], validation)
-    np.testing.assert_array_equal(seen["certify"][0], test)
+    np.testing.assert_array_equal(seen["certify"][0], train)
+    np.testing.assert_array_equal(seen["certify"][1], test)
     np.testing.assert_array_equal(seen["law_error"][0], test)
     np.testing.assert_array_equal(seen["record_messages"][0], train)
 
