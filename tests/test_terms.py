@@ -344,6 +344,7 @@ def test_vectors_that_explain_a_force_together_only():
     assert "x, by dx" in {term.vector.name for term in fit.terms}
 
 
+@pytest.mark.slow
 def test_exponents_that_are_on_no_list():
     system = System("third", lambda r, i, j: (i.mass * j.mass) ** (1 / 3) * r**2, dt=5e-3)
     stars, train, valid = prepared(system)

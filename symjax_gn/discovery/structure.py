@@ -69,7 +69,7 @@ _MOST_TERMS, _STARTS, _TOGETHER = 6, 4, 4
 _SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
 
 # Fits in a search for exponents, for each of them; the fractions that are offered, if as near.
-_EXPONENT_FITS, _DENOMINATORS, _NEAR_FRACTION = 60, (1, 2, 3, 4, 5), 0.02
+_EXPONENT_FITS, _DENOMINATORS, _NEAR_FRACTION = 40, (1, 2, 3, 4, 5), 0.02
 
 
 def find_terms(
@@ -133,12 +133,14 @@ def find_terms(
         return best
 
     def starts():
-        first = extended([], None)
-        yield from first[:_STARTS]
-        yield together([], None)
+        first = extended([], None)[:_STARTS]
+        yield first[0]
         # Exponents that are on no list may be all that is wrong with a coupling.
-        for _, rows in first[:_STARTS]:
-            yield from with_free_exponents(rows, train, valid)
+        yield from with_free_exponents(first[0][1], train, valid)
+        yield together([], None)
+        for start in first[1:]:
+            yield start
+            yield from with_free_exponents(start[1], train, valid)
 
     best: Fit | None = None
     for fit, rows in starts():
