@@ -8,7 +8,7 @@ The first 25 were run before anything was changed on their account; what came of
 
 import jax
 import jax.numpy as jnp
-from zoo_laws import on_grid, with_real_charges
+from zoo_laws import charges, length, masses, on_grid, turned, with_real_charges
 
 from symjax_gn.physics.systems import System, sample_normal
 
@@ -21,24 +21,8 @@ def with_radii(key, num_nodes, dim):
     return nodes._replace(properties=nodes.properties | {"radius": radius})
 
 
-def _masses(i, j):
-    return i.mass * j.mass
-
-
-def _charges(i, j):
-    return i.charge * j.charge
-
-
 def _radii(i, j):
     return i.properties["radius"] + j.properties["radius"]
-
-
-def _length(way):
-    return jnp.sqrt(jnp.sum(way**2) + 1e-12)
-
-
-def _turned(vector):
-    return jnp.stack([-vector[1], vector[0]])
 
 
 def _first_axis(way):
@@ -49,64 +33,62 @@ def _central(force, **options):
     """A system with a force towards the sender, of the distance and both bodies."""
 
     def pair_force(way, i, j):
-        r = _length(way)
+        r = length(way)
         return force(r, i, j) * way / r
 
     return dict(pair_force=pair_force, dt=5e-3, **options)
 
 
 def _mass_and_difference(r, i, j):
-    return -_masses(i, j) / r**0.5 + 0.5 * (i.charge - j.charge) ** 2 * jnp.exp(-r)
+    return -masses(i, j) / r**0.5 + 0.5 * (i.charge - j.charge) ** 2 * jnp.exp(-r)
 
 
 def _dipole(way, i, j):
-    r = _length(way)
+    r = length(way)
     turn = way[0] / r
     part = (1 - 5 * turn**2) * way / r + 2 * turn * _first_axis(way)
-    return _charges(i, j) * part / (r**2 + 0.3) ** 2
+    return charges(i, j) * part / (r**2 + 0.3) ** 2
 
 
 def _weber(way, i, j):
-    r = _length(way)
+    r = length(way)
     approach = jnp.dot(j.velocity - i.velocity, way) / r
-    return -_charges(i, j) * (1 - 0.3 * approach**2) / (r**2 + 0.5) * way / r
+    return -charges(i, j) * (1 - 0.3 * approach**2) / (r**2 + 0.5) * way / r
 
 
 def _moving_charges(way, i, j):
     part = jnp.dot(i.velocity, way) * j.velocity - jnp.dot(i.velocity, j.velocity) * way
-    return 0.5 * _charges(i, j) * part / (_length(way) ** 2 + 1)
+    return 0.5 * charges(i, j) * part / (length(way) ** 2 + 1)
 
 
 def _quadratic_drag(way, i, j):
     relative = j.velocity - i.velocity
-    return jnp.exp(-_length(way) / 2) * _length(relative) * relative + 0.5 * way
+    return jnp.exp(-length(way) / 2) * length(relative) * relative + 0.5 * way
 
 
 _SOFT = dict(softening=0.01, dt=5e-3)
 
-weak_power = System("weak_power", lambda r, i, j: 2.5 * _masses(i, j) * r**0.3, **_SOFT)
+weak_power = System("weak_power", lambda r, i, j: 2.5 * masses(i, j) * r**0.3, **_SOFT)
 soft_screen = System(
-    "soft_screen", lambda r, i, j: -1.4 * _masses(i, j) * jnp.exp(-r / 0.7), dt=5e-3
+    "soft_screen", lambda r, i, j: -1.4 * masses(i, j) * jnp.exp(-r / 0.7), dt=5e-3
 )
-bump = System(
-    "bump", lambda r, i, j: 2 * _charges(i, j) * jnp.exp(-((r - 1.0) ** 2) / 0.5), dt=5e-3
-)
+bump = System("bump", lambda r, i, j: 2 * charges(i, j) * jnp.exp(-((r - 1.0) ** 2) / 0.5), dt=5e-3)
 hard_mie = System(
     "hard_mie", lambda r, i, j: 1.5 * ((0.9 / r) ** 10 - (0.9 / r) ** 5), sample=on_grid, dt=2e-3
 )
 quartic = System("quartic", lambda r, i, j: 0.2 * (r - 1.5) ** 4, dt=5e-3)
-log_force = System("log_force", **_central(lambda r, i, j: _masses(i, j) * jnp.log(1 + 2 * r)))
+log_force = System("log_force", **_central(lambda r, i, j: masses(i, j) * jnp.log(1 + 2 * r)))
 softened_square = System(
-    "softened_square", lambda r, i, j: -0.8 * _masses(i, j) / (r**2 + 0.3), dt=5e-3
+    "softened_square", lambda r, i, j: -0.8 * masses(i, j) / (r**2 + 0.3), dt=5e-3
 )
 decaying_wave = System(
-    "decaying_wave", lambda r, i, j: _charges(i, j) * jnp.cos(5 * r) / (1 + r), dt=3e-3
+    "decaying_wave", lambda r, i, j: charges(i, j) * jnp.cos(5 * r) / (1 + r), dt=3e-3
 )
 wave_over_distance = System(
     "wave_over_distance", **_central(lambda r, i, j: 3 * jnp.cos(2 * r) * r / (r + 0.2))
 )
 saturating_square = System(
-    "saturating_square", **_central(lambda r, i, j: 2 * _masses(i, j) * r**2 / (0.5 + r**2))
+    "saturating_square", **_central(lambda r, i, j: 2 * masses(i, j) * r**2 / (0.5 + r**2))
 )
 filling = System("filling", **_central(lambda r, i, j: 3 * (1 - jnp.exp(-(r**2)))))
 finite_linear = System(
@@ -114,7 +96,7 @@ finite_linear = System(
 )
 hertz = System("hertz", lambda r, i, j: 2 * jnp.maximum(2.0 - r, 0.0) ** 2.5, dt=5e-3)
 reduced_mass = System(
-    "reduced_mass", lambda r, i, j: 2 * _masses(i, j) / (i.mass + j.mass) * (r - 1) ** 2, dt=5e-3
+    "reduced_mass", lambda r, i, j: 2 * masses(i, j) / (i.mass + j.mass) * (r - 1) ** 2, dt=5e-3
 )
 mass_and_difference = System(
     "mass_and_difference", _mass_and_difference, sample=with_real_charges, dt=3e-3, softening=0.05
@@ -133,40 +115,38 @@ lattice = System(
 )
 field_charge = System(
     "field_charge",
-    lambda r, i, j: 0.3 * _masses(i, j) * r**2,
+    lambda r, i, j: 0.3 * masses(i, j) * r**2,
     one_body_potential=lambda body: 1.2 * body.charge * body.position[0],
     dt=5e-3,
 )
 uniaxial = System(
     "uniaxial",
     pair_force=lambda way, i, j: (
-        _charges(i, j) * _first_axis(way) * way[0] / (_length(way) ** 2 + 0.5)
+        charges(i, j) * _first_axis(way) * way[0] / (length(way) ** 2 + 0.5)
     ),
     dt=5e-3,
 )
 lorentz = System(
     "lorentz",
     pair_force=lambda way, i, j: (
-        _charges(i, j) * _turned(j.velocity - i.velocity) / (1 + _length(way)) - 0.5 * way
+        charges(i, j) * turned(j.velocity - i.velocity) / (1 + length(way)) - 0.5 * way
     ),
     dims=(2,),
     dt=5e-3,
 )
-prey = System("prey", pair_force=lambda way, i, j: j.charge * jnp.exp(-_length(way)) * way, dt=5e-3)
+prey = System("prey", pair_force=lambda way, i, j: j.charge * jnp.exp(-length(way)) * way, dt=5e-3)
 follow = System(
     "follow",
-    pair_force=lambda way, i, j: (
-        j.mass * j.velocity * jnp.exp(-(_length(way) ** 2) / 2) + 0.7 * way
-    ),
+    pair_force=lambda way, i, j: j.mass * j.velocity * jnp.exp(-(length(way) ** 2) / 2) + 0.7 * way,
     dt=5e-3,
 )
 stokes = System(
     "stokes",
-    pair_force=lambda way, i, j: i.mass * jnp.sqrt(j.mass) * way / (1 + _length(way)) ** 2,
+    pair_force=lambda way, i, j: i.mass * jnp.sqrt(j.mass) * way / (1 + length(way)) ** 2,
     drag=0.4,
     dt=5e-3,
 )
-cubic_root = System("cubic_root", lambda r, i, j: _masses(i, j) ** (1 / 3) * r**2, dt=5e-3)
+cubic_root = System("cubic_root", lambda r, i, j: masses(i, j) ** (1 / 3) * r**2, dt=5e-3)
 wall = System("wall", lambda r, i, j: -jnp.tanh(2 * (r - 1.2)), dt=5e-3)
 
 grains = System(

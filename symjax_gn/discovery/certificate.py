@@ -42,7 +42,7 @@ _RECORDINGS, _UNTOLD = 4, 0.1
 # Laws fitted to either half of the data may differ by this share of what they err.
 _AGREE, _REFITTED = 0.5, 4_000
 
-# The forces of a law may sum to so much more than those of the data, as a share of all.
+# The forces of a law may sum to this share of their sizes beyond what those of the data do.
 _MOMENTUM = 0.01
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
@@ -91,7 +91,7 @@ def certify(
 ) -> Certificate:
     """Say whether a law is to be believed.
 
-    Seven checks on data that neither the network nor the law has seen:
+    Seven checks; errors are those on data that neither the network nor the law has seen:
 
     - `known`: the network, or the law, errs by at most half of what predicting nothing does.
     - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
@@ -105,8 +105,8 @@ def certify(
       at most 3 times as much as on all.
     - `agreement`: constants fitted to either half of the recordings in training make
       predictions that differ by at most half of what the law errs.
-    - `momentum`: the law's forces on the bodies of a graph, as vectors, do not sum to more
-      than those of the data, but for 1% of their sizes.
+    - `momentum`: the law's forces on the bodies of a graph sum, as vectors, to at most 1% of
+      their sizes, and 1.5 times the share of those of the data.
 
     A law is believed if all hold, rejected if one of the first two fails by far, and doubted
     otherwise.

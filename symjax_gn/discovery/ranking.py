@@ -177,8 +177,8 @@ def groups(
             rows = [size * n + m for n in kept if n != k for m in range(size)]
             return recorded.explained(gram[np.ix_(rows, rows)], right[rows])
 
-        while len(kept) > 1:
-            kept.remove(max(kept, key=without))
+        while kept:
             if len(kept) <= most:
                 found.append([Term(plain[k], way, True) for k in kept])
+            kept.remove(max(kept, key=without))
     return sorted(found, key=len)

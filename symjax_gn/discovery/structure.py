@@ -68,7 +68,9 @@ _MOST_TERMS, _STARTS, _TOGETHER = 6, 4, 4
 # and nothing but such a square of rounding on top.
 _SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
 
-# Fits in a search for exponents, for each of them; the fractions that are offered, if as near.
+# Steps and fits in a search for exponents, for each of them; the fractions that are offered, if
+# as near.
+_EXPONENT_STEP = 0.25
 _EXPONENT_FITS, _DENOMINATORS, _NEAR_FRACTION = 40, (1, 2, 3, 4, 5), 0.02
 
 
@@ -185,7 +187,10 @@ def with_free_exponents(
         again = _again(row, sympy.Mul(signed, *powers), train, valid)
         return solved([again], train, valid), [again]
 
-    options = dict(xatol=1e-4, fatol=1e-6, maxfev=_EXPONENT_FITS * len(ends))
+    # By itself the method moves what is 0 by next to nothing.
+    simplex = start + _EXPONENT_STEP * np.eye(len(ends) + 1, len(ends), -1)
+    options: dict[str, Any] = dict(xatol=1e-4, fatol=1e-6, maxfev=_EXPONENT_FITS * len(ends))
+    options["initial_simplex"] = simplex
     found = minimize(lambda e: trial(e)[0].error, start, method="Nelder-Mead", options=options)
     if found.fun > solved(rows, train, valid).error / _FALL:
         return

@@ -82,7 +82,7 @@ _POWERS = (*np.arange(-14.0, -4.5, 0.5), *np.arange(-4.5, 4.6, 0.25), 5.0, 6.0)
 _RISES = (1.0, 1.5, 2.0, 2.5, 3.0)
 _FEW = (-2.0, -1.0, 0.0, 1.0)
 
-# Of functions that end: both sides, also of a variable with a sign, and with integer powers.
+# Functions that end: on which side they are, where (variables may be negative), the power.
 _ENDS = _grid((-1.0, 1.0), (*-np.arange(1.2, 0.0, -0.3), 0.0, *np.arange(0.3, 4.5, 0.3)), _RISES)
 
 

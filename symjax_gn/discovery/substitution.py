@@ -1,0 +1,293 @@
+"""From splines to formulas: laws of sums factor by factor, fitted to the targets together.
+
+Of each factor samples are searched; candidates take the place of the splines, are fitted
+together and chosen on other data, and what one factor may give another is moved between them
+to where the law is shortest.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.bodies import ROUNDING
+from symjax_gn.discovery.composition import SUM, Composition, Frozen, Summed, formulas
+from symjax_gn.discovery.distillation import search_in_units
+from symjax_gn.discovery.selection import (
+    beside_best,
+    first_exact,
+    in_stages,
+    operators_of,
+    pick,
+    simplest_first,
+)
+from symjax_gn.discovery.separation import SplineLaw
+from symjax_gn.laws.dictionary import search_sums
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.expressions import with_constants
+from symjax_gn.laws.fitting import fit_in_stages
+from symjax_gn.laws.fronts import ParetoFront, is_usable
+from symjax_gn.laws.refinement import Candidate, Rated
+from symjax_gn.laws.rules import RULES, over
+
+# What factors are functions of while they are searched for.
+_X = sympy.Symbol("r")
+
+
+# Samples of a factor, and quantiles of its variable between which they are.
+_SAMPLES, _SEEN = 500, (0.003, 0.997)
+
+# An uncertainty of this share of how much a factor varies counts as much as that.
+_NOISE = 0.01
+
+# A sum is measured from a point this share of its range beyond its ends.
+_BEYOND = 0.02
+
+
+class Chosen(NamedTuple):
+    """Laws of all factors."""
+
+    candidate: Candidate
+    """A law of `r` for each factor, those of the message first."""
+    error: float
+    """Mean held-out error."""
+    rows: tuple[Rated, ...]
+    """What it was chosen from."""
+
+
+def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
+    """Message and update of laws of all factors."""
+    counted: Iterator[Any] = iter(candidate)
+    return [
+        sympy.Add(
+            *(
+                sympy.Mul(*(next(counted).xreplace({_X: sympy.Symbol(name)}) for name in term))
+                for term in terms
+            )
+        )
+        for terms in (splines.message, splines.update)
+    ]
+
+
+class OnTargets:
+    """Laws of factors against targets; see `refinement.Objective`."""
+
+    def __init__(self, splines: SplineLaw, data: Summed, free: int | None = None):
+        """Prepare.
+
+        Args:
+            splines: says which factors there are.
+            data: what laws are fitted to.
+            free: the number of the one factor that candidates hold, where splines stand for
+                all others; None: they hold all factors.
+        """
+        self._splines, self._data, self._free = splines, data, free
+
+    def _composed(self, candidate) -> tuple[Composition, np.ndarray]:
+        found, start = formulas(candidate)
+        shapes: list[Any] = list(found)
+        if self._free is not None:
+            shapes = [Frozen(curve.values) for curve in self._splines.curves]
+            shapes[self._free] = found[0]
+        law = self._splines
+        return Composition(law.message, law.update, shapes, self._data), start
+
+    def errors(self, candidate: Candidate) -> Float[np.ndarray, " owner"]:
+        """Errors of owners over the typical target."""
+        composition, start = self._composed(candidate)
+        found = np.abs(composition.errors(start))
+        return np.where(np.isfinite(found), found, np.inf)
+
+    def fit(self, candidate: Candidate, limit: float = math.inf) -> tuple[Candidate, float]:
+        """See `Objective.fit`."""
+        if not all(map(is_usable, candidate)):
+            return candidate, math.inf
+        composition, start = self._composed(candidate)
+
+        def mean_error(residual):
+            mean = float(np.mean(np.abs(residual)))
+            return mean if math.isfinite(mean) else math.inf
+
+        first = mean_error(composition.errors(start))
+        if not len(start):
+            return candidate, first
+        options = composition.errors, composition.slopes, mean_error
+        found, error = fit_in_stages(*options, start, limit)
+        if error == first:
+            return candidate, first
+        # Slots are in the order of constants of all components together.
+        together: Any = sympy.Tuple(*candidate)
+        return tuple(with_constants(together, found)), error
+
+
+def choose_factors(
+    splines: SplineLaw,
+    train: Summed,
+    few: Summed,
+    valid: Summed,
+    regressors: Sequence[Regressor],
+) -> Chosen:
+    """Laws in the place of splines.
+
+    Args:
+        splines: terms with their factors.
+        train: what the splines were fitted to.
+        few: what laws are fitted to as they are compared.
+        valid: other data, by which laws are chosen.
+        regressors: engines that search for what is no sum of known functions.
+    """
+    samples = [_sample(splines, k, train) for k in range(len(splines.curves))]
+    operators = operators_of(regressors)
+
+    objective, held_out = OnTargets(splines, few), OnTargets(splines, valid)
+
+    def rated(candidates):
+        rows, means, picked = pick(candidates, objective, held_out.errors, list(RULES.values()))
+        return Chosen(rows[picked].candidate, means[picked], tuple(rows))
+
+    def choose(ways):
+        tried = []
+        for k, laws in enumerate(ways):
+            # Splines stand for the other factors.
+            alone, errors = OnTargets(splines, few, k), OnTargets(splines, valid, k).errors
+            tried.append(simplest_first(laws, alone, errors))
+        return rated(beside_best(tried))
+
+    found = first_exact(in_stages([_laws(*one, operators) for one in samples]), choose)
+    if found.error > max(splines.error, ROUNDING):
+        # What is no sum of known functions is searched for.
+        fronts = [_search(*one, regressors) for one in samples]
+        ways = [
+            [law, *(row.expression for row in front.laws)]
+            for law, front in zip(found.candidate, fronts, strict=True)
+        ]
+        again = choose(ways)
+        found = again if again.error < found.error else found
+    # Rules that shorten laws choose between gauges.
+    variants = gauges(splines, few, found.candidate)
+    simplest = rated(variants)
+    return simplest._replace(rows=(*found.rows, *simplest.rows))
+
+
+def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:
+    """The same law with offsets and factors of the message in the update.
+
+    Args:
+        splines: says which factors there are.
+        data: offsets are summed: they can be moved where all owners have as many elements.
+        candidate: laws of all factors.
+    """
+    parts: list[Any] = list(candidate)
+    counts = np.unique(np.diff(data.matrix.indptr))
+    starts = np.cumsum([0, *map(len, splines.message)])
+    inside, outside = range(starts[-1]), range(starts[-1], len(parts))
+    of_sums = [k for k in outside if splines.variables[k] == SUM]
+
+    def moved(parts, place):
+        """With the sums in the update at a place."""
+        new = list(parts)
+        for k in of_sums:
+            new[k] = _plain_bases(parts[k].xreplace({_X: place}))
+        return new
+
+    found = [candidate]
+    for k, term in zip(starts, splines.message, strict=False):
+        offset, rest = parts[k].as_coeff_Add()
+        if len(term) == 1 and len(counts) == 1 and offset != 0:
+            parts = moved(parts, _X + sympy.Float(int(counts[0]) * offset))
+            parts[k] = rest
+            found.append(tuple(parts))
+    factors = {one.as_coeff_Mul()[0] for k in starts[:-1] for one in _terms(parts[k])}
+    for factor in sorted(x for x in factors if x.is_Float and x != 0):
+        new = moved(parts, factor * _X)
+        for k in set(inside) & set(starts.tolist()):
+            new[k] = sympy.Add(*(over(one, factor) for one in _terms(parts[k])))
+        found.append(tuple(new))
+    return found
+
+
+def _terms(law):
+    return sympy.Add.make_args(law)
+
+
+def _plain_bases(law):
+    """The law with numbers taken out of powers of a r + b."""
+
+    def plain(base, exponent):
+        factor = base.coeff(_X, 1)
+        if not factor.is_Float or base != factor * _X + base.coeff(_X, 0):
+            return base**exponent
+        rest = _X + base.coeff(_X, 0) / factor
+        if exponent.is_Integer or factor > 0:
+            return factor**exponent * rest**exponent
+        return abs(factor) ** exponent * (-rest) ** exponent
+
+    return law.replace(sympy.Pow, plain)
+
+
+class _Samples(NamedTuple):
+    """One factor as samples."""
+
+    x: Float[np.ndarray, " sample"]
+    y: Float[np.ndarray, " sample"]
+    scale: Float[np.ndarray, " sample"]
+    """[sample], what errors count relative to."""
+    places: tuple[Any, ...]
+    """What `r` of a law that is searched for may stand for: the variable, or of sums, which
+    have any offset and sign, the way from one of its ends."""
+
+
+def _sample(splines, k, data) -> _Samples:
+    """The k-th factor at values of its variable."""
+    name, curve = splines.variables[k], splines.curves[k]
+    inside = k < sum(map(len, splines.message))
+    columns: Any = data.elements if inside else data.owners
+    places: tuple[Any, ...] = (_X,)
+    if not inside and name == SUM:
+        composition, numbers = splines.composition(data)
+        columns = {SUM: composition.sums(numbers)}
+        low, high = np.min(columns[SUM]), np.max(columns[SUM])
+        reach = _BEYOND * (high - low)
+        places = (_X - sympy.Float(low - reach), sympy.Float(high + reach) - _X)
+    x = np.quantile(columns[name], np.linspace(*_SEEN, _SAMPLES))
+    y = curve.values(x)
+    noise = curve.deviation(x, splines.covariance[k])
+    size = typical_size(y - np.mean(y)) or 1.0
+    return _Samples(x, y, np.hypot(size, noise / _NOISE), places)
+
+
+def _laws(x, y, scale, places, operators) -> Iterator[dict[Any, float]]:
+    """Laws of `r` as sums of known functions, more in each stage."""
+    searches = [
+        search_sums(_at(place, x), y, 1 / scale, operators=operators, constant=True)
+        for place in places
+    ]
+    for stage in zip(*searches, strict=False):
+        yield {
+            law.xreplace({_X: place}): error
+            for place, rated in zip(places, stage, strict=True)
+            for law, error in rated.items()
+        }
+
+
+def _at(place, x):
+    return np.asarray(sympy.lambdify(_X, place)(x), np.float64)
+
+
+def _search(x, y, scale, places, regressors) -> ParetoFront:
+    """The same by symbolic regression."""
+    del places
+    (front,) = search_in_units(
+        regressors,
+        {"r": x},
+        {"r": typical_size(x) or 1.0},
+        y[:, None],
+        rows=np.arange(len(x)),
+        relative_error=False,
+        noise=scale / np.min(scale),
+    )
+    return front
