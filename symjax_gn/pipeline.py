@@ -375,7 +375,9 @@ def _find_sum(keys, trained, parts, settings, system, regressors, lap):
     table = recording.record_messages(keys[0], trained, train)
     found = None
     if settings.factor:
-        found = sums.find_sum(table, trained, train, validation, regressors)
+        found = sums.find_sum(
+            table, trained, train, validation, regressors, seconds=settings.time_limit
+        )
     if found is None:
         messages = sums.distill_messages(table, regressors)
         found = sums.distill_update(messages, train, regressors)

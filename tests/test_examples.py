@@ -18,7 +18,18 @@ from symjax_gn.pipeline import follow
 from symjax_gn.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-FAST = ["--steps", "40", "--width", "8", "--depth", "1", "--evaluations", "2000"]
+FAST = [
+    "--steps",
+    "40",
+    "--width",
+    "8",
+    "--depth",
+    "1",
+    "--evaluations",
+    "2000",
+    "--time-limit",
+    "2",
+]
 QUICK = ["--simulations", "40", "--outputs", "20", *FAST]
 
 

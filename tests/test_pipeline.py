@@ -18,6 +18,7 @@ from symjax_gn.pipeline import as_dataset, discover
 from symjax_gn.settings import Settings, check_settings, preset
 
 QUICK = Settings(
+    time_limit=2.0,
     steps=40, width=8, depth=1, evaluations=2000, searches=1, batch_size=16, form="central"
 )
 

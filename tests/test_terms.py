@@ -159,8 +159,8 @@ def test_planted_structures_are_found(name):
 
 
 def test_kernels_are_the_true_ones():
-    stars, train, valid = prepared(SYSTEMS["spring"])
-    fit = structure.find_terms(stars, train, valid, enough=0.01)
+    _, train, valid = spring()
+    fit = of_springs()
     found = choice.sample_kernel(fit, 0, train)
     np.testing.assert_allclose(found.y, 2 * (found.x - 0.99), atol=1e-4)
     assert np.all(found.noise >= 0)
@@ -188,14 +188,13 @@ def test_laws_are_chosen_by_accelerations(dim):
 def test_a_threshold_is_found_and_the_empty_side_left_out():
     system = System("h", lambda r, i, j: 3 * jnp.minimum(r, 1.7))
     stars, train, valid = prepared(system)
-    fit = structure.find_terms(stars, train, valid, enough=0.01)
+    fit = structure.find_terms(stars, train, valid, enough=0.01, seconds=1.0)
     broken = structure.split_at_break(fit, train, valid)
     assert broken is not None and len(broken.terms) == 1
     assert broken.terms[0].coupling == sympy.Heaviside(sympy.Float(1.7) - R)
     assert broken.error < 1e-5 < fit.error
-    smooth = structure.find_terms(*prepared(SYSTEMS["spring"]), enough=0.01)
-    _, train, valid = prepared(SYSTEMS["spring"])
-    assert structure.split_at_break(smooth, train, valid) is None
+    _, train, valid = spring()
+    assert structure.split_at_break(of_springs(), train, valid) is None
 
 
 def test_gradients_of_laws_are_those_of_differences():
@@ -254,6 +253,11 @@ def test_intervals_hold_the_constants_that_were_planted():
 @functools.cache
 def spring():
     return prepared(SYSTEMS["spring"])
+
+
+@functools.cache
+def of_springs():
+    return structure.find_terms(*spring(), enough=0.01)
 
 
 def planted(terms):

@@ -447,7 +447,9 @@ def springs(count, masses):
     return Dataset(graphs, target, None, np.arange(count))
 
 
-@pytest.mark.parametrize("strategy", ["bottleneck", "pruning"])
+@pytest.mark.parametrize(
+    "strategy", ["bottleneck", pytest.param("pruning", marks=pytest.mark.slow)]
+)
 def test_unknown_properties_are_learned(strategy):
     masses = np.array([0.5, 1.0, 4.0])
     data = springs(300, masses)

@@ -10,6 +10,7 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.datasets import Dataset, inertia, take
+from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import kernels
 from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather
@@ -42,8 +43,9 @@ _RECORDINGS, _UNTOLD = 4, 0.1
 # Laws fitted to either half of the data may differ by this share of what they err.
 _AGREE, _REFITTED = 0.5, 4_000
 
-# The forces of a law may sum to this share of their sizes beyond what those of the data do.
-_MOMENTUM = 0.01
+# The forces of a law may sum to this share of their sizes beyond what those of the data do, and
+# their work may differ from that of the data's by this share.
+_MOMENTUM, _ENERGY = 0.01, 0.01
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
@@ -91,7 +93,7 @@ def certify(
 ) -> Certificate:
     """Say whether a law is to be believed.
 
-    Seven checks; errors are those on data that neither the network nor the law has seen:
+    Eight checks; errors are those on data that neither the network nor the law has seen:
 
     - `known`: the network, or the law, errs by at most half of what predicting nothing does.
     - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
@@ -102,11 +104,13 @@ def certify(
       points the same way from one to the next is at most 1% of accelerations; where they are
       not, noise cannot be told from what is missing, and 10% may be left.
     - `beyond`: on graphs with the nearest and farthest pairs, a tenth of all, the law errs
-      at most 3 times as much as on all.
+      at most 3 times as much as on all; nor more where pairs are fewest, or most.
     - `agreement`: constants fitted to either half of the recordings in training make
       predictions that differ by at most half of what the law errs.
     - `momentum`: the law's forces on the bodies of a graph sum, as vectors, to at most 1% of
       their sizes, and 1.5 times the share of those of the data.
+    - `energy`: over recordings, the work that the law's forces do on moving bodies differs from
+      that of the data's by at most 1% of its size, more than by chance.
 
     A law is believed if all hold, rejected if one of the first two fails by far, and doubted
     otherwise.
@@ -149,19 +153,29 @@ def certify(
         checks["noise"] = _noise(law, test, error)
         checks["beyond"] = _beyond(errors, test, error)
         checks["momentum"] = _momentum(law, test)
+        if test.nodes.velocity is not None and test.quantity.weight is not None:
+            checks["energy"] = _energy(law, test)
     checks["agreement"] = _agreement(law, train, test, error)
     holds = all(check["holds"] for check in checks.values())
     return Certificate("believe" if holds else "doubt", checks)
 
 
 def _beyond(errors, test, error):
-    """Errors on the graphs with the nearest and the farthest pairs."""
-    distances = [_distances(part)[:count] for part, count in batches(test)]
-    near, far = np.concatenate(distances).T
-    extreme = (near <= np.quantile(near, _EXTREME)) | (far >= np.quantile(far, 1 - _EXTREME))
-    there = float(np.nanmean(errors[extreme]))
+    """Errors on the graphs with the nearest and the farthest pairs, the fewest and the most."""
+    measured = [_distances(part)[:count] for part, count in batches(test)]
+    near, far, pairs = np.concatenate(measured).T
+    with np.errstate(invalid="ignore"):
+        some = [(near <= _lowest(near)) | (-far <= _lowest(-far))]
+    if np.ptp(pairs) > 0:
+        some += [pairs <= _lowest(pairs), -pairs <= _lowest(-pairs)]
+    there = max(float(np.nanmean(errors[one])) for one in some if np.any(one))
     limit = _BEYOND * error + ROUNDING
     return dict(law_error=there, limit=limit, holds=there <= limit)
+
+
+def _lowest(x):
+    """The quantile below which are the least."""
+    return np.nanquantile(x, _EXTREME)
 
 
 def _agreement(law, train, test, error):
@@ -182,11 +196,10 @@ def _agreement(law, train, test, error):
 def _momentum(law, test):
     """What forces on all bodies of a graph sum to, as a share of the sum of their sizes."""
     weight = np.asarray(inertia(test.nodes, test.quantity))[..., None]
-    known = known_targets(test)
-    whole = np.ones(len(test), bool) if known is None else np.all(known, axis=(1, 2))
+    whole = _whole(test)
     shares = []
     for change in (_predicted(law, test), np.asarray(test.target, np.float64)):
-        force = (weight * change)[whole]
+        force = (weight * _known_only(change, test))[whole]
         size = np.sum(np.linalg.norm(force, axis=-1), axis=1)
         shares.append(np.linalg.norm(np.sum(force, axis=1), axis=-1) / np.maximum(size, 1e-300))
     by_law, by_data = (float(np.median(share)) if np.any(whole) else 0.0 for share in shares)
@@ -194,14 +207,38 @@ def _momentum(law, test):
     return dict(law=by_law, data=by_data, limit=limit, holds=by_law <= limit)
 
 
+def _energy(law, test):
+    """The work that forces do over recordings, by the law and by the data, over its size."""
+    whole = _whole(test)
+    momentum = np.asarray(inertia(test.nodes, test.quantity))[..., None] * test.nodes.velocity
+
+    def power(change):
+        return np.sum(np.asarray(momentum, np.float64) * change, axis=(1, 2))[whole]
+
+    by_data = power(_known_only(np.asarray(test.target, np.float64), test))
+    gap = power(_left(law, test))
+    group = np.asarray(test.group)[whole]
+    means = np.array([np.mean(gap[group == one]) for one in np.unique(group)])
+    size = float(np.mean(np.abs(by_data))) if np.any(whole) else 0.0
+    if size == 0 or len(means) < _RECORDINGS:
+        return dict(work=None, limit=_ENERGY, holds=True)
+    chance = 2 * float(np.std(means)) / math.sqrt(len(means))
+    work = max(0.0, abs(float(np.mean(means))) - chance) / size
+    return dict(work=work, limit=_ENERGY, holds=work <= _ENERGY)
+
+
 def _distances(dataset):
-    """Smallest and largest distance `[graph, 2]` along edges."""
+    """Smallest and largest distance along edges, and their number, `[graph, 3]`."""
     position = np.asarray(dataset.nodes.position, np.float64)
     ends = (np.asarray(x) for x in (dataset.graphs.receivers, dataset.graphs.senders))
     rows = np.arange(len(dataset))[:, None]
     way = dataset.space.displacement(*(position[rows, end] for end in ends))
     r = np.linalg.norm(way, axis=-1)
-    return np.stack([np.min(r, axis=1), np.max(r, axis=1)], axis=1)
+    mask = edge_mask(dataset.graphs)
+    mask = np.ones(r.shape, bool) if mask is None else np.asarray(mask)
+    near, far = (np.where(mask, r, size) for size in (np.inf, -np.inf))
+    found = [np.min(near, axis=1), np.max(far, axis=1), np.sum(mask, axis=1)]
+    return np.where(np.any(mask, axis=1)[:, None], np.stack(found, axis=1), [np.nan, np.nan, 0])
 
 
 def _structure(law, test, error):
@@ -268,8 +305,22 @@ def _predicted(predictor, dataset):
 def _left(law, dataset):
     """What a law leaves of each target; 0 where a target is not known."""
     left = np.asarray(dataset.target, np.float64) - _predicted(law, dataset)
+    return np.nan_to_num(_known_only(left, dataset))
+
+
+def _known_only(change, dataset):
+    """Changes of nodes; 0 where the data do not know them."""
     known = known_targets(dataset)
-    return np.nan_to_num(left if known is None else np.where(known, left, 0.0))
+    return change if known is None else np.where(known, change, 0.0)
+
+
+def _whole(dataset):
+    """`[graph]`, True where the targets of all nodes are known."""
+    known, real = known_targets(dataset), node_mask(dataset.graphs)
+    if known is None:
+        return np.ones(len(dataset), bool)
+    known = np.all(known, axis=2)
+    return np.all(known if real is None else known | ~np.asarray(real), axis=1)
 
 
 def _left_by(law, dataset) -> Bodies:

@@ -14,13 +14,13 @@ import numpy as np
 import sympy
 from jaxtyping import Float, Int
 from scipy import sparse
-from scipy.interpolate import BSpline
 
 from symjax_gn.data.datasets import Dataset, sends_elements, take
 from symjax_gn.data.features import element_features, node_features, pair_features, parse_feature
 from symjax_gn.data.graphs import flatten
 from symjax_gn.data.nodes import leading_shape, take_nodes
 from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.splines import Curve, design
 from symjax_gn.laws.expressions import with_slots
 from symjax_gn.laws.tapes import Tape
 from symjax_gn.model import known_targets
@@ -148,8 +148,7 @@ class Splines(NamedTuple):
     numbers: Int[np.ndarray, " number"]
 
     def bind(self, x: Float[np.ndarray, " sample"]) -> "_BoundSplines":
-        inside = np.clip(x, self.knots[3], self.knots[-4])
-        return _BoundSplines(self.knots, inside, BSpline.design_matrix(inside, self.knots, 3))
+        return _BoundSplines(self.knots, x, design(self.knots, x))
 
 
 class _BoundSplines(NamedTuple):
@@ -164,8 +163,7 @@ class _BoundSplines(NamedTuple):
         return self.basis
 
     def along(self, numbers):
-        slope = BSpline(self.knots, numbers, 3).derivative()(self.x)
-        return np.where((self.x > self.knots[3]) & (self.x < self.knots[-4]), slope, 0.0)
+        return Curve(self.knots, numbers).slopes(self.x)
 
     def summed(self, matrix):
         return self._replace(basis=(matrix @ self.basis).toarray())
@@ -198,23 +196,6 @@ class _BoundFrozen(NamedTuple):
 
     def summed(self, matrix):
         return self._replace(known=matrix @ self.known)
-
-
-def place_knots(x: Float[np.ndarray, " sample"], pieces: int, margin: float = 0.0) -> np.ndarray:
-    """Knots between equal lengths and equal shares of the samples.
-
-    Args:
-        x: `[sample]`, values of the variable.
-        pieces: how many.
-        margin: share of the range that is added at both ends.
-    """
-    low, high = np.quantile(x, [0.002, 0.998])
-    even = np.linspace(low, high, pieces + 1)
-    dense = np.quantile(x, np.linspace(0.002, 0.998, pieces + 1))
-    inner = 0.5 * (even + dense)
-    reach = margin * np.ptp(x)
-    inner[0], inner[-1] = np.min(x) - reach, np.max(x) + reach
-    return np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
 
 
 class Formula:

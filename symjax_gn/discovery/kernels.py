@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import sympy
 from jaxtyping import Float
-from scipy.interpolate import BSpline
 
 from symjax_gn.discovery.bodies import Bodies
+from symjax_gn.discovery.splines import design, place_knots
 from symjax_gn.discovery.terms import Columns, Term, components, values
 
 # A part of a kernel that data say so little of is left at 0.
@@ -32,8 +32,7 @@ class Spline(NamedTuple):
             return np.ones((len(next(iter(columns.values()))), 1))
         x = values(self.variable, columns)
         place = np.log(np.maximum(x, 1e-300)) if self.logarithmic else x
-        place = np.clip(place, self.knots[3], self.knots[-4])
-        found = BSpline.design_matrix(place, self.knots, 3).toarray()
+        found = design(self.knots, place).toarray()
         return found if self.slope == 0 else found * np.maximum(x, 1e-300)[:, None] ** self.slope
 
 
@@ -45,7 +44,7 @@ def make_spline(
     logarithmic: bool | None = None,
     slope: float = 0.0,
 ) -> Spline:
-    """Splines whose pieces are a compromise between equal length and equal shares of the data.
+    """Splines for a term's kernel, with knots by `splines.place_knots`.
 
     Args:
         term: whose kernel they are for; of a constant there is one piece.
@@ -60,13 +59,7 @@ def make_spline(
     x = variable_of(term, bodies)
     logarithmic = bool(np.all(x > 0)) if logarithmic is None else logarithmic
     place = np.log(x) if logarithmic else x
-    low, high = np.quantile(place, [0.002, 0.998])
-    even = np.linspace(low, high, pieces + 1)
-    dense = np.quantile(place, np.linspace(0.002, 0.998, pieces + 1))
-    inner = 0.5 * (even + dense)
-    inner[0], inner[-1] = np.min(place), np.max(place)
-    knots = np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
-    return Spline(variable, knots, logarithmic, slope)
+    return Spline(variable, place_knots(place, pieces), logarithmic, slope)
 
 
 def on_variable(

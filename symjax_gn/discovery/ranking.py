@@ -12,10 +12,8 @@ from symjax_gn.discovery.kernels import Fit, Spline
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import Term, Vector, components, values
 
-SIMPLEST = 14
-"""Vectors are ranked with so many couplings, and the best of them with all."""
-
-_VECTORS = 5
+# Vectors are ranked with so many couplings, the simplest, and so many of them with all.
+_SIMPLEST, _VECTORS = 40, 5
 
 # Pieces of a kernel.
 _RANKED = 6
@@ -134,12 +132,12 @@ def rank_pairs(
     found = []
     for vector in vectors:
         parts = recorded.parts(vector)
-        found.append((vector, parts, gained(parts, factors[:SIMPLEST])))
+        found.append((vector, parts, gained(parts, factors[:_SIMPLEST])))
     # Vectors that explain nothing with the simplest couplings are not tried with all.
     found.sort(key=lambda row: -max(row[2]))
     ranked = []
     for n, (vector, parts, gains) in enumerate(found):
-        gains = gains + gained(parts, factors[SIMPLEST:] if n < _VECTORS else [])
+        gains = gains + gained(parts, factors[_SIMPLEST:] if n < _VECTORS else [])
         ranked += [(gain, Term(vector, way, True)) for gain, way in zip(gains, ways, strict=False)]
     return sorted(ranked, key=lambda row: -row[0])
 

@@ -108,21 +108,28 @@ def screened(
         objective: rates one law, where the other functions are known.
         until: the reading of `time.monotonic` after which no more are fitted.
     """
+    rows = _fitted(laws, objective, until)
+    front = [row[2] for row in pareto(rows)]
+    good = [row[2] for row in sorted(rows, key=lambda row: row[1])[:_COMBINED]]
+    return list(dict.fromkeys([*good, *front[-_COMBINED:]]))
+
+
+def _fitted(laws, objective, until):
+    """Complexity, error and fitted law of each, simplest first; at least one."""
     rows = []
     for law in laws:
         if rows and time.monotonic() > until:
             break
         (fitted,), error = objective.fit((law,), math.inf)
         rows.append((complexity(fitted), error, fitted))
-    front = [row[2] for row in pareto(sorted(rows, key=_order))]
-    good = [row[2] for row in sorted(rows, key=lambda row: row[1])[:_COMBINED]]
-    return list(dict.fromkeys([*good, *front[-_COMBINED:]]))
+    return sorted(rows, key=_order)
 
 
 def simplest_first(
     laws: Sequence[sympy.Expr],
     objective: Objective,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
+    until: float = math.inf,
 ) -> list[sympy.Expr]:
     """The Pareto front of laws of one of several functions, with fitted constants.
 
@@ -133,12 +140,9 @@ def simplest_first(
         laws: of `r`.
         objective: rates one law, where the other functions are known.
         held_out: errors of fitted laws on other data.
+        until: the reading of `time.monotonic` after which no more are fitted.
     """
-    rows = []
-    for law in laws:
-        (fitted,), error = objective.fit((law,), math.inf)
-        rows.append((complexity(fitted), error, fitted))
-    front = [row[2] for row in pareto(sorted(rows, key=_order))][-_TRIED:]
+    front = [row[2] for row in pareto(_fitted(laws, objective, until))][-_TRIED:]
     errors = [held_out((law,)) for law in front]
     first = front[simplest(errors)]
     return [first, *(law for law in reversed(front[-_COMBINED:]) if law != first)]

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
-from scipy.interpolate import BSpline
 
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.composition import (
@@ -22,8 +21,8 @@ from symjax_gn.discovery.composition import (
     Summed,
     Term,
     fit_numbers,
-    place_knots,
 )
+from symjax_gn.discovery.splines import Curve, design, place_knots
 
 # Pieces of a factor when terms are looked for, when they are compared, and in the end, where
 # more are taken as long as they lower the error.
@@ -43,28 +42,6 @@ _UNSEEN = 1e-100
 
 # Products of so many variables, at most.
 _MOST_FACTORS = 3
-
-
-class Curve(NamedTuple):
-    """A cubic spline."""
-
-    knots: Float[np.ndarray, " knot"]
-    parts: Float[np.ndarray, " part"]
-
-    def values(self, x: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-        """Values `[sample]`; constant beyond its ends."""
-        return BSpline(self.knots, self.parts, 3)(self._inside(x))
-
-    def deviation(
-        self, x: Float[np.ndarray, " sample"], covariance: Float[np.ndarray, "part part"]
-    ) -> Float[np.ndarray, " sample"]:
-        """Standard deviations `[sample]` of its values, by the covariance of its parts."""
-        basis = BSpline.design_matrix(self._inside(x), self.knots, 3).toarray()
-        square = np.einsum("sp,pq,sq->s", basis, covariance, basis)
-        return np.sqrt(np.maximum(square, 0.0))
-
-    def _inside(self, x):
-        return np.clip(x, self.knots[3], self.knots[-4])
 
 
 class SplineLaw(NamedTuple):
@@ -263,7 +240,7 @@ def refined(
     for name, curve in zip([name for term in terms for name in term], curves, strict=True):
         x = np.unique(np.quantile(columns[name], np.linspace(0, 1, 20 * pieces)))
         knots = place_knots(columns[name], pieces)
-        basis = BSpline.design_matrix(np.clip(x, knots[3], knots[-4]), knots, 3).toarray()
+        basis = design(knots, x).toarray()
         found.append(Curve(knots, np.linalg.lstsq(basis, curve.values(x), rcond=1e-10)[0]))
     return found
 

@@ -24,7 +24,7 @@ from symjax_gn.discovery.kernels import (
     solved,
     variable_of,
 )
-from symjax_gn.discovery.ranking import SIMPLEST, groups, rank_pairs
+from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
     Term,
@@ -41,8 +41,9 @@ from symjax_gn.laws.expressions import complexity
 # they lower the error.
 _COMPARED, _FINAL = 14, (40, 80, 160)
 
-# Terms of pairs that are compared after each ranking; couplings of terms of bodies.
-_TRIED, _OWN = 24, 24
+# Terms of pairs that are compared after each ranking, and simple ones whatever it says;
+# couplings of terms of bodies.
+_TRIED, _SIMPLE, _OWN = 24, 14, 24
 
 # Errors within this factor are the same: the simpler term is taken.
 _SAME = 1.02
@@ -112,7 +113,7 @@ def find_terms(
         """Fits with one more term, the best first; of those that are as good the simplest."""
         ranked = [term for _, term in rank_pairs(stars, fit, vectors, ways)[:_TRIED]]
         # What is simple is tried whatever a network says that has not learned enough.
-        simple = (Term(vectors[0], way, True) for way in ways[:SIMPLEST])
+        simple = (Term(vectors[0], way, True) for way in ways[:_SIMPLE])
         more = [coarse(term) for term in dict.fromkeys([*ranked, *simple, *alone])]
         trials = [(solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)

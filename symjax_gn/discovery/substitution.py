@@ -6,6 +6,7 @@ to where the law is shortest.
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -130,6 +131,8 @@ def choose_factors(
     few: Summed,
     valid: Summed,
     regressors: Sequence[Regressor],
+    *,
+    seconds: float = math.inf,
 ) -> Chosen:
     """Laws in the place of splines.
 
@@ -139,14 +142,18 @@ def choose_factors(
         few: what laws are fitted to as they are compared.
         valid: other data, by which laws are chosen.
         regressors: engines that search for what is no sum of known functions.
+        seconds: after which no more candidates are tried; half as long for those that engines
+            find, and for gauges.
     """
+    until = time.monotonic() + seconds
     samples = [_sample(splines, k, train) for k in range(len(splines.curves))]
     operators = operators_of(regressors)
 
     objective, held_out = OnTargets(splines, few), OnTargets(splines, valid)
 
     def rated(candidates):
-        rows, means, picked = pick(candidates, objective, held_out.errors, list(RULES.values()))
+        rules = list(RULES.values())
+        rows, means, picked = pick(candidates, objective, held_out.errors, rules, until)
         return Chosen(rows[picked].candidate, means[picked], tuple(rows))
 
     def choose(ways):
@@ -154,10 +161,10 @@ def choose_factors(
         for k, laws in enumerate(ways):
             # Splines stand for the other factors.
             alone, errors = OnTargets(splines, few, k), OnTargets(splines, valid, k).errors
-            tried.append(simplest_first(laws, alone, errors))
+            tried.append(simplest_first(laws, alone, errors, until))
         return rated(beside_best(tried))
 
-    found = first_exact(in_stages([_laws(*one, operators) for one in samples]), choose)
+    found = first_exact(in_stages([_laws(*one, operators) for one in samples]), choose, until)
     if found.error > max(splines.error, ROUNDING):
         # What is no sum of known functions is searched for.
         fronts = [_search(*one, regressors) for one in samples]
@@ -165,9 +172,11 @@ def choose_factors(
             [law, *(row.expression for row in front.laws)]
             for law, front in zip(found.candidate, fronts, strict=True)
         ]
+        until = time.monotonic() + seconds / 2
         again = choose(ways)
         found = again if again.error < found.error else found
     # Rules that shorten laws choose between gauges.
+    until = time.monotonic() + seconds / 2
     variants = gauges(splines, few, found.candidate)
     simplest = rated(variants)
     return simplest._replace(rows=(*found.rows, *simplest.rows))

@@ -5,6 +5,7 @@ Message and update are first looked for as sums of terms of one-variable factors
 expressions are searched for in all variables at once.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,6 +64,8 @@ def find_sum(
     train: Dataset,
     validation: Dataset,
     regressors: Sequence[Regressor],
+    *,
+    seconds: float = math.inf,
 ) -> SumLaw | None:
     """Find a law of a sum of messages factor by factor; None where it has no such factors.
 
@@ -76,6 +79,7 @@ def find_sum(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each factor.
+        seconds: after which no more formulas are tried, see `choose_factors`.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -89,7 +93,7 @@ def find_sum(
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None
     few = gather_sums(train, _CHOSEN)
-    found = choose_factors(splines, seen, few, held_out, regressors)
+    found = choose_factors(splines, seen, few, held_out, regressors, seconds=seconds)
     candidate, error = OnTargets(splines, seen).fit(found.candidate)
     messages = [whole(splines, row.candidate)[0] for row in found.rows]
     updates = [whole(splines, row.candidate)[1] for row in found.rows]
