@@ -19,7 +19,13 @@ from symjax_gn.settings import Settings, check_settings, preset
 
 QUICK = Settings(
     time_limit=2.0,
-    steps=40, width=8, depth=1, evaluations=2000, searches=1, batch_size=16, form="central"
+    steps=40,
+    width=8,
+    depth=1,
+    evaluations=2000,
+    searches=1,
+    batch_size=16,
+    form="central",
 )
 
 

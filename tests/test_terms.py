@@ -159,8 +159,7 @@ def test_planted_structures_are_found(name):
 
 
 def test_kernels_are_the_true_ones():
-    _, train, valid = spring()
-    fit = of_springs()
+    train, fit = spring()[1], of_springs()
     found = choice.sample_kernel(fit, 0, train)
     np.testing.assert_allclose(found.y, 2 * (found.x - 0.99), atol=1e-4)
     assert np.all(found.noise >= 0)
@@ -446,7 +445,7 @@ def test_kernels_of_the_distance_between_surfaces():
         return 4 * jnp.maximum(gap, 0.0) ** 2.5
 
     stars, train, valid = prepared(System("grains", energy, sample=sample, dt=5e-3))
-    fit = structure.find_terms(stars, train, valid, enough=0.002)
+    fit = structure.find_terms(stars, train, valid, enough=0.002, seconds=1.0)
     assert [str(term.vector.variable) for term in fit.terms] == ["r - radius_i - radius_j"]
     laws = choice.rounded(choice.choose(fit, train, valid, []), train, valid)
     assert laws.kernels == (-10 * sympy.Abs(R) ** sympy.Rational(3, 2) * sympy.Heaviside(-R),)
@@ -462,3 +461,15 @@ def test_a_law_is_chosen_even_when_time_is_over():
     stages = iter([[[R]], [[R**2]]])
     found = first_exact(stages, lambda ways: Rated(1, 0.5, tuple(ways[0]), 0.5), until=0.0)
     assert found.candidate == (R,) and next(stages) == [[R**2]]
+
+
+def test_nothing_to_tell_terms_apart():
+    """Bodies that are all in the same places, and fewer accelerations than splines."""
+    run = simulate(jax.random.key(0), SYSTEMS["spring"], num_simulations=6, num_outputs=3)
+    stars, _, _ = spring()
+    train, valid, _ = split(jax.random.key(0), make_dataset(run))
+    few, held_out = gather(train, 4000), gather(valid, 4000)
+    assert names(structure.find_terms(stars, few, held_out, seconds=1.0)) == {("1", LINE)}
+    alike = few._replace(pairs={name: 0 * x + 1.0 for name, x in few.pairs.items()})
+    fit = kernels.fit_terms([named(LINE)], alike._replace(sums=0 * alike.sums), held_out, 14)
+    assert not np.any(fit.parts[0]) and np.isfinite(fit.error)

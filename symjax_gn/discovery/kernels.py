@@ -56,10 +56,15 @@ def make_spline(
     variable = term.vector.variable
     if variable is None:
         return Spline(None, np.zeros(0), False, 0.0)
+    felt = _felt(term, bodies)
     x = variable_of(term, bodies)
     logarithmic = bool(np.all(x > 0)) if logarithmic is None else logarithmic
     place = np.log(x) if logarithmic else x
-    return Spline(variable, place_knots(place, pieces), logarithmic, slope)
+    # Where bodies feel next to nothing there is little to tell.
+    size = np.linalg.norm(bodies.target, axis=1) * bodies.weight
+    weight = (abs(bodies.sums).sign().T @ size if term.pair else size)[felt]
+    knots = place_knots(place, pieces, weight=weight)
+    return Spline(variable, knots, logarithmic, slope)
 
 
 def on_variable(
@@ -72,9 +77,13 @@ def on_variable(
 def variable_of(term: Term, bodies: Bodies) -> Float[np.ndarray, " sample"]:
     """The kernel's variable of the pairs or bodies on which a term acts."""
     columns = bodies.pairs if term.pair else bodies.nodes
-    x = values(term.vector.variable, columns)
-    felt = values(term.coupling, columns) != 0
-    return x[felt] if np.any(felt) else x
+    return values(term.vector.variable, columns)[_felt(term, bodies)]
+
+
+def _felt(term, bodies):
+    """Whether a term acts on each pair or body; if on none, on all."""
+    felt = values(term.coupling, bodies.pairs if term.pair else bodies.nodes) != 0
+    return felt if np.any(felt) else ~felt
 
 
 class Fit(NamedTuple):
@@ -114,7 +123,7 @@ def _solve(design, target):
     used = np.flatnonzero(size > _UNSEEN * np.max(size, initial=0.0))
     scaled = design[:, used] / size[used]
     left, sizes, right = np.linalg.svd(scaled.T @ scaled, hermitian=True)
-    kept = sizes > 1e-13 * sizes[0]
+    kept = sizes > 1e-13 * np.max(sizes, initial=0.0)
     inverse = (right[kept].T / sizes[kept]) @ left[:, kept].T
     found = np.zeros(design.shape[1])
     found[used] = inverse @ (scaled.T @ target) / size[used]

@@ -10,6 +10,7 @@ from scipy.linalg import orth
 
 from symjax_gn.discovery.kernels import Fit, Spline
 from symjax_gn.discovery.recording import StarForces
+from symjax_gn.discovery.splines import place_knots
 from symjax_gn.discovery.terms import Term, Vector, components, values
 
 # Vectors are ranked with so many couplings, the simplest, and so many of them with all.
@@ -26,6 +27,9 @@ _LEAST = 0.1
 
 # Directions of splines of known terms that are no smaller than this share are known.
 _RANK = 1e-8
+
+# Columns below this share of the largest are nothing.
+_NOTHING = 1e-9
 
 # What keeps sums of splines that say the same apart, as a share.
 _RIDGE = 1e-6
@@ -50,6 +54,7 @@ class _Recorded:
         # Where most feel nothing, what a network says of them is noise.
         typical = max(np.median(size), _LEAST * np.sqrt(np.mean(size**2)))
         self._weight = 1 / (size + 0.1 * typical + 1e-300)[self._owner][:, None]
+        self._size = np.linalg.norm(force * self._weight, axis=1)
         self._known = np.zeros((stars.force.size, 0))
         self.left = (force * self._weight).T.ravel()
         if fit is not None and any(term.pair for term in fit.terms):
@@ -77,8 +82,7 @@ class _Recorded:
             x = values(variable, self._pairs)
             logarithmic = bool(np.all(x > 0))
             place = np.log(x) if logarithmic else x
-            inner = np.quantile(place, np.linspace(0.0, 1.0, _RANKED + 1))
-            knots = np.concatenate([[inner[0]] * 3, inner, [inner[-1]] * 3])
+            knots = place_knots(place, _RANKED, weight=self._size)
             self._bases[variable] = Spline(variable, knots, logarithmic, 0.0).basis(self._pairs)
         return self._bases[variable]
 
@@ -96,7 +100,9 @@ class _Recorded:
     def normal(self, columns: Float[np.ndarray, "row part"]):
         """The normal equations of columns of one size."""
         gram, right = columns.T @ columns, columns.T @ self.left
-        scale = np.sqrt(np.diag(gram)) + 1e-300
+        size = np.sqrt(np.diag(gram))
+        # What known terms may explain as well is rounding.
+        scale = np.where(size > _NOTHING * np.max(size), size, np.inf)
         return gram / np.outer(scale, scale) + _RIDGE * np.eye(len(scale)), right / scale
 
     def explained(self, gram, right) -> float:

@@ -13,7 +13,10 @@ _MOST = (0.002, 0.998)
 
 
 def place_knots(
-    x: Float[np.ndarray, " sample"], pieces: int, margin: float = 0.0
+    x: Float[np.ndarray, " sample"],
+    pieces: int,
+    margin: float = 0.0,
+    weight: Float[np.ndarray, " sample"] | None = None,
 ) -> Float[np.ndarray, " knot"]:
     """Knots `[pieces + 7]`: no piece holds over twice its share of the range, or of the samples.
 
@@ -23,15 +26,17 @@ def place_knots(
         x: `[sample]`, values of the variable.
         pieces: how many.
         margin: share of the range that is added at both ends.
+        weight: `[sample]`, how much each sample counts; None: all the same.
 
     >>> x = np.concatenate([np.linspace(0, 1, 901), np.linspace(1, 10, 100)])
     >>> place_knots(x, 6).round(1)[3:-3]
     array([ 0. ,  0.3,  0.7,  1. ,  3.9,  6.9, 10. ])
     """
     low, high = np.quantile(x, _MOST)
-    grid, counts = np.unique(np.clip(x, low, high), return_counts=True)
+    grid, place = np.unique(np.clip(x, low, high), return_inverse=True)
+    counts = np.cumsum(np.bincount(place, weight))
     even = (grid - low) / (high - low or 1.0)
-    dense = (np.cumsum(counts) - counts[0]) / max(1, len(x) - counts[0])
+    dense = (counts - counts[0]) / (counts[-1] - counts[0] or 1.0)
     inner = np.interp(np.linspace(0, 1, pieces + 1), 0.5 * (even + dense), grid)
     reach = margin * np.ptp(x)
     inner[0], inner[-1] = np.min(x) - reach, np.max(x) + reach

@@ -136,7 +136,11 @@ def find_terms(
         return best
 
     def starts():
-        first = extended([], None)[:_STARTS]
+        trials = extended([], None)
+        # The best of each vector: what is wrong with a coupling is found later.
+        vectors = dict.fromkeys(trial[1][0].term.vector for trial in trials)
+        first = [next(t for t in trials if t[1][0].term.vector == one) for one in vectors]
+        first = first[:_STARTS]
         yield first[0]
         # Exponents that are on no list may be all that is wrong with a coupling.
         yield from with_free_exponents(first[0][1], train, valid)
