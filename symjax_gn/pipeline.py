@@ -133,6 +133,11 @@ def discover(
     dataset = as_dataset(graphs, target)
     if settings.strategy == "flathgn" and not dataset.quantity.weight:
         raise ValueError("A Hamiltonian needs accelerations as the target.")
+    if all(np.all(np.asarray(x) == np.asarray(x)[:1]) for x in jax.tree.leaves(dataset.nodes)):
+        raise ValueError(
+            f"All {len(dataset)} graphs have the same bodies in the same states, so there is "
+            "nothing to learn from; are the data those that were meant?"
+        )
     keys = jax.random.split(key, 4)
     train, validation, test = split(keys[0], dataset)
     parts = (train, validation, test)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset
+from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.laws.symbolic import load_law
 from symjax_gn.model import held_out_error
@@ -158,6 +158,13 @@ def test_first_order_motion_goes_the_same_way():
     }
     assert found.table.true_force is not None
     assert found.verdict is not None
+
+
+def test_graphs_that_are_all_the_same(spring_dataset):
+    same = take(spring_dataset, np.zeros(40, int))
+    same = dataclasses.replace(same, group=np.arange(40))
+    with pytest.raises(ValueError, match="All 40 graphs have the same bodies"):
+        discover(jax.random.key(0), same, QUICK)
 
 
 def test_whatever_is_given_becomes_a_dataset(spring_trajectory, spring_dataset):
