@@ -185,13 +185,18 @@ def test_laws_are_chosen_by_accelerations(dim):
 
 
 def test_a_threshold_is_found_and_the_empty_side_left_out():
-    system = System("h", lambda r, i, j: 3 * jnp.minimum(r, 1.7))
-    stars, train, valid = prepared(system)
+    def force(way, i, j):
+        r = jnp.sqrt(jnp.sum(way**2))
+        return jnp.where(r < 1.7, (1.7 - r) / (r + 0.2), 0.0) * way / r
+
+    stars, train, valid = prepared(System("h", pair_force=force, dt=5e-3))
     fit = structure.find_terms(stars, train, valid, enough=0.01, seconds=1.0)
     broken = structure.split_at_break(fit, train, valid)
     assert broken is not None and len(broken.terms) == 1
     assert broken.terms[0].coupling == sympy.Heaviside(sympy.Float(1.7) - R)
     assert broken.error < 1e-5 < fit.error
+    # Laws of smooth kernels that are nearly as good do not hide it.
+    assert choice.choose(fit, train, valid, []).error < 1e-6
     _, train, valid = spring()
     assert structure.split_at_break(of_springs(), train, valid) is None
 

@@ -128,21 +128,26 @@ def choose(
     operators = operators_of(regressors)
     until = time.monotonic() + seconds
 
-    def first(fit):
+    def first(fit, stages, best=None):
         """The laws of the first stage that leave nothing but rounding, or the best ones."""
-        return first_exact(
-            in_stages(_searches(fit, train, operators)),
-            lambda ways: _choose(fit, ways, train, valid, until),
-            until,
-        )
 
-    found = first(fit)
-    if found.error > ROUNDING and time.monotonic() < until:
-        broken = split_at_break(fit, train, valid)
-        if broken is not None:
-            again = first(broken)
-            if again.error < found.error:
-                fit, found = broken, again
+        def tried(ways):
+            return _choose(fit, ways, train, valid, until)
+
+        return first_exact(stages, tried, until, best)
+
+    stages = in_stages(_searches(fit, train, operators))
+    found = first(fit, itertools.islice(stages, 1))
+    broken = split_at_break(fit, train, valid) if found.error > ROUNDING else None
+    tries = [(fit, stages)]
+    if broken is not None:
+        tries.insert(0, (broken, in_stages(_searches(broken, train, operators))))
+    for trial, more in tries:
+        if found.error <= ROUNDING or time.monotonic() > until:
+            break
+        again = first(trial, more, found)
+        if again is not found:
+            fit, found = trial, again
     if found.error > max(fit.error, ROUNDING):
         # What is no sum of known functions is searched for.
         ways = []

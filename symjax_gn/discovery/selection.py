@@ -53,6 +53,7 @@ def first_exact(
     stages: Iterable[Sequence[Sequence[sympy.Expr]]],
     choose: Callable[[Sequence[Sequence[sympy.Expr]]], _Found],
     until: float = math.inf,
+    best: _Found | None = None,
 ) -> _Found:
     """What is chosen of the first stage that leaves nothing but rounding, or the best choice.
 
@@ -60,8 +61,8 @@ def first_exact(
         stages: what `in_stages` gave.
         choose: chooses of the laws of a stage.
         until: the reading of `time.monotonic` after which no stage begins.
+        best: what is known already.
     """
-    best: Any = None
     for ways in stages:
         found = choose(ways)
         if best is None or found.error < best.error / _AS_GOOD:
