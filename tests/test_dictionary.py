@@ -5,6 +5,8 @@ import sympy
 from symjax_gn.laws.dictionary import KINDS, search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS
 from symjax_gn.laws.expressions import complexity, evaluate
+from symjax_gn.laws.products import products
+from symjax_gn.laws.refinement import SampleObjective
 
 X = np.abs(2 * np.random.default_rng(0).normal(size=2000))
 X = np.quantile(X, np.linspace(0.01, 0.99, 300))
@@ -62,3 +64,34 @@ def test_variables_that_are_small_large_or_negative():
     x = np.linspace(-2, 2, 200)
     rated = next(search_sums(x, 3 * x**2 - x, operators=["+"]))
     assert min(rated.values()) < 1e-8
+
+
+PRODUCTS = {
+    "screened, softened": np.exp(-X) / (X**2 + 0.1),
+    "screened, saturating": np.exp(-X) * np.tanh(2 * X),
+    "rational": X / (1 + X**3),
+    "any powers": 1 / (1 + (X / 1.3) ** 2.6),
+    "stretched": X * np.exp(-(X**1.5)),
+    "logarithm": np.log(1 + X**2) / X,
+    "one zero": (X - 1.4) * np.exp(-X) / (1 + X),
+    "zero of a logarithm": np.log(X / 1.3) / (1 + X**2),
+    "many zeros": np.sin(3 * X) / (1 + X**2),
+    "wave over a root": np.cos(3 * X) / X**1.5,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_found_by_their_logarithms(name):
+    y = PRODUCTS[name]
+    weight = 1 / (np.abs(y) + 0.1 * np.median(np.abs(y)))
+    offered = products(X, y, weight, DEFAULT_OPERATORS)
+    objective = SampleObjective({"r": X}, y, weight)
+    errors = [objective.fit((law,))[1] for _, law in offered]
+    # Fits of many constants end before they are exact; rules that shorten laws go on.
+    assert min(errors) < 1e-3
+    assert not any(law.has(sympy.exp) for _, law in products(X, y, weight, ["log", "sin"]))
+
+
+def test_a_law_of_the_wrong_zeros_is_no_product():
+    noise = np.random.default_rng(3).normal(size=len(X))
+    assert products(X, noise, np.ones(len(X)), DEFAULT_OPERATORS) == []

@@ -101,7 +101,9 @@ def fit_terms(
     names = [name for term in terms for name in term]
     knots = [place_knots(columns[name], pieces, margin) for name in names]
     data = _samples(columns, target)
-    composition = Composition(terms, [(SUM,)], [*_numbered(knots), Frozen(lambda x: x)], data)
+    composition = Composition(
+        terms, [(SUM,)], [*_numbered(knots), Frozen(np.asarray, np.ones_like)], data
+    )
     found = []
     # Products of functions with and without a change of sign are far apart.
     for ramp in (False, True) if any(len(term) > 1 for term in terms) else (False,):

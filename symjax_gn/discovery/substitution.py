@@ -92,7 +92,7 @@ class OnTargets:
         found, start = formulas(candidate)
         shapes: list[Any] = list(found)
         if self._free is not None:
-            shapes = [Frozen(curve.values) for curve in self._splines.curves]
+            shapes = [Frozen(curve.values, curve.slopes) for curve in self._splines.curves]
             shapes[self._free] = found[0]
         law = self._splines
         return Composition(law.message, law.update, shapes, self._data), start
