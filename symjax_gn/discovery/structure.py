@@ -58,6 +58,9 @@ _NEEDED = 3.0
 # the two kernels that meet there.
 _PLACES, _ZOOMS, _HALF = 30, 7, 14
 
+# Splines that err less than this have met no threshold.
+_SMOOTH = 10 * ROUNDING
+
 # A threshold is rounded if it moves by less than the first share, and the error grows by no
 # more than the second factor.
 _PLAIN, _PLAIN_ERROR = 1e-3, 1.05
@@ -318,7 +321,7 @@ def split_at_break(fit: Fit, train: Bodies, valid: Bodies) -> Fit | None:
     which two splines err least is taken, if they err less than one by far.
     """
     best: tuple[float, int, float] | None = None
-    for k, term in enumerate(fit.terms):
+    for k, term in enumerate(fit.terms if fit.error > _SMOOTH else ()):
         if not term.pair or term.vector.variable is None or term.coupling.has(sympy.Heaviside):
             continue
         others = [

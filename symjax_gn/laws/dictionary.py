@@ -348,8 +348,8 @@ def search_sums(
 ) -> Iterator[dict[sympy.Expr, float]]:
     """Sums of up to four functions of one variable `r`, with their errors, in stages.
 
-    Each stage gives all that was found so far: single functions, sums of whole powers and,
-    unless a constant is added, products (`laws.products`); sums of two; the same of a variable
+    Each stage gives all that was found so far: single functions and sums of whole powers;
+    products (`laws.products`), unless a constant is added; sums of two; the same of a variable
     with something added; longer sums.
 
     Args:
@@ -362,8 +362,8 @@ def search_sums(
 
     >>> x = np.linspace(0.5, 3.0, 200)
     >>> search = search_sums(x, 2 * np.exp(-x) - 0.5 / x**2, operators=["exp"])
-    >>> [min(next(search).values()) < 1e-6 for _ in range(2)]
-    [False, True]
+    >>> [min(next(search).values()) < 1e-6 for _ in range(3)]
+    [False, False, True]
     """
     weight = np.ones(len(x)) if weight is None else weight
     unit = _unit(x)
@@ -390,11 +390,12 @@ def search_sums(
     for shift in _SHIFTS if np.all(x > 0) else (0.0,):
         atoms = _atoms(x, unit, shift, weight, operators, level)
         found = sums(atoms, _best_singles(atoms, flat) + _polynomials(atoms, flat))
+        if not shift:
+            yield rated
         if not shift and not constant:
             offered = products(x / unit, target, weight, operators)
             place = _R / sympy.Float(unit) if unit != 1 else _R
             found += ranked(atoms, [(law.xreplace({_R: place}), ()) for _, law in offered])
-        if not shift:
             yield rated
         found += sums(atoms, _best_pairs(atoms, flat)[:_FITTED])
         best.append((atoms, sorted(found, key=lambda row: row[0])[:_LONGER]))

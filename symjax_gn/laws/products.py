@@ -42,6 +42,8 @@ class Factor(NamedTuple):
     grid: tuple[tuple[float, ...], ...]
     needs: tuple[str, ...] = ()
     """Operators beside sums, products, quotients and powers."""
+    form: tuple[int, ...] = ()
+    """Which parameters are powers; whole ones belong to the form, all else is fitted."""
 
 
 _SIZES = tuple((float(a),) for a in np.geomspace(0.1, 8.0, 14))
@@ -64,6 +66,7 @@ FACTORS: tuple[Factor, ...] = (
         lambda x, a, s: np.log(x**s + a),
         lambda x, e, a, s: (x**s + a) ** e,
         tuple((a, s) for (a,) in _SIZES for s in (-1.0, 0.5, 0.75, 1.25, 1.5, 2.5, 3.0, 4.0)),
+        form=(1,),
     ),
     Factor(
         lambda x, a, b: np.log(x**2 + b * x + a),
@@ -133,7 +136,8 @@ def _columns(x, operators) -> _Columns:
             if np.all(np.isfinite(column)):
                 factors.append((factor, parameters))
                 logs.append(column)
-        kinds.append(slice(start, len(factors)))
+        if len(factors) > start:
+            kinds.append(slice(start, len(factors)))
     return _Columns(factors, np.asarray(logs).reshape(-1, len(x)), kinds)
 
 
@@ -230,13 +234,9 @@ def _fitted(x, log, size, columns):
     singles: list[tuple[float, tuple[int, ...]]] = []
     pairs: list[tuple[float, tuple[int, ...]]] = []
     for n, one in enumerate(columns.kinds):
-        if one.start == one.stop:
-            continue
         k = one.start + int(np.argmax(right[one] ** 2))
         singles.append((float(right[k] ** 2), (k,)))
         for other in columns.kinds[n:]:
-            if other.start == other.stop:
-                continue
             g = gram[one, other]
             a, b = right[one][:, None], right[other][None, :]
             with np.errstate(all="ignore"):
@@ -261,9 +261,8 @@ def _written(columns, which, exponents):
     for k in which:
         factor, parameters = columns.factors[k]
         numbers = [
-            sympy.Integer(int(p)) if float(p).is_integer() and len(parameters) > 1 and n
-            else sympy.Float(p)
+            sympy.Integer(int(p)) if n in factor.form and float(p).is_integer() else sympy.Float(p)
             for n, p in enumerate(parameters)
-        ]  # fmt: skip
+        ]
         made *= factor.power(_R, sympy.Float(next(counted)), *numbers)
     return made
