@@ -349,8 +349,8 @@ def search_sums(
     """Sums of up to four functions of one variable `r`, with their errors, in stages.
 
     Each stage gives all that was found so far: single functions and sums of whole powers;
-    products (`laws.products`), unless a constant is added; sums of two; the same of a variable
-    with something added; longer sums.
+    sums of two; products (`laws.products`), unless a constant is added; sums of two of a
+    variable with something added; longer sums.
 
     Args:
         x: `[sample]`, the variable.
@@ -362,8 +362,8 @@ def search_sums(
 
     >>> x = np.linspace(0.5, 3.0, 200)
     >>> search = search_sums(x, 2 * np.exp(-x) - 0.5 / x**2, operators=["exp"])
-    >>> [min(next(search).values()) < 1e-6 for _ in range(3)]
-    [False, False, True]
+    >>> [min(next(search).values()) < 1e-6 for _ in range(2)]
+    [False, True]
     """
     weight = np.ones(len(x)) if weight is None else weight
     unit = _unit(x)
@@ -392,12 +392,12 @@ def search_sums(
         found = sums(atoms, _best_singles(atoms, flat) + _polynomials(atoms, flat))
         if not shift:
             yield rated
+        found += sums(atoms, _best_pairs(atoms, flat)[:_FITTED])
         if not shift and not constant:
+            yield rated
             offered = products(x / unit, target, weight, operators)
             place = _R / sympy.Float(unit) if unit != 1 else _R
             found += ranked(atoms, [(law.xreplace({_R: place}), ()) for _, law in offered])
-            yield rated
-        found += sums(atoms, _best_pairs(atoms, flat)[:_FITTED])
         best.append((atoms, sorted(found, key=lambda row: row[0])[:_LONGER]))
         yield rated
     for atoms, longer in best:
