@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Column
 from symjax_gn.laws.products import products
-from symjax_gn.laws.refinement import SampleObjective
+from symjax_gn.laws.refinement import SampleObjective, improve
+from symjax_gn.laws.rules import left_out, near_integer, zero
 
 _R = sympy.Symbol("r")
 
@@ -31,6 +32,9 @@ _WHOLE_POWERS = tuple(float(p) for p in range(-4, 8))
 
 # Sums that further functions are added to, and how many functions a sum may have.
 _LONGER, _MOST = 6, 4
+
+# What makes products plain, and fits that this may take.
+_PLAIN, _REFINED = (left_out, near_integer, zero), 80
 
 # Shares of the typical value that a positive variable may be softened by.
 _SHIFTS = (0.0, 0.004, 0.02)
@@ -386,6 +390,14 @@ def search_sums(
     def sums(atoms, several):
         return ranked(atoms, [(_sum(atoms, which, flat), which) for which in several])
 
+    def whole():
+        """Products, with exponents that are whole where this is as good."""
+        place = _R / sympy.Float(unit) if unit != 1 else _R
+        offered = products(x / unit, target, weight, operators)
+        written = [(law.xreplace({_R: place}),) for _, law in offered]
+        rows = improve(written, objective, _PLAIN, budget=_REFINED)
+        return [(row.error, row.candidate[0]) for row in rows]
+
     best: list[tuple[_Atoms, Any]] = []
     for shift in _SHIFTS if np.all(x > 0) else (0.0,):
         atoms = _atoms(x, unit, shift, weight, operators, level)
@@ -395,9 +407,7 @@ def search_sums(
         found += sums(atoms, _best_pairs(atoms, flat)[:_FITTED])
         if not shift and not constant:
             yield rated
-            offered = products(x / unit, target, weight, operators)
-            place = _R / sympy.Float(unit) if unit != 1 else _R
-            found += ranked(atoms, [(law.xreplace({_R: place}), ()) for _, law in offered])
+            found += [(rated.setdefault(law, error), law, ()) for error, law in whole()]
         best.append((atoms, sorted(found, key=lambda row: row[0])[:_LONGER]))
         yield rated
     for atoms, longer in best:
