@@ -394,7 +394,7 @@ def search_sums(
         """Products, with exponents that are whole where this is as good."""
         place = _R / sympy.Float(unit) if unit != 1 else _R
         offered = products(x / unit, target, weight, operators)
-        written = [(law.xreplace({_R: place}),) for _, law in offered]
+        written: Any = [(law.xreplace({_R: place}),) for _, law in offered]
         rows = improve(written, objective, _PLAIN, budget=_REFINED)
         return [(row.error, row.candidate[0]) for row in rows]
 
