@@ -37,6 +37,9 @@ from symjax_gn.laws.fronts import ParetoFront, select, to_front
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.rules import RULES, one_power, softened
 
+# Stages of the searches for a broken kernel that come before those for the whole one.
+_SOON = 2
+
 # Samples of a kernel.
 _SAMPLES = 500
 
@@ -141,7 +144,9 @@ def choose(
     broken = split_at_break(fit, train, valid) if found.error > ROUNDING else None
     tries = [(fit, stages)]
     if broken is not None:
-        tries.insert(0, (broken, in_stages(_searches(broken, train, operators))))
+        halves = in_stages(_searches(broken, train, operators))
+        # A kernel that only looks broken must not take all the time.
+        tries = [(broken, itertools.islice(halves, _SOON)), *tries, (broken, halves)]
     for trial, more in tries:
         if found.error <= ROUNDING or time.monotonic() > until:
             break
