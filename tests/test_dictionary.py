@@ -5,7 +5,7 @@ import sympy
 from symjax_gn.laws.dictionary import KINDS, search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS
 from symjax_gn.laws.expressions import complexity, evaluate
-from symjax_gn.laws.products import products
+from symjax_gn.laws.products import search_products
 from symjax_gn.laws.refinement import SampleObjective
 
 X = np.abs(2 * np.random.default_rng(0).normal(size=2000))
@@ -84,14 +84,14 @@ PRODUCTS = {
 def test_products_are_found_by_their_logarithms(name):
     y = PRODUCTS[name]
     weight = 1 / (np.abs(y) + 0.1 * np.median(np.abs(y)))
-    offered = products(X, y, weight, DEFAULT_OPERATORS)
+    offered = search_products(X, y, weight, DEFAULT_OPERATORS)
     objective = SampleObjective({"r": X}, y, weight)
     errors = [objective.fit((law,))[1] for _, law in offered]
     # Fits of many constants end before they are exact; rules that shorten laws go on.
     assert min(errors) < 1e-3
-    assert not any(law.has(sympy.exp) for _, law in products(X, y, weight, ["log", "sin"]))
+    assert not any(law.has(sympy.exp) for _, law in search_products(X, y, weight, ["log", "sin"]))
 
 
 def test_a_law_of_the_wrong_zeros_is_no_product():
     noise = np.random.default_rng(3).normal(size=len(X))
-    assert products(X, noise, np.ones(len(X)), DEFAULT_OPERATORS) == []
+    assert search_products(X, noise, np.ones(len(X)), DEFAULT_OPERATORS) == []

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Column
-from symjax_gn.laws.products import products
+from symjax_gn.laws.products import search_products
 from symjax_gn.laws.refinement import SampleObjective, improve
 from symjax_gn.laws.rules import left_out, near_integer, zero
 
@@ -393,7 +393,7 @@ def search_sums(
     def whole():
         """Products, with exponents that are whole where this is as good."""
         place = _R / sympy.Float(unit) if unit != 1 else _R
-        offered = products(x / unit, target, weight, operators)
+        offered = search_products(x / unit, target, weight, operators)
         written: Any = [(law.xreplace({_R: place}),) for _, law in offered]
         rows = improve(written, objective, _PLAIN, budget=_REFINED)
         return [(row.error, row.candidate[0]) for row in rows]

@@ -178,7 +178,7 @@ def _with_zeros(x, y, operators) -> Iterator[tuple[Float[np.ndarray, " sample"],
                 yield np.sin(gap), sympy.sin(written)
 
 
-def products(
+def search_products(
     x: Column, target: Column, weight: Column, operators: Any
 ) -> list[tuple[float, sympy.Expr]]:
     """Products that are near to samples, with what their logarithms leave, the best first.
@@ -190,7 +190,7 @@ def products(
         operators: those that laws may use; sums, products and powers are always there.
 
     >>> x = np.linspace(0.2, 4.0, 200)
-    >>> found = products(x, 2 * np.exp(-x) / (x**2 + 0.3), np.ones(200), ["exp"])
+    >>> found = search_products(x, 2 * np.exp(-x) / (x**2 + 0.3), np.ones(200), ["exp"])
     >>> found[0][0] < 0.01
     True
     """
