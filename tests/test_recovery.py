@@ -301,6 +301,7 @@ def test_two_checkouts_run_in_turn(monkeypatch, tmp_path, capsys):
     assert "| steps per second | 1000.0 | 500.0 | 0.50 |" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_many_bodies_fit_into_memory(monkeypatch, tmp_path):
     large = load("large", monkeypatch)

@@ -149,7 +149,14 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+# Each takes a quarter of a minute; these two are much like others.
+_SLOW = ("sum of masses", "only the sender's")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in STRUCTURES],
+)
 def test_planted_structures_are_found(name):
     system, planted = STRUCTURES[name]
     fit = structure.find_terms(*prepared(system), enough=0.01)
@@ -166,7 +173,7 @@ def test_kernels_are_the_true_ones():
     np.testing.assert_allclose(kernels.accelerations(fit, train), train.target, atol=1e-3)
 
 
-@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dim", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_laws_are_chosen_by_accelerations(dim):
     system = System("g", lambda r, i, j: -i.mass * j.mass / jnp.sqrt(r + 0.3))
     stars, train, valid = prepared(system, dim)
