@@ -81,7 +81,6 @@ _RATES = tuple(np.geomspace(0.15, 9.0, 16))
 _WAVES = tuple(np.arange(0.4, 14.0, 0.2))
 _PLACES = tuple(np.arange(0.4, 4.4, 0.3))
 _WHOLE = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
-_HALVES = tuple(np.arange(-3.0, 3.1, 0.5))
 _POWERS = (*np.arange(-14.0, -4.5, 0.5), *np.arange(-4.5, 4.6, 0.25), 5.0, 6.0)
 
 
@@ -105,7 +104,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "exponential",
         lambda m, x, p, a: x**p * m.exp(-a * x),
-        _grid(_HALVES, _RATES),
+        _grid(_WHOLE, _RATES),
         (1,),
         ("exp",),
     ),
@@ -119,7 +118,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "gaussian",
         lambda m, x, p, a: x**p * m.exp(-a * x**2),
-        _grid(_HALVES, _RATES),
+        _grid(_WHOLE, _RATES),
         (1,),
         ("exp",),
     ),
