@@ -437,6 +437,21 @@ def test_vectors_that_explain_a_force_together_only():
     assert "x, by dx" in {term.vector.name for term in fit.terms}
 
 
+def _two_forces(way, i, j):
+    r2 = jnp.sum(way**2)
+    return (
+        2 * i.charge * j.charge / (1 + r2**1.5) + 0.8 * j.mass * jnp.exp(-jnp.sqrt(r2 + 1e-12))
+    ) * way
+
+
+def test_couplings_that_hide_each_other():
+    """One term with (q_i + q_j)^2 and the masses explains more than either of the true ones."""
+    system = System("two", pair_force=_two_forces, drag=0.3)
+    fit = structure.find_terms(*prepared(system), enough=0.004)
+    assert names(fit) == {("m_j", LINE), ("q_i*q_j", LINE), ("1", "velocity")}
+    assert fit.error < 1e-4
+
+
 @pytest.mark.slow
 def test_exponents_that_are_on_no_list():
     system = System("third", lambda r, i, j: (i.mass * j.mass) ** (1 / 3) * r**2, dt=5e-3)

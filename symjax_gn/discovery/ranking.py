@@ -1,5 +1,6 @@
 """Which terms explain what a network has recorded of pairs: one by one, and several at once."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -155,10 +156,10 @@ def groups(
     ways: Sequence[sympy.Expr],
     most: int,
 ) -> list[list[Term]]:
-    """Terms that explain recorded forces together, with one coupling; the fewest first.
+    """Terms that explain recorded forces together; the fewest first.
 
-    Of all vectors with the couplings that explain most so, those are left out one by one
-    without which least is lost.
+    They are those of one vector with two couplings, each of which another coupling may hide
+    that is like both, and those of several vectors with one coupling.
 
     Args:
         stars, fit, vectors, ways: see `rank_pairs`.
@@ -167,22 +168,51 @@ def groups(
     recorded = _Recorded(stars, fit)
     plain = [vector for vector in vectors if vector.variable == vectors[0].variable]
     parts = [recorded.parts(vector) for vector in plain]
+    factors = [values(way, stars.pairs) for way in ways[:_SIMPLEST]]
+    found = [
+        [Term(plain[n], ways[k], True) for n, k in group]
+        for group in _two_couplings(recorded, parts, factors)
+        + _several_vectors(recorded, parts, factors[:_COUPLINGS])
+        if len(group) <= most
+    ]
+    return sorted(found, key=len)
+
+
+def _two_couplings(recorded: _Recorded, parts, factors) -> list[list[tuple[int, int]]]:
+    """Those two couplings of one vector that explain most: numbers of vector and coupling."""
+    found = []
+    for n, part in enumerate(parts):
+        gram, right = recorded.normal(
+            np.concatenate([recorded.columns(part, factor) for factor in factors], 1)
+        )
+        size = len(right) // len(factors)
+        rows = np.arange(len(right)).reshape(len(factors), size)
+        for one, other in itertools.combinations(range(len(factors)), 2):
+            both = np.concatenate([rows[one], rows[other]])
+            gain = recorded.explained(gram[np.ix_(both, both)], right[both])
+            found.append((gain, [(n, one), (n, other)]))
+    return [group for _, group in sorted(found, key=lambda row: -row[0])[:_BEST]]
+
+
+def _several_vectors(recorded: _Recorded, parts, factors) -> list[list[tuple[int, int]]]:
+    """Vectors with the couplings that explain most with all of them, fewer and fewer.
+
+    Those are left out one by one without which least is lost.
+    """
     size = parts[0][0].shape[1]
     systems = []
-    for way in ways[:_COUPLINGS]:
-        factor = values(way, stars.pairs)
+    for k, factor in enumerate(factors):
         system = recorded.normal(np.concatenate([recorded.columns(p, factor) for p in parts], 1))
-        systems.append((recorded.explained(*system), way, system))
+        systems.append((recorded.explained(*system), k, system))
     found = []
-    for _, way, (gram, right) in sorted(systems, key=lambda row: -row[0])[:_BEST]:
-        kept = list(range(len(plain)))
+    for _, k, (gram, right) in sorted(systems, key=lambda row: -row[0])[:_BEST]:
+        kept = list(range(len(parts)))
 
-        def without(k, kept=kept, gram=gram, right=right):
-            rows = [size * n + m for n in kept if n != k for m in range(size)]
+        def without(n, kept=kept, gram=gram, right=right):
+            rows = [size * m + part for m in kept if m != n for part in range(size)]
             return recorded.explained(gram[np.ix_(rows, rows)], right[rows])
 
         while kept:
-            if len(kept) <= most:
-                found.append([Term(plain[k], way, True) for k in kept])
+            found.append([(n, k) for n in kept])
             kept.remove(max(kept, key=without))
-    return sorted(found, key=len)
+    return found
