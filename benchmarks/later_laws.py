@@ -3,8 +3,9 @@
     python benchmarks/zoo.py --zoo benchmarks/later_laws.py --dims 2 --seeds 0
 
 The first 25 were run before anything was changed on their account; what came of that is in
-`benchmarks/README.md`. The next six are outside of what was possible until then. The last eleven
-were written later still, and run once before anything was changed on their account.
+`benchmarks/README.md`. The next six are outside of what was possible until then. The next eleven
+and the last twenty were written later still, and run once before anything was changed on their
+account.
 """
 
 import jax
@@ -205,6 +206,94 @@ ending_rational = System(
 )
 larger_mass = System(
     "larger_mass", **_central(lambda r, i, j: -jnp.maximum(i.mass, j.mass) * (r - 1))
+)
+
+soft_yukawa = System(
+    "soft_yukawa", lambda r, i, j: -1.7 * masses(i, j) * jnp.exp(-1.4 * r) / r, softening=0.05,
+    dt=2e-3,
+)  # fmt: skip
+power_137 = System("power_137", lambda r, i, j: 0.9 * masses(i, j) * r**1.37, dt=5e-3)
+two_gaussians = System(
+    "two_gaussians", lambda r, i, j: 2 * jnp.exp(-(r**2)) - 1.5 * jnp.exp(-(r**2) / 4), dt=5e-3
+)
+charged_lennard_jones = System(
+    "charged_lennard_jones",
+    lambda r, i, j: 2 * ((0.8 / r) ** 12 - (0.8 / r) ** 6) + charges(i, j) * jnp.exp(-r),
+    sample=on_grid,
+    dt=2e-3,
+)
+born_mayer = System(
+    "born_mayer",
+    lambda r, i, j: 20 * jnp.exp(-3 * r) + charges(i, j) / (r + 0.2),
+    dt=2e-3,
+)
+morse_of_masses = System(
+    "morse_of_masses",
+    lambda r, i, j: 0.8 * masses(i, j) * (1 - jnp.exp(-1.5 * (r - 1))) ** 2,
+    dt=5e-3,
+)
+quintic = System("quintic", lambda r, i, j: 0.04 * r**6 - 0.8 * r**2, dt=2e-3)
+log_of_sum = System(
+    "log_of_sum", lambda r, i, j: 1.3 * (i.mass + j.mass) * jnp.log(r + 0.5), dt=5e-3
+)
+beats = System(
+    "beats", **_central(lambda r, i, j: charges(i, j) * (jnp.sin(2 * r) + jnp.sin(3 * r)))
+)
+relativistic_spring = System(
+    "relativistic_spring", lambda r, i, j: 2 * masses(i, j) * jnp.sqrt(1 + r**2), dt=5e-3
+)
+cut_gravity = System(
+    "cut_gravity",
+    **_central(lambda r, i, j: jnp.where(r < 1.5, masses(i, j) / (r + 0.2), 0.0)),
+)
+soft_core = System(
+    "soft_core",
+    **_central(lambda r, i, j: -3 * charges(i, j) * jnp.maximum(1 - r / 2.2, 0.0) ** 3),
+)
+root_of_sum = System(
+    "root_of_sum", **_central(lambda r, i, j: jnp.sqrt(i.mass + j.mass) * (r - 1.2))
+)
+mass_difference = System(
+    "mass_difference",
+    **_central(lambda r, i, j: 2 * jnp.abs(i.mass - j.mass) * jnp.exp(-r) + 0.5 * r),
+)
+everything_at_once = System(
+    "everything_at_once",
+    lambda r, i, j: charges(i, j) * jnp.log(r + 0.1),
+    one_body_potential=lambda body: 0.7 * body.charge * body.position[0],
+    drag=0.5,
+    dt=5e-3,
+)
+viscous_gravity = System(
+    "viscous_gravity",
+    pair_force=lambda way, i, j: (
+        masses(i, j) * (0.5 * (j.velocity - i.velocity) + way / (length(way) + 0.3))
+        / (1 + length(way) ** 2)
+    ),
+    dt=5e-3,
+)  # fmt: skip
+tilted = System(
+    "tilted",
+    pair_force=lambda way, i, j: (
+        charges(i, j) * jnp.array([0.5, 1.5, 1.0])[: way.shape[0]] * way / (1 + length(way) ** 2)
+    ),
+    dt=5e-3,
+)
+pursuit = System(
+    "pursuit",
+    pair_force=lambda way, i, j: 2 * i.charge * j.mass * way * jnp.exp(-length(way)),
+    drag=0.3,
+    dt=5e-3,
+)
+gravity_and_spring = System(
+    "gravity_and_spring",
+    **_central(lambda r, i, j: masses(i, j) / (r + 0.1) ** 2 + 1.5 * (r - 1)),
+)
+three_couplings = System(
+    "three_couplings",
+    **_central(
+        lambda r, i, j: masses(i, j) / (r + 0.1) + 2 * charges(i, j) * jnp.exp(-r) + 0.5 * r
+    ),
 )
 
 LAWS = {name: found for name, found in list(globals().items()) if isinstance(found, System)}
