@@ -422,6 +422,20 @@ def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
     assert by_targets < 1.985 and by_predictions == pytest.approx(2, abs=0.01)
 
 
+def test_forces_of_bodies_that_cancel_each_other():
+    """Charges that drift in a field feel as much drag: either alone explains nothing."""
+    system = System(
+        "drift",
+        lambda r, i, j: i.charge * j.charge * jnp.log(r + 0.1),
+        one_body_potential=lambda body: 0.7 * body.charge * body.position[0],
+        drag=0.5,
+        dt=0.02,
+    )
+    fit = structure.find_terms(*prepared(system), enough=0.01, seconds=5)
+    assert names(fit) == {("q_i*q_j", LINE), ("1", "velocity"), ("q_i", "x")}
+    assert fit.error < 1e-4
+
+
 def _dipole(way, i, j):
     r = jnp.sqrt(jnp.sum(way**2))
     turn = way[0] / r

@@ -211,9 +211,10 @@ def _energy(law, test):
     """The work that forces do over recordings, by the law and by the data, over its size."""
     whole = _whole(test)
     momentum = np.asarray(inertia(test.nodes, test.quantity))[..., None] * test.nodes.velocity
+    momentum = np.asarray(momentum, np.float64)
 
     def power(change):
-        return np.sum(np.asarray(momentum, np.float64) * change, axis=(1, 2))[whole]
+        return np.sum(momentum * change, axis=(1, 2))[whole]
 
     by_data = power(_known_only(np.asarray(test.target, np.float64), test))
     gap = power(_left(law, test))

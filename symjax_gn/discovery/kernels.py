@@ -141,19 +141,21 @@ class Ready(NamedTuple):
     term: Term
     spline: Spline
     seen: Float[np.ndarray, "row part"]
+    """[row, part], weighted."""
     held_out: Float[np.ndarray, "row part"]
 
 
 def ready(term: Term, spline: Spline, train: Bodies, valid: Bodies) -> Ready:
     """A term prepared for fits on bodies in training, and held out."""
-    return Ready(term, spline, _block(term, spline, train), _block(term, spline, valid))
+    seen = _block(term, spline, train) * _rows(train)[:, None]
+    return Ready(term, spline, seen, _block(term, spline, valid))
 
 
 def solved(rows: Sequence[Ready], train: Bodies, valid: Bodies) -> Fit:
     """Kernels of some terms by least squares on the accelerations of bodies."""
     dim = train.target.shape[1]
     row = _rows(train)
-    design = np.concatenate([one.seen for one in rows], axis=1) * row[:, None]
+    design = np.concatenate([one.seen for one in rows], axis=1)
     target = train.target.reshape(-1) * row
     found, inverse = _solve(design, target)
     left = target - design @ found

@@ -1,6 +1,6 @@
 """Which terms explain what a network has recorded of pairs: one by one, and several at once."""
 
-import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,10 +60,10 @@ class _Recorded:
         self.left = (force * self._weight).T.ravel()
         if fit is not None and any(term.pair for term in fit.terms):
             known = [
-                self.columns(_times(spline.basis(self._pairs), term.vector, self._pairs), factor)
+                self.columns(_times(spline.basis(self._pairs), term.vector, self._pairs), factor)[0]
                 for term, spline in zip(fit.terms, fit.splines, strict=True)
                 if term.pair
-                for factor in [values(term.coupling, self._pairs)]
+                for factor in [values(term.coupling, self._pairs)[None]]
             ]
             whole = np.concatenate(known, axis=1)
             self._known = orth(whole / (np.linalg.norm(whole, axis=0) + 1e-300), rcond=_RANK)
@@ -92,23 +92,29 @@ class _Recorded:
         return _times(self._basis(vector.variable), vector, self._pairs)
 
     def columns(
-        self, parts: Sequence[Float[np.ndarray, "edge part"]], factor: Float[np.ndarray, " edge"]
-    ) -> Float[np.ndarray, "row part"]:
-        """What they add to forces with a coupling, in the order of `left`."""
-        each = [self._centre(factor[:, None] * part) * self._weight for part in parts]
-        return self._unknown(np.concatenate(each))
+        self,
+        parts: Sequence[Float[np.ndarray, "edge part"]],
+        factors: Float[np.ndarray, "coupling edge"],
+    ) -> Float[np.ndarray, "coupling row part"]:
+        """What they add to forces with each coupling, rows in the order of `left`."""
+        wide = (len(self._owner), -1)
+        each = [(factors.T[:, :, None] * part[:, None, :]).reshape(wide) for part in parts]
+        rows = self._unknown(np.concatenate([self._centre(x) * self._weight for x in each]))
+        return np.moveaxis(rows.reshape(len(rows), len(factors), -1), 1, 0)
 
-    def normal(self, columns: Float[np.ndarray, "row part"]):
+    def normal(self, columns: Float[np.ndarray, "*many row part"]):
         """The normal equations of columns of one size."""
-        gram, right = columns.T @ columns, columns.T @ self.left
-        size = np.sqrt(np.diag(gram))
+        flat = np.swapaxes(columns, -1, -2)
+        gram, right = flat @ columns, flat @ self.left
+        size = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))
         # What known terms may explain as well is rounding.
-        scale = np.where(size > _NOTHING * np.max(size), size, np.inf)
-        return gram / np.outer(scale, scale) + _RIDGE * np.eye(len(scale)), right / scale
+        scale = np.where(size > _NOTHING * np.max(size, axis=-1, keepdims=True), size, np.inf)
+        gram = gram / (scale[..., :, None] * scale[..., None, :])
+        return gram + _RIDGE * np.eye(gram.shape[-1]), right / scale
 
-    def explained(self, gram, right) -> float:
+    def explained(self, gram, right) -> Float[np.ndarray, "*many"]:
         """The share that is explained."""
-        return float(right @ np.linalg.solve(gram, right)) / self.total
+        return np.sum(right * np.linalg.solve(gram, right[..., None])[..., 0], -1) / self.total
 
 
 def _times(basis, vector, pairs):
@@ -131,10 +137,12 @@ def rank_pairs(
         ways: couplings of terms, the simplest first.
     """
     recorded = _Recorded(stars, fit)
-    factors = [values(way, stars.pairs) for way in ways]
+    factors = np.stack([values(way, stars.pairs) for way in ways])
 
     def gained(parts, some):
-        return [recorded.explained(*recorded.normal(recorded.columns(parts, one))) for one in some]
+        count = max(1, math.ceil(len(some) / _SIMPLEST))
+        several = (recorded.columns(parts, few) for few in np.array_split(some, count))
+        return [gain for few in several for gain in recorded.explained(*recorded.normal(few))]
 
     found = []
     for vector in vectors:
@@ -144,7 +152,7 @@ def rank_pairs(
     found.sort(key=lambda row: -max(row[2]))
     ranked = []
     for n, (vector, parts, gains) in enumerate(found):
-        gains = gains + gained(parts, factors[_SIMPLEST:] if n < _VECTORS else [])
+        gains = gains + (gained(parts, factors[_SIMPLEST:]) if n < _VECTORS else [])
         ranked += [(gain, Term(vector, way, True)) for gain, way in zip(gains, ways, strict=False)]
     return sorted(ranked, key=lambda row: -row[0])
 
@@ -168,7 +176,7 @@ def groups(
     recorded = _Recorded(stars, fit)
     plain = [vector for vector in vectors if vector.variable == vectors[0].variable]
     parts = [recorded.parts(vector) for vector in plain]
-    factors = [values(way, stars.pairs) for way in ways[:_SIMPLEST]]
+    factors = np.stack([values(way, stars.pairs) for way in ways[:_SIMPLEST]])
     found = [
         [Term(plain[n], ways[k], True) for n, k in group]
         for group in _two_couplings(recorded, parts, factors)
@@ -180,18 +188,17 @@ def groups(
 
 def _two_couplings(recorded: _Recorded, parts, factors) -> list[list[tuple[int, int]]]:
     """Those two couplings of one vector that explain most: numbers of vector and coupling."""
+    pairs = np.stack(np.triu_indices(len(factors), 1), axis=1)
     found = []
     for n, part in enumerate(parts):
-        gram, right = recorded.normal(
-            np.concatenate([recorded.columns(part, factor) for factor in factors], 1)
-        )
-        size = len(right) // len(factors)
-        rows = np.arange(len(right)).reshape(len(factors), size)
-        for one, other in itertools.combinations(range(len(factors)), 2):
-            both = np.concatenate([rows[one], rows[other]])
-            gain = recorded.explained(gram[np.ix_(both, both)], right[both])
-            found.append((gain, [(n, one), (n, other)]))
-    return [group for _, group in sorted(found, key=lambda row: -row[0])[:_BEST]]
+        columns = recorded.columns(part, factors)
+        size = columns.shape[-1]
+        gram, right = recorded.normal(np.concatenate(list(columns), axis=1))
+        both = (size * pairs[:, :, None] + np.arange(size)).reshape(len(pairs), 2 * size)
+        gains = recorded.explained(gram[both[:, :, None], both[:, None, :]], right[both])
+        found += [(gain, n, *map(int, pair)) for gain, pair in zip(gains, pairs, strict=True)]
+    best = sorted(found, reverse=True)[:_BEST]
+    return [[(n, one), (n, other)] for _, n, one, other in best]
 
 
 def _several_vectors(recorded: _Recorded, parts, factors) -> list[list[tuple[int, int]]]:
@@ -201,18 +208,21 @@ def _several_vectors(recorded: _Recorded, parts, factors) -> list[list[tuple[int
     """
     size = parts[0][0].shape[1]
     systems = []
-    for k, factor in enumerate(factors):
-        system = recorded.normal(np.concatenate([recorded.columns(p, factor) for p in parts], 1))
+    for k in range(len(factors)):
+        columns = [recorded.columns(part, factors[k : k + 1])[0] for part in parts]
+        system = recorded.normal(np.concatenate(columns, axis=1))
         systems.append((recorded.explained(*system), k, system))
     found = []
     for _, k, (gram, right) in sorted(systems, key=lambda row: -row[0])[:_BEST]:
-        kept = list(range(len(parts)))
-
-        def without(n, kept=kept, gram=gram, right=right):
-            rows = [size * m + part for m in kept if m != n for part in range(size)]
-            return recorded.explained(gram[np.ix_(rows, rows)], right[rows])
-
-        while kept:
-            found.append([(n, k) for n in kept])
-            kept.remove(max(kept, key=without))
+        kept = np.arange(len(parts))
+        while len(kept):
+            found.append([(int(n), k) for n in kept])
+            rows = (size * kept[:, None] + np.arange(size)).ravel()
+            inverse = np.linalg.inv(gram[np.ix_(rows, rows)])
+            share = (inverse @ right[rows]).reshape(-1, size)
+            own = inverse.reshape(len(kept), size, len(kept), size)
+            own = own[np.arange(len(kept)), :, np.arange(len(kept))]
+            # What is lost without each of them.
+            lost = np.sum(share * np.linalg.solve(own, share[..., None])[..., 0], axis=1)
+            kept = np.delete(kept, np.argmin(lost))
     return found

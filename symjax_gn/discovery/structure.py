@@ -117,7 +117,8 @@ def find_terms(
         ranked = [term for _, term in rank_pairs(stars, fit, vectors, ways)[:_TRIED]]
         # What is simple is tried whatever a network says that has not learned enough.
         simple = (Term(vectors[0], way, True) for way in ways[:_SIMPLE])
-        more = [coarse(term) for term in dict.fromkeys([*ranked, *simple, *alone])]
+        tried = dict.fromkeys([*ranked, *simple, *alone])
+        more = [coarse(term) for term in tried if all(term != row.term for row in rows)]
         trials = [(solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)
 
@@ -138,6 +139,17 @@ def find_terms(
         assert best is not None
         return best
 
+    def beside_bodies():
+        """The best term of pairs beside all that bodies may feel alone, of which some is left.
+
+        Terms of bodies may cancel each other, as a field and the drag of bodies that drift in
+        it: one by one they say nothing, nor do those of pairs without them.
+        """
+        plain = [
+            term for term in alone if not term.vector.variable and complexity(term.coupling) < 2
+        ]
+        return _needed(*extended([*map(coarse, plain)], None)[0], train, valid, _SAME)
+
     def starts():
         trials = extended([], None)
         # The best of each vector: what is wrong with a coupling is found later.
@@ -145,6 +157,7 @@ def find_terms(
         first = [next(t for t in trials if t[1][0].term.vector == one) for one in vectors]
         first = first[:_STARTS]
         yield first[0]
+        yield beside_bodies()
         # Exponents that are on no list may be all that is wrong with a coupling.
         yield from with_free_exponents(first[0][1], train, valid)
         yield together([], None)
@@ -154,15 +167,18 @@ def find_terms(
 
     best: Fit | None = None
     for fit, rows in starts():
-        while len(rows) < _MOST_TERMS and fit.error > 0:
+        while True:
+            # Coarse kernels may be all that is wrong with the right terms.
+            finer = finish(fit, train, valid) if fit.error <= enough else None
+            if len(rows) >= _MOST_TERMS or (finer is not None and finer.error <= _SMOOTH):
+                break
             longer, more = extended(rows, fit)[0]
             if longer.error > fit.error / _FALL and fit.error > enough:
                 longer, more = together(rows, fit)
             if longer.error > fit.error / _FALL ** (len(more) - len(rows)):
                 break
             fit, rows = longer, more
-        # Coarse kernels may be all that is wrong with the right terms.
-        fit = finish(fit, train, valid)
+        fit = finer or finish(fit, train, valid)
         if best is None or fit.error < best.error / _FALL:
             best = fit
         if best.error <= enough or time.monotonic() > until:
@@ -250,16 +266,21 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
             if trial.error <= max(_SAME * best.error, ROUNDING):
                 best, chosen = trial, rows
                 break
+    return _needed(best, chosen, train, valid, _NEEDED)[0]
+
+
+def _needed(best, chosen, train, valid, factor):
+    """The terms without each of which the error is larger by a factor at least."""
     while len(chosen) > 1:
         trials = []
         for k in range(len(chosen)):
             rest = chosen[:k] + chosen[k + 1 :]
             trials.append((solved(rest, train, valid), rest))
         least, rest = min(trials, key=lambda one: one[0].error)
-        if least.error > max(_NEEDED * best.error, ROUNDING):
+        if least.error > max(factor * best.error, ROUNDING):
             break
         best, chosen = least, rest
-    return best
+    return best, chosen
 
 
 def _merged(best, chosen, train, valid):

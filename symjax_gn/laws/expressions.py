@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -241,6 +242,13 @@ def check_variables(expression: sympy.Expr, names: Sequence[str]) -> None:
         raise ValueError(f"The expression has the variables {unknown}, not among {list(names)}.")
 
 
+# The same terms are evaluated again and again, and to compile takes longer than to run.
+@lru_cache(maxsize=4096)
+def _tape(expression: sympy.Expr, names: tuple[str, ...]) -> Tape:
+    check_variables(expression, names)
+    return Tape([expression], names)
+
+
 def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.ndarray]:
     """A NumPy function `fn(features)` of columns `[..., variable]`, float64; NaN if complex.
 
@@ -250,8 +258,7 @@ def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.n
     >>> to_numpy(2 * sympy.Symbol("r"), ["r"])([[1.0], [2.0]])
     array([2., 4.])
     """
-    check_variables(expression, names)
-    tape = Tape([expression], names)
+    tape = _tape(expression, tuple(names))
 
     def call(features):
         features = np.asarray(features, np.float64)
