@@ -37,16 +37,21 @@ from symjax_gn.discovery import (
     sums,
     verdict,
 )
+from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.discovery.gauge import message_r2
 from symjax_gn.laws.symbolic import save_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks import strategies
 from symjax_gn.networks.saving import save_network
-from symjax_gn.networks.training import Trained, fit
+from symjax_gn.networks.training import Trained, as_trained, fit
 from symjax_gn.physics.dynamics import true_hamiltonian
 from symjax_gn.physics.systems import System
 from symjax_gn.results import Discovery, Energies
 from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings, check_settings, make_engines
+
+# Training is interrupted after so many steps to look for a law, with terms that err no more
+# than this, and for so large a share of the time that there is in the end.
+_LOOK, _EXPLAINED, _SHARE_ON_THE_WAY = 400, 1e-3, 0.25
 
 
 def as_dataset(data: Any, target: str | None = None) -> Dataset:
@@ -149,15 +154,28 @@ def discover(
         if on_stage is not None:
             on_stage(stage)
 
-    trained = _train(keys[1], train, validation, settings, progress)
+    by_terms = _by_terms(dataset, settings)
+
+    def find(trained, on_the_way=False):
+        return _find_terms(keys[2], trained, parts, settings, regressors, on_the_way)
+
+    # Messages of other strategies are compact, and energies right, at the end of training only.
+    early = by_terms and settings.until_law and settings.strategy == "bottleneck"
+    trained, terms = _train(keys[1], train, validation, settings, progress, find if early else None)
     if folder is not None:
         save_network(Path(folder) / "network.msgpack", trained)
     test_error = held_out_error(trained, test)
     lap("train")
-    find = _find_force if dataset.quantity.vector else _find_sum
+    ended_at = None if terms is None else int(trained.history.step[-1])
+    if terms is None and by_terms:
+        terms = find(trained)
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
-        found: dict[str, Any] = find(keys[2:], trained, parts, settings, system, regressors, lap)
+        found: dict[str, Any]
+        if dataset.quantity.vector:
+            found = _find_force(keys[2:], trained, parts, settings, system, regressors, lap, terms)
+        else:
+            found = _find_sum(keys[2:], trained, parts, settings, regressors, lap)
     found["certificate"] = certificate.certify(found["law"], trained, train, test)
     lap("certify")
     if folder is not None and found["law"] is not None:
@@ -168,12 +186,33 @@ def discover(
         parts=parts,
         settings=settings,
         seconds=watch.seconds,
+        ended_at=ended_at,
         **found,
     )
 
 
-def _train(key, train, validation, settings, progress):
-    """The network of the settings, trained."""
+def _by_terms(dataset, settings):
+    """Whether a law is to be found term by term."""
+    found = settings.gauge == "influence" and settings.form == "auto"
+    return dataset.quantity.vector and settings.factor and found
+
+
+def _find_terms(key, trained, parts, settings, regressors, on_the_way):
+    """What `find_laws` finds; on the way of training, only what leaves nothing but rounding."""
+    limits: dict[str, Any] = dict(seconds=settings.time_limit)
+    if on_the_way:
+        limits = dict(seconds=_SHARE_ON_THE_WAY * settings.time_limit, limit=_EXPLAINED)
+    by_score = settings.choice == "score"
+    with threadpool_limits(limits=1, user_api="blas"):
+        train, validation, _ = parts
+        found = factoring.find_laws(
+            key, trained, train, validation, regressors, by_score=by_score, **limits
+        )
+    return found if found is None or not on_the_way or found.laws.error <= ROUNDING else None
+
+
+def _train(key, train, validation, settings, progress, find):
+    """The network of the settings, trained; and what `find` has found on the way, or None."""
     energetic = settings.strategy == "flathgn"
     options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
     options["external_field"] = settings.external_field
@@ -184,12 +223,22 @@ def _train(key, train, validation, settings, progress):
         options |= strategies.NETWORKS[settings.network]
     scales = measure_scales(train)
     model = strategies.make_model(settings.strategy, train, scales, **options)
-    return fit(
+    steps = settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS)
+    found, looked = None, False
+
+    def look(state, report):
+        nonlocal found, looked
+        if find is not None and not looked and _LOOK <= report["step"] < steps:
+            looked = True
+            found = find(as_trained(state, model, scales, settings.strategy), on_the_way=True)
+        return found is not None
+
+    trained = fit(
         key,
         train,
         validation,
         strategy=settings.strategy,
-        steps=settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS),
+        steps=steps,
         model=model,
         scales=scales,
         loss=settings.loss,
@@ -201,29 +250,21 @@ def _train(key, train, validation, settings, progress):
         batch_size=settings.batch_size,
         focus=settings.focus,
         progress=progress,
+        callback=look,
     )
+    return trained, found
 
 
-def _find_force(keys, trained, parts, settings, system, regressors, lap):
+def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
     """Laws of a vector of nodes: of pairs, and of each body alone."""
     train, validation, test = parts
-    factored = energy_table = None
+    energy_table = None
     if trained.model.conservative:
         energy_table = energies.record_energies(keys[0], trained, train, system=system)
         table = energy_table.forces
     else:
         table = recording.record_messages(keys[0], trained, train, system=system)
-    if settings.factor and settings.gauge == "influence" and settings.form == "auto":
-        factored = factoring.factor(
-            keys[0],
-            trained,
-            table,
-            train,
-            validation,
-            regressors,
-            by_score=settings.choice == "score",
-            seconds=settings.time_limit,
-        )
+    factored = None if terms is None else factoring.factor(terms, table, train)
     if factored is None:
         law = distillation.distill(
             table,
@@ -374,7 +415,7 @@ def follow(
     return rows, None
 
 
-def _find_sum(keys, trained, parts, settings, system, regressors, lap):
+def _find_sum(keys, trained, parts, settings, regressors, lap):
     """Laws of a scalar: of what is summed, and of what the sum becomes."""
     train, validation, test = parts
     table = recording.record_messages(keys[0], trained, train)

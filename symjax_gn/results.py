@@ -50,6 +50,7 @@ class Discovery:
         parts: the training, validation and test data.
         settings: the choices.
         seconds: duration of each stage.
+        ended_at: the step at which a law found on the way ended training, or None.
 
     `discover` gives one, `write` makes a report of it:
 
@@ -76,6 +77,7 @@ class Discovery:
     parts: tuple[Dataset, Dataset, Dataset]
     settings: Settings
     seconds: dict[str, float]
+    ended_at: int | None
 
     def report(self, **run: Any) -> dict[str, Any]:
         """The contents of `report.json`; `run` says what was run: system, seed, ..."""
@@ -99,6 +101,7 @@ class Discovery:
         if self.update is not None:
             run["update"] = [records.law_record(law) for law in self.update.selected]
         run.setdefault("strategy", chosen.strategy)
+        run["ended_at"] = self.ended_at
         run.setdefault("regressor", chosen.regressor)
         refitted = None
         if self.refit is not None and self.law_error is not None:

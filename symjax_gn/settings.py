@@ -79,6 +79,12 @@ class Settings:
     steps: int | None = _option(
         None, f"training steps (default: {STEPS}, flathgn {STEPS_OF_ENERGIES})", "training"
     )
+    until_law: bool = _option(
+        True,
+        "bottleneck: end training as soon as a law found on the way leaves nothing of held-out "
+        "accelerations but rounding",
+        "training",
+    )
 
     regressor: str = _option("operon", " or ".join(engines.REGRESSORS), "search")
     operators: tuple[str, ...] = _option(

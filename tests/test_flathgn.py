@@ -215,8 +215,10 @@ def test_a_potential_is_the_integral_of_a_force_found_term_by_term(hamiltonian, 
     train, validation, _ = spring_parts
     key, engines = jax.random.key(0), [OperonRegressor(evaluations=2000)]
     table = energies.record_energies(key, hamiltonian, train, num_edges=300)
-    found = factoring.factor(key, hamiltonian, table.forces, train, validation, engines)
-    assert found is not None and found.one_body.form == "none"
+    laws = factoring.find_laws(key, hamiltonian, train, validation, engines)
+    assert laws is not None
+    found = factoring.factor(laws, table.forces, train)
+    assert found.one_body.form == "none"
     whole = energies.refitted_potential(found.refit, table.forces.features)
     assert whole is not None
     potential, r = sympy.expand(whole), sympy.Symbol("r")

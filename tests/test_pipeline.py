@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import sympy
 
+from symjax_gn import pipeline
 from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
+from symjax_gn.discovery import factoring
 from symjax_gn.laws.symbolic import load_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import load_network
@@ -82,7 +84,7 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
         monkeypatch.setattr(module, name, called)
 
     spy(verdict, "judge", (3, 4))
-    spy(factoring, "factor", (3, 4))
+    spy(factoring, "find_laws", (2, 3))
     spy(refitting, "refit", (2,))
     spy(certificate, "certify", (2, 3))
     spy(refitting, "law_error", (2,))
@@ -94,12 +96,46 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
     np.testing.assert_array_equal(seen["judge"][0], train)
     np.testing.assert_array_equal(seen["judge"][1], test)
     np.testing.assert_array_equal(seen["refit"][0], train)
-    np.testing.assert_array_equal(seen["factor"][0], train)
-    np.testing.assert_array_equal(seen["factor"][1], validation)
+    np.testing.assert_array_equal(seen["find_laws"][0], train)
+    np.testing.assert_array_equal(seen["find_laws"][1], validation)
     np.testing.assert_array_equal(seen["certify"][0], train)
     np.testing.assert_array_equal(seen["certify"][1], test)
     np.testing.assert_array_equal(seen["law_error"][0], test)
     np.testing.assert_array_equal(seen["record_messages"][0], train)
+
+
+def test_training_ends_when_a_law_leaves_nothing(tmp_path, spring_trajectory):
+    """The network has seen the terms long before it knows the force well."""
+    steps = dataclasses.replace(QUICK, form="auto", steps=800, time_limit=20.0)
+    found = discover(jax.random.key(0), spring_trajectory, steps, system=SYSTEMS["spring"])
+    assert found.ended_at == found.trained.history.step.tolist()[-1] == 400
+    assert found.verdict.says == "exact" and found.certificate.says == "believe"
+    found.write(tmp_path)
+    assert "Training ended after 400 steps" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("changed", [dict(until_law=False), dict(strategy="standard")])
+def test_training_goes_on_to_the_end(monkeypatch, spring_trajectory, changed):
+    monkeypatch.setattr(pipeline, "_LOOK", 1)
+    found = discover(
+        jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto", **changed)
+    )
+    assert found.trained.history.step[-1] == QUICK.steps
+
+
+def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch, spring_trajectory):
+    looks, plain = [], factoring.find_laws
+
+    def find_laws(*args, **options):
+        looks.append(options)
+        found = plain(*args, **options)
+        return found and found._replace(laws=found.laws._replace(error=1e-4))
+
+    monkeypatch.setattr(pipeline, "_LOOK", 1)
+    monkeypatch.setattr(factoring, "find_laws", find_laws)
+    found = discover(jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto"))
+    assert found.trained.history.step[-1] == QUICK.steps
+    assert [look.get("limit") for look in looks] == [1e-3, None]
 
 
 def test_a_law_is_found_term_by_term(spring_trajectory):

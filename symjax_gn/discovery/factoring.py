@@ -33,6 +33,17 @@ _AS_WELL = 1.5
 _ENOUGH = 0.01
 
 
+class Found(NamedTuple):
+    """Terms that explain a force, with their laws."""
+
+    fit: kernels.Fit
+    """The terms with their kernels as splines."""
+    laws: choice.Laws
+    """The formulas in the place of kernels, and what they were chosen from."""
+    network_error: float
+    """The network's held-out error, as those of `fit` and `laws`."""
+
+
 class Factored(NamedTuple):
     """A law of forces that is a sum of terms."""
 
@@ -50,26 +61,27 @@ class Factored(NamedTuple):
     """The network's held-out error, as those of `fit` and `laws`."""
 
 
-def factor(
+def find_laws(
     key: PRNGKeyArray,
     trained: Trained,
-    table: MessageTable,
     train: Dataset,
     validation: Dataset,
     regressors: Sequence[Regressor],
     *,
+    limit: float | None = None,
     by_score: bool = False,
     seconds: float = math.inf,
-) -> Factored | None:
-    """Find a law as a sum of terms of one variable each; None where there is no such sum.
+) -> Found | None:
+    """The terms of a force and their laws; None where no terms explain it.
 
     Args:
         key: PRNG key that chooses pairs.
         trained: the trained network.
-        table: what `record_messages` gave.
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each kernel.
+        limit: the largest error of terms that explain a force; None for 1.5 times the
+            network's.
         by_score: choose by the paper's score in place of held-out accelerations.
         seconds: after which no other terms are tried, and as many for their formulas.
 
@@ -79,23 +91,36 @@ def factor(
     stars = record_stars(key, trained, train)
     seen, held_out = gather(train, _FITTED), gather(validation, _HELD_OUT)
     network_error = float(np.nanmean(relative_errors(trained, validation)))
+    limit = _AS_WELL * network_error if limit is None else limit
     few = gather(train, _COMPARED)
     enough = min(network_error, _ENOUGH)
     fit = structure.find_terms(stars, few, held_out, enough=enough, seconds=seconds)
     finer = structure.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
-    if fit.error > _AS_WELL * network_error:
+    if fit.error > limit:
         # A threshold may be all that is wrong with smooth kernels.
         fit = structure.split_at_break(fit, few, held_out) or fit
-    if not fit.error <= _AS_WELL * network_error:
+    if not fit.error <= limit:
         return None
     few, seen, held_out = (
         reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
     )
     laws = choice.choose(fit, few, held_out, regressors, seconds=seconds)
     laws = choice.by_score(laws) if by_score else laws
-    laws = choice.rounded(laws, seen, held_out)
-    objective = OnKernels(laws.terms, seen)
+    return Found(fit, choice.rounded(laws, seen, held_out), network_error)
+
+
+def factor(found: Found, table: MessageTable, train: Dataset) -> Factored:
+    """The law of forces that is the sum of the terms that `find_laws` found.
+
+    Args:
+        found: terms and laws.
+        table: what `record_messages` gave.
+        train: graphs whose targets the law was fitted to, user's units.
+    """
+    fit, laws, network_error = found
+    seen = gather(train, _FITTED)
+    objective = OnKernels(laws.terms, reweighted(seen, kernels.accelerations(fit, seen)))
     dim = train.target.shape[-1]
     force, alone = choice.force_laws(laws, dim)
     scalar = _scalar(laws, laws.kernels)

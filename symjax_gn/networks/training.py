@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +97,29 @@ class Trained(NamedTuple):
 @functools.partial(jax.jit, static_argnames="model")
 def _predict(params, mask, graphs, *, model):
     return predict(model, params, graphs, mask).value
+
+
+def as_trained(
+    state: TrainState,
+    model: GraphNet | FlatHGN,
+    scales: Scales,
+    strategy: str,
+    history: Sequence[tuple[Any, ...]] = (),
+) -> Trained:
+    """The network of a state, as a callback of `fit` receives it, on its own.
+
+    Args:
+        state: of training.
+        model: the network.
+        scales: units of the model.
+        strategy: one of `STRATEGIES`.
+        history: rows of `History`.
+    """
+    columns = zip(*history, strict=True) if history else ((),) * len(History._fields)
+    learned = {name: np.exp(np.asarray(x)) for name, x in state.params["learned"].items()}
+    network = state.params["network"]
+    whole = History(*map(np.asarray, columns))
+    return Trained(model, network, state.mask, scales, strategy, whole, learned)
 
 
 class TrainingError(RuntimeError):
@@ -349,10 +372,7 @@ def fit(
             report = dict(step=done, loss=float(value), validation_error=float(rows[-1][2]))
             if callback is not None and callback(now, report):
                 break
-    columns = zip(*rows, strict=True) if rows else ((),) * len(History._fields)
-    history = History(*map(np.asarray, columns))
-    learned = {name: np.exp(np.asarray(x)) for name, x in now.params["learned"].items()}
-    return Trained(model, now.params["network"], now.mask, scales, strategy, history, learned)
+    return as_trained(now, model, scales, strategy, rows)
 
 
 def _check_memory(key, recipe, few, hyper, learn, batch_size):

@@ -95,6 +95,12 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         f"({error['unit']}).",
         "",
     ]
+    if report.get("ended_at"):
+        lines += [
+            f"Training ended after {report['ended_at']} steps, as a law that was found by then "
+            "leaves nothing but rounding; the network's errors are those of that moment.",
+            "",
+        ]
     components = report.get("message_components")
     if components:
         how = "as told" if components["told"] else "found without being told the dimension"
