@@ -307,6 +307,16 @@ def test_exponents_are_found_and_written_as_fractions():
     assert list(structure.with_free_exponents(right, train, valid)) == []
 
 
+def test_couplings_of_several_terms_are_the_plainest_that_say_the_same():
+    """With charges of 1 and -1 the two are 1 - q_i q_j and 2 + 2 q_i q_j."""
+    _, train, valid = prepared(STRUCTURES["two couplings"][0])
+    line = pair_vectors(train.pairs, 2)[0]
+    terms = [Term(line, way, True) for way in (sympy.Abs(QI - QJ), (QI + QJ) ** 2)]
+    fit = structure.finish(kernels.fit_terms(terms, train, valid, 14), train, valid)
+    assert names(fit) == {("1", LINE), ("q_i*q_j", LINE)}
+    assert fit.error < 1e-4
+
+
 def test_one_term_in_place_of_several():
     train, valid = planted([(named("relative velocity"), sympy.exp(-R)), (named(LINE, MJ), R)])
     both = [f"velocity of the {end}" for end in ("sender", "receiver")]

@@ -236,6 +236,7 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
     this lowers the held-out error. Terms that others have made needless are left out.
     """
     chosen = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
+    chosen = _with_plain_couplings(chosen, train, valid)
     best, chosen = _merged(solved(chosen, train, valid), chosen, train, valid)
     several = list(zip(best.terms, best.splines, best.parts, strict=True))
     for k, (term, spline, parts) in enumerate(several):
@@ -309,6 +310,42 @@ def _merged(best, chosen, train, valid):
                 if trial.error <= max(_SAME * best.error, ROUNDING):
                     return trial, rows
     return best, chosen
+
+
+def _with_plain_couplings(chosen, train, valid):
+    """The same terms with the simplest couplings of which theirs are sums.
+
+    E.g. 1 and q_i q_j in place of |q_i - q_j| and (q_i + q_j)^2, where charges are 1 and -1:
+    sums of two kernels are harder to read than either.
+    """
+    found = list(chosen)
+    for one in dict.fromkeys((row.term.pair, row.term.vector) for row in chosen):
+        which = [k for k, row in enumerate(chosen) if (row.term.pair, row.term.vector) == one]
+        terms = [chosen[k].term for k in which]
+        if len(which) < 2 or any(term.coupling.has(sympy.Heaviside) for term in terms):
+            continue
+        columns = train.pairs if terms[0].pair else train.nodes
+        some = {
+            name: column[:: max(1, len(column) // _SPANNED)] for name, column in columns.items()
+        }
+        spans = np.stack([values(term.coupling, some) for term in terms], axis=1)
+        plain: list[sympy.Expr] = []
+        for way in couplings(columns, "ij" if terms[0].pair else "i"):
+            basis = np.stack([values(x, some) for x in [*plain, way]], axis=1)
+            if _within(basis, spans) and not _within(basis[:, -1:], basis[:, :-1]):
+                plain.append(way)
+            if len(plain) == len(terms):
+                break
+        if len(plain) == len(terms) and set(plain) != {term.coupling for term in terms}:
+            for k, way in zip(which, plain, strict=True):
+                found[k] = _again(chosen[k], way, train, valid)
+    return found
+
+
+def _within(columns, spans):
+    """Whether columns are sums of others."""
+    left = columns - spans @ np.linalg.lstsq(spans, columns, rcond=None)[0]
+    return np.sum(left**2) <= _ROUNDED * np.sum(columns**2)
 
 
 def _alike(term):
