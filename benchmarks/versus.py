@@ -4,7 +4,8 @@
     python benchmarks/versus.py /tmp/base --out benchmarks/results/versus.json
 
 Each run is a fresh process of `examples/discover_force.py` for the spring. Steps per second
-are from two runs of unequal numbers of steps, so that compilation has no part in them.
+are from two runs of unequal numbers of steps, trained to the end whatever is found on the way,
+so that compilation has no part in them.
 """
 
 import argparse
@@ -27,7 +28,12 @@ def run(checkout, steps, extra=()):
     """Seconds of one run from outside, and of its stages."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "examples/discover_force.py", "--system", "spring"]
-        command += ["--steps", str(steps), "--out", folder, *extra]
+        command += ["--out", folder, *extra]
+        if steps is not None:
+            command += ["--steps", str(steps)]
+            # Older checkouts always train to the end.
+            if "until_law" in (Path(checkout) / "symjax_gn/settings.py").read_text():
+                command.append("--no-until-law")
         start = time.perf_counter()
         subprocess.run(
             command, cwd=checkout, check=True, capture_output=True,
@@ -50,7 +56,7 @@ def main():
     checkouts = {"base": args.base.resolve(), "this": HERE}
     rows = []
     for repeat in range(args.repeats):
-        for steps in STEPS:
+        for steps in (None, *STEPS):
             for name, checkout in checkouts.items():
                 revision = subprocess.run(
                     ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -59,14 +65,14 @@ def main():
                 row = dict(name=name, steps=steps, repeat=repeat, commit=revision)
                 rows.append(row | run(checkout, steps, args.options))
                 save(args.out, rows)
-                print(f"{name}, {steps} steps: {rows[-1]['value']:.1f} s", flush=True)
+                print(f"{name}, steps {steps or 'as usual'}: {rows[-1]['value']:.1f} s", flush=True)
 
     def median(name, steps, value):
         return statistics.median(
             value(r) for r in rows if r["name"] == name and r["steps"] == steps
         )
 
-    whole = {name: median(name, STEPS[0], lambda r: r["value"]) for name in checkouts}
+    whole = {name: median(name, None, lambda r: r["value"]) for name in checkouts}
     rate = {}
     for name in checkouts:
         ends = [median(name, steps, lambda r: r["stages"]["train"]) for steps in STEPS]

@@ -123,7 +123,7 @@ def test_flathgn_is_the_other_job(recovery):
     for system, options in (("spring", []), ("damped", ["--dissipative"])):
         job, arguments = recovery.make_arguments(system, 2, "flathgn", 3, "cpu", ["--steps", "9"])
         assert job.__name__ == "discover_potential"
-        start = ["--system", system, "--dim", "2", "--seed", "3"]
+        start = ["--system", system, "--dim", "2", "--seed", "3", recovery.FULL]
         assert arguments == [*start, *options, "--steps", "9"]
         assert job.parse(arguments).settings.dissipative == bool(options)
         assert job.parse(arguments).settings.strategy == "flathgn"
@@ -281,7 +281,7 @@ def test_two_checkouts_run_in_turn(monkeypatch, tmp_path, capsys):
     def fake(checkout, steps, extra):
         ran.append((checkout.name, steps))
         slower = 2.0 if checkout == FOLDER.parent else 1.0
-        train = 3.0 + slower * steps / 1000
+        train = 3.0 + slower * (steps or 8000) / 1000
         return dict(value=train + 10.0, unit="s", stages=dict(train=train), recovered=True)
 
     monkeypatch.setattr(versus, "run", fake)
@@ -294,8 +294,8 @@ def test_two_checkouts_run_in_turn(monkeypatch, tmp_path, capsys):
     out = tmp_path / "versus.json"
     run(versus, monkeypatch, base, "--repeats", 2, "--out", out)
     here = FOLDER.parent.name
-    assert ran == 2 * [(name, steps) for steps in (8000, 16000) for name in ("base", here)]
-    assert len(rows(out)) == 8
+    assert ran == 2 * [(name, steps) for steps in (None, 8000, 16000) for name in ("base", here)]
+    assert len(rows(out)) == 12
     printed = capsys.readouterr().out
     assert "| whole run, s | 21.0 | 29.0 | 1.38 |" in printed
     assert "| steps per second | 1000.0 | 500.0 | 0.50 |" in printed
