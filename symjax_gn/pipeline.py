@@ -50,7 +50,7 @@ from symjax_gn.results import Discovery, Energies
 from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings, check_settings, make_engines
 
 # Training is interrupted after so many steps to look for a law, with terms that err no more
-# than this, and for so large a share of the time that there is in the end.
+# than this, found in so large a share of the time that there is in the end.
 _LOOK, _EXPLAINED, _SHARE_ON_THE_WAY = 400, 1e-3, 0.25
 
 
@@ -156,8 +156,8 @@ def discover(
 
     by_terms = _by_terms(dataset, settings)
 
-    def find(trained, on_the_way=False):
-        return _find_terms(keys[2], trained, parts, settings, regressors, on_the_way)
+    def find(trained, **options):
+        return _find_terms(keys[2], trained, parts, settings, regressors, **options)
 
     # Messages of other strategies are compact, and energies right, at the end of training only.
     early = by_terms and settings.until_law and settings.strategy == "bottleneck"
@@ -166,9 +166,9 @@ def discover(
         save_network(Path(folder) / "network.msgpack", trained)
     test_error = held_out_error(trained, test)
     lap("train")
-    ended_at = None if terms is None else int(trained.history.step[-1])
-    if terms is None and by_terms:
-        terms = find(trained)
+    ended_at = int(trained.history.step[-1]) if _leaves_nothing(terms) else None
+    if ended_at is None and by_terms:
+        terms = find(trained, before=terms)
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
         found: dict[str, Any]
@@ -197,18 +197,21 @@ def _by_terms(dataset, settings):
     return dataset.quantity.vector and settings.factor and found
 
 
-def _find_terms(key, trained, parts, settings, regressors, on_the_way):
-    """What `find_laws` finds; on the way of training, only what leaves nothing but rounding."""
-    limits: dict[str, Any] = dict(seconds=settings.time_limit)
+def _find_terms(key, trained, parts, settings, regressors, on_the_way=False, before=None):
+    """What `find_laws` finds."""
+    options: dict[str, Any] = dict(by_score=settings.choice == "score", before=before)
+    options |= dict(seconds=settings.time_limit, seconds_for_terms=settings.time_limit)
     if on_the_way:
-        limits = dict(seconds=_SHARE_ON_THE_WAY * settings.time_limit, limit=_EXPLAINED)
-    by_score = settings.choice == "score"
+        options |= dict(seconds_for_terms=_SHARE_ON_THE_WAY * settings.time_limit)
+        options |= dict(limit=_EXPLAINED)
+    train, validation, _ = parts
     with threadpool_limits(limits=1, user_api="blas"):
-        train, validation, _ = parts
-        found = factoring.find_laws(
-            key, trained, train, validation, regressors, by_score=by_score, **limits
-        )
-    return found if found is None or not on_the_way or found.laws.error <= ROUNDING else None
+        return factoring.find_laws(key, trained, train, validation, regressors, **options)
+
+
+def _leaves_nothing(found):
+    """Whether laws leave nothing but rounding."""
+    return found is not None and found.laws.error <= ROUNDING
 
 
 def _train(key, train, validation, settings, progress, find):
@@ -231,7 +234,7 @@ def _train(key, train, validation, settings, progress, find):
         if find is not None and not looked and _LOOK <= report["step"] < steps:
             looked = True
             found = find(as_trained(state, model, scales, settings.strategy), on_the_way=True)
-        return found is not None
+        return _leaves_nothing(found)
 
     trained = fit(
         key,

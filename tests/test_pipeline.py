@@ -10,7 +10,7 @@ import sympy
 from symjax_gn import pipeline
 from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
-from symjax_gn.discovery import factoring
+from symjax_gn.discovery import choice, factoring
 from symjax_gn.laws.symbolic import load_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import load_network
@@ -124,18 +124,25 @@ def test_training_goes_on_to_the_end(monkeypatch, spring_trajectory, changed):
 
 
 def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch, spring_trajectory):
-    looks, plain = [], factoring.find_laws
+    looks, searched, plain, choose = [], [], factoring.find_laws, choice.choose
 
     def find_laws(*args, **options):
         looks.append(options)
         found = plain(*args, **options)
         return found and found._replace(laws=found.laws._replace(error=1e-4))
 
+    def search(*args, **options):
+        searched.append(1)
+        return choose(*args, **options)
+
     monkeypatch.setattr(pipeline, "_LOOK", 1)
     monkeypatch.setattr(factoring, "find_laws", find_laws)
+    monkeypatch.setattr(choice, "choose", search)
     found = discover(jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto"))
     assert found.trained.history.step[-1] == QUICK.steps
     assert [look.get("limit") for look in looks] == [1e-3, None]
+    # Laws of the same terms are not searched for again.
+    assert looks[1]["before"] is not None and searched == [1]
 
 
 def test_a_law_is_found_term_by_term(spring_trajectory):

@@ -68,9 +68,11 @@ def find_laws(
     validation: Dataset,
     regressors: Sequence[Regressor],
     *,
+    before: Found | None = None,
     limit: float | None = None,
     by_score: bool = False,
     seconds: float = math.inf,
+    seconds_for_terms: float = math.inf,
 ) -> Found | None:
     """The terms of a force and their laws; None where no terms explain it.
 
@@ -80,10 +82,12 @@ def find_laws(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each kernel.
+        before: what was found earlier, whose laws are those of the same terms.
         limit: the largest error of terms that explain a force; None for 1.5 times the
             network's.
         by_score: choose by the paper's score in place of held-out accelerations.
-        seconds: after which no other terms are tried, and as many for their formulas.
+        seconds: after which no other formulas are tried.
+        seconds_for_terms: after which no other terms are.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -94,7 +98,7 @@ def find_laws(
     limit = _AS_WELL * network_error if limit is None else limit
     few = gather(train, _COMPARED)
     enough = min(network_error, _ENOUGH)
-    fit = structure.find_terms(stars, few, held_out, enough=enough, seconds=seconds)
+    fit = structure.find_terms(stars, few, held_out, enough=enough, seconds=seconds_for_terms)
     finer = structure.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
     if fit.error > limit:
@@ -102,6 +106,8 @@ def find_laws(
         fit = structure.split_at_break(fit, few, held_out) or fit
     if not fit.error <= limit:
         return None
+    if before is not None and set(before.fit.terms) == set(fit.terms):
+        return before._replace(network_error=network_error)
     few, seen, held_out = (
         reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
     )
