@@ -201,6 +201,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         on_stage=tell,
         folder=folder,
     )
+    if found.ended_at is not None:
+        print(f"training ended after {found.ended_at} steps: a law leaves nothing but rounding")
     print_laws(found)
     figures = {"trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory))}
     figures |= found.figures()

@@ -16,6 +16,7 @@ import sympy
 from jaxtyping import PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
+from symjax_gn import learning
 from symjax_gn.data.datasets import (
     Dataset,
     dataset_from_graphs,
@@ -25,7 +26,6 @@ from symjax_gn.data.datasets import (
 from symjax_gn.data.graphs import GraphsTuple, edges_of
 from symjax_gn.data.nodes import AXES, take_nodes
 from symjax_gn.data.trajectories import Trajectory
-from symjax_gn.data.units import measure_scales
 from symjax_gn.discovery import (
     certificate,
     distillation,
@@ -37,21 +37,15 @@ from symjax_gn.discovery import (
     sums,
     verdict,
 )
-from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.discovery.gauge import message_r2
 from symjax_gn.laws.symbolic import save_law
 from symjax_gn.model import held_out_error
-from symjax_gn.networks import strategies
 from symjax_gn.networks.saving import save_network
-from symjax_gn.networks.training import Trained, as_trained, fit
+from symjax_gn.networks.training import Trained
 from symjax_gn.physics.dynamics import true_hamiltonian
 from symjax_gn.physics.systems import System
 from symjax_gn.results import Discovery, Energies
-from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings, check_settings, make_engines
-
-# Training is interrupted after so many steps to look for a law, with terms that err no more
-# than this, found in so large a share of the time that there is in the end.
-_LOOK, _EXPLAINED, _SHARE_ON_THE_WAY = 400, 1e-3, 0.25
+from symjax_gn.settings import Settings, check_settings, make_engines
 
 
 def as_dataset(data: Any, target: str | None = None) -> Dataset:
@@ -154,21 +148,14 @@ def discover(
         if on_stage is not None:
             on_stage(stage)
 
-    by_terms = _by_terms(dataset, settings)
-
-    def find(trained, **options):
-        return _find_terms(keys[2], trained, parts, settings, regressors, **options)
-
-    # Messages of other strategies are compact, and energies right, at the end of training only.
-    early = by_terms and settings.until_law and settings.strategy == "bottleneck"
-    trained, terms = _train(keys[1], train, validation, settings, progress, find if early else None)
+    trained, terms = learning.train(keys[1:3], parts, settings, regressors, progress)
     if folder is not None:
         save_network(Path(folder) / "network.msgpack", trained)
     test_error = held_out_error(trained, test)
     lap("train")
-    ended_at = int(trained.history.step[-1]) if _leaves_nothing(terms) else None
-    if ended_at is None and by_terms:
-        terms = find(trained, before=terms)
+    ended_at = int(trained.history.step[-1]) if learning.leaves_nothing(terms) else None
+    if ended_at is None:
+        terms = learning.find_laws(keys[2], trained, parts, settings, regressors, before=terms)
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
         found: dict[str, Any]
@@ -191,73 +178,6 @@ def discover(
     )
 
 
-def _by_terms(dataset, settings):
-    """Whether a law is to be found term by term."""
-    found = settings.gauge == "influence" and settings.form == "auto"
-    return dataset.quantity.vector and settings.factor and found
-
-
-def _find_terms(key, trained, parts, settings, regressors, on_the_way=False, before=None):
-    """What `find_laws` finds."""
-    options: dict[str, Any] = dict(by_score=settings.choice == "score", before=before)
-    options |= dict(seconds=settings.time_limit, seconds_for_terms=settings.time_limit)
-    if on_the_way:
-        options |= dict(seconds_for_terms=_SHARE_ON_THE_WAY * settings.time_limit)
-        options |= dict(limit=_EXPLAINED)
-    train, validation, _ = parts
-    with threadpool_limits(limits=1, user_api="blas"):
-        return factoring.find_laws(key, trained, train, validation, regressors, **options)
-
-
-def _leaves_nothing(found):
-    """Whether laws leave nothing but rounding."""
-    return found is not None and found.laws.error <= ROUNDING
-
-
-def _train(key, train, validation, settings, progress, find):
-    """The network of the settings, trained; and what `find` has found on the way, or None."""
-    energetic = settings.strategy == "flathgn"
-    options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
-    options["external_field"] = settings.external_field
-    if energetic:
-        options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
-    else:
-        options |= dict(node=settings.node, pair=settings.pair)
-        options |= strategies.NETWORKS[settings.network]
-    scales = measure_scales(train)
-    model = strategies.make_model(settings.strategy, train, scales, **options)
-    steps = settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS)
-    found, looked = None, False
-
-    def look(state, report):
-        nonlocal found, looked
-        if find is not None and not looked and _LOOK <= report["step"] < steps:
-            looked = True
-            found = find(as_trained(state, model, scales, settings.strategy), on_the_way=True)
-        return _leaves_nothing(found)
-
-    trained = fit(
-        key,
-        train,
-        validation,
-        strategy=settings.strategy,
-        steps=steps,
-        model=model,
-        scales=scales,
-        loss=settings.loss,
-        penalty_weight=settings.penalty,
-        prune=settings.prune,
-        optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        batch_size=settings.batch_size,
-        focus=settings.focus,
-        progress=progress,
-        callback=look,
-    )
-    return trained, found
-
-
 def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
     """Laws of a vector of nodes: of pairs, and of each body alone."""
     train, validation, test = parts
@@ -267,7 +187,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
         table = energy_table.forces
     else:
         table = recording.record_messages(keys[0], trained, train, system=system)
-    factored = None if terms is None else factoring.factor(terms, table, train)
+    factored = None if terms is None else factoring.factor(terms, table)
     if factored is None:
         law = distillation.distill(
             table,

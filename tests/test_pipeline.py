@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import pipeline
+from symjax_gn import learning
 from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.discovery import choice, factoring
@@ -116,7 +116,7 @@ def test_training_ends_when_a_law_leaves_nothing(tmp_path, spring_trajectory):
 
 @pytest.mark.parametrize("changed", [dict(until_law=False), dict(strategy="standard")])
 def test_training_goes_on_to_the_end(monkeypatch, spring_trajectory, changed):
-    monkeypatch.setattr(pipeline, "_LOOK", 1)
+    monkeypatch.setattr(learning, "_LOOK", 1)
     found = discover(
         jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto", **changed)
     )
@@ -135,7 +135,7 @@ def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch,
         searched.append(1)
         return choose(*args, **options)
 
-    monkeypatch.setattr(pipeline, "_LOOK", 1)
+    monkeypatch.setattr(learning, "_LOOK", 1)
     monkeypatch.setattr(factoring, "find_laws", find_laws)
     monkeypatch.setattr(choice, "choose", search)
     found = discover(jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto"))

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import choice, kernels, structure
-from symjax_gn.discovery.bodies import gather, reweighted
+from symjax_gn.discovery.bodies import Bodies, gather, reweighted
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.objective import OnKernels
@@ -40,6 +40,8 @@ class Found(NamedTuple):
     """The terms with their kernels as splines."""
     laws: choice.Laws
     """The formulas in the place of kernels, and what they were chosen from."""
+    seen: Bodies
+    """Whose accelerations the laws were fitted to."""
     network_error: float
     """The network's held-out error, as those of `fit` and `laws`."""
 
@@ -113,21 +115,19 @@ def find_laws(
     )
     laws = choice.choose(fit, few, held_out, regressors, seconds=seconds)
     laws = choice.by_score(laws) if by_score else laws
-    return Found(fit, choice.rounded(laws, seen, held_out), network_error)
+    return Found(fit, choice.rounded(laws, seen, held_out), seen, network_error)
 
 
-def factor(found: Found, table: MessageTable, train: Dataset) -> Factored:
+def factor(found: Found, table: MessageTable) -> Factored:
     """The law of forces that is the sum of the terms that `find_laws` found.
 
     Args:
         found: terms and laws.
         table: what `record_messages` gave.
-        train: graphs whose targets the law was fitted to, user's units.
     """
-    fit, laws, network_error = found
-    seen = gather(train, _FITTED)
-    objective = OnKernels(laws.terms, reweighted(seen, kernels.accelerations(fit, seen)))
-    dim = train.target.shape[-1]
+    fit, laws, seen, network_error = found
+    objective = OnKernels(laws.terms, seen)
+    dim = seen.target.shape[1]
     force, alone = choice.force_laws(laws, dim)
     scalar = _scalar(laws, laws.kernels)
     after = float(np.mean(objective.errors(laws.kernels)))

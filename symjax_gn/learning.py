@@ -1,0 +1,129 @@
+"""The network of a run, and the law that may end its training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import PRNGKeyArray
+from threadpoolctl import threadpool_limits
+
+from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.units import measure_scales
+from symjax_gn.discovery import factoring
+from symjax_gn.discovery.bodies import ROUNDING
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.networks import strategies
+from symjax_gn.networks.training import Trained, as_trained, fit
+from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings
+
+# Training is interrupted after so many steps to look for a law, with terms that err no more
+# than this, found in so large a share of the time that there is in the end.
+_LOOK, _EXPLAINED, _SHARE_ON_THE_WAY = 400, 1e-3, 0.25
+
+
+def train(
+    keys: PRNGKeyArray,
+    parts: tuple[Dataset, Dataset, Dataset],
+    settings: Settings,
+    regressors: Sequence[Regressor],
+    progress: bool,
+) -> tuple[Trained, factoring.Found | None]:
+    """The network of the settings, trained until a law leaves nothing or to the end.
+
+    Args:
+        keys: PRNG keys `[2]`, of the training and of the look for a law.
+        parts: training, validation and test data.
+        settings: all choices.
+        regressors: engines.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The network, and the laws that were found on the way, whatever they leave, or None.
+    """
+    learned, validation, _ = parts
+    energetic = settings.strategy == "flathgn"
+    options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
+    options["external_field"] = settings.external_field
+    if energetic:
+        options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
+    else:
+        options |= dict(node=settings.node, pair=settings.pair)
+        options |= strategies.NETWORKS[settings.network]
+    scales = measure_scales(learned)
+    model = strategies.make_model(settings.strategy, learned, scales, **options)
+    steps = settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS)
+    # Messages of other strategies are compact, and energies right, at the end of training only.
+    looking = settings.until_law and settings.strategy == "bottleneck"
+    found = None
+
+    def look(state, report):
+        nonlocal found, looking
+        if looking and _LOOK <= report["step"] < steps:
+            looking = False
+            so_far = as_trained(state, model, scales, settings.strategy)
+            limits = dict(share=_SHARE_ON_THE_WAY, limit=_EXPLAINED)
+            found = find_laws(keys[1], so_far, parts, settings, regressors, **limits)
+        return leaves_nothing(found)
+
+    trained = fit(
+        keys[0],
+        learned,
+        validation,
+        strategy=settings.strategy,
+        steps=steps,
+        model=model,
+        scales=scales,
+        loss=settings.loss,
+        penalty_weight=settings.penalty,
+        prune=settings.prune,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        batch_size=settings.batch_size,
+        focus=settings.focus,
+        progress=progress,
+        callback=look,
+    )
+    return trained, found
+
+
+def find_laws(
+    key: PRNGKeyArray,
+    trained: Trained,
+    parts: tuple[Dataset, Dataset, Dataset],
+    settings: Settings,
+    regressors: Sequence[Regressor],
+    *,
+    share: float = 1.0,
+    **options: Any,
+) -> factoring.Found | None:
+    """What `factoring.find_laws` finds; None where laws are not to be found term by term.
+
+    Args:
+        key: PRNG key that chooses pairs.
+        trained: the network.
+        parts: training, validation and test data.
+        settings: all choices.
+        regressors: engines.
+        share: of the time for terms.
+        **options: of `factoring.find_laws`.
+    """
+    by_terms = settings.factor and settings.gauge == "influence" and settings.form == "auto"
+    if not by_terms or not parts[0].quantity.vector:
+        return None
+    # Matrices are small here: threads would only wait for one another.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return factoring.find_laws(
+            key,
+            trained,
+            *parts[:2],
+            regressors,
+            by_score=settings.choice == "score",
+            seconds=settings.time_limit,
+            seconds_for_terms=share * settings.time_limit,
+            **options,
+        )
+
+
+def leaves_nothing(found: factoring.Found | None) -> bool:
+    """Whether laws leave nothing of held-out accelerations but rounding."""
+    return found is not None and found.laws.error <= ROUNDING
