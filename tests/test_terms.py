@@ -461,6 +461,28 @@ def test_vectors_that_explain_a_force_together_only():
     assert "x, by dx" in {term.vector.name for term in fit.terms}
 
 
+def _friction(way, i, j):
+    return j.mass * ((j.velocity - i.velocity) * jnp.exp(-jnp.sum(way**2)) + way)
+
+
+def test_of_several_vectors_those_are_left_that_say_most():
+    stars, train, valid = prepared(System("friction", pair_force=_friction))
+    vectors = pair_vectors(train.pairs, 2)
+    found = groups(stars, None, vectors, couplings(stars.pairs, "ij"), 4)
+    errors = [kernels.fit_terms(terms, train, valid, 14).error for terms in found]
+    # No fewer than two vectors do; noise of the recorded forces leaves others that span them.
+    assert min(errors) < 0.01
+
+
+def test_a_small_term_is_found_beside_a_large_one():
+    """Without it the error is less than would be enough; finer kernels do not lower it."""
+    system = System(
+        "small", lambda r, i, j: i.mass * j.mass * r**2 + 2e-3 * i.charge * j.charge * r
+    )
+    fit = structure.find_terms(*prepared(system), enough=0.01)
+    assert names(fit) == {("m_i*m_j", LINE), ("q_i*q_j", LINE)}
+
+
 def _two_forces(way, i, j):
     r2 = jnp.sum(way**2)
     return (
