@@ -2,7 +2,6 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import dataset_from_graphs as dataset_from_graphs
 from .data.datasets import make_dataset as make_dataset
 from .data.datasets import split as split
-from .data.graphs import chain_edges as chain_edges
 from .data.graphs import complete_edges as complete_edges
 from .data.graphs import radius_edges as radius_edges
 from .data.nodes import Nodes as Nodes
@@ -15,14 +14,12 @@ from .data.trajectories import load_trajectory as load_trajectory
 from .data.trajectories import save_trajectory as save_trajectory
 from .data.trajectories import trajectory_from_arrays as trajectory_from_arrays
 from .discovery.distillation import distill as distill
-from .discovery.distillation import distill_one_body as distill_one_body
 from .discovery.gauge import message_r2 as message_r2
 from .discovery.recording import record_messages as record_messages
 from .discovery.refitting import refit as refit
 from .discovery.rollouts import compare_rollouts as compare_rollouts
 from .discovery.verdict import judge as judge
 from .laws.engines import OperonRegressor as OperonRegressor
-from .laws.engines import PySRRegressor as PySRRegressor
 from .laws.engines import make_regressor as make_regressor
 from .laws.expressions import to_jax as to_jax
 from .laws.expressions import to_numpy as to_numpy
@@ -34,9 +31,11 @@ from .model import held_out_error as held_out_error
 from .model import predict as predict
 from .networks.graphnet import GraphNet as GraphNet
 from .networks.hamiltonian import FlatHGN as FlatHGN
+from .networks.members import grid as grid
 from .networks.saving import load_network as load_network
 from .networks.saving import save_network as save_network
 from .networks.strategies import make_model as make_model
+from .networks.sweeping import sweep as sweep
 from .networks.training import fit as fit
 from .physics.dynamics import roll_out as roll_out
 from .physics.simulation import simulate as simulate
@@ -47,3 +46,4 @@ from .pipeline import discover as discover
 from .results import Discovery as Discovery
 from .settings import Settings as Settings
 from .settings import preset as preset
+from .survey import discover_all as discover_all

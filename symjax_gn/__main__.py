@@ -100,6 +100,11 @@ def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", default="discovered", help="folder for the report (default: discovered)"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from what a run that was ended has left in the folder",
+    )
     return parser
 
 
@@ -200,6 +205,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         progress=True,
         on_stage=tell,
         folder=folder,
+        resume=args.resume,
     )
     if found.ended_at is not None:
         print(f"training ended after {found.ended_at} steps: a law leaves nothing but rounding")
@@ -311,6 +317,9 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> int:
         # Files of an earlier run are none of this one.
         kept = [x.name for x in files if x.exists() and x.stat().st_mtime >= start]
         what = f"; {' and '.join(kept)} in {out} were kept" if kept else ""
+        states = [] if out is None else (out / "training" / "states").glob("*")
+        if any(x.stat().st_mtime >= start for x in states):
+            what += "; --resume goes on from here"
         print(f"\ninterrupted{what}", file=sys.stderr)
         return _INTERRUPTED
     except (

@@ -1,5 +1,7 @@
 """The network of a run, and the law that may end its training."""
 
+import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,11 +9,12 @@ from jaxtyping import PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.units import measure_scales
+from symjax_gn.data.units import Scales, measure_scales
 from symjax_gn.discovery import factoring
 from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.networks import strategies
+from symjax_gn.networks.preparation import INTERVALS
 from symjax_gn.networks.training import Trained, as_trained, fit
 from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings
 
@@ -26,6 +29,8 @@ def train(
     settings: Settings,
     regressors: Sequence[Regressor],
     progress: bool,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> tuple[Trained, factoring.Found | None]:
     """The network of the settings, trained until a law leaves nothing or to the end.
 
@@ -35,30 +40,24 @@ def train(
         settings: all choices.
         regressors: engines.
         progress: whether to show a progress bar.
+        folder: where states of training are saved; None: nowhere.
+        resume: whether to go on from those that are there.
 
     Returns:
         The network, and the laws that were found on the way, whatever they leave, or None.
     """
     learned, validation, _ = parts
-    energetic = settings.strategy == "flathgn"
-    options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
-    options["external_field"] = settings.external_field
-    if energetic:
-        options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
-    else:
-        options |= dict(node=settings.node, pair=settings.pair)
-        options |= strategies.NETWORKS[settings.network]
     scales = measure_scales(learned)
-    model = strategies.make_model(settings.strategy, learned, scales, **options)
-    steps = settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS)
+    options = network_options(settings, learned, scales)
+    steps, model = options["steps"], options["model"]
     # Messages of other strategies are compact, and energies right, at the end of training only.
     looking = settings.until_law and settings.strategy == "bottleneck"
+    length = math.ceil(steps / INTERVALS)
     found = None
 
     def look(state, report):
-        nonlocal found, looking
-        if looking and _LOOK <= report["step"] < steps:
-            looking = False
+        nonlocal found
+        if looking and report["step"] - length < _LOOK <= report["step"] < steps:
             so_far = as_trained(state, model, scales, settings.strategy)
             limits = dict(share=_SHARE_ON_THE_WAY, limit=_EXPLAINED)
             found = find_laws(keys[1], so_far, parts, settings, regressors, **limits)
@@ -68,10 +67,36 @@ def train(
         keys[0],
         learned,
         validation,
-        strategy=settings.strategy,
-        steps=steps,
-        model=model,
+        **options,
         scales=scales,
+        progress=progress,
+        callback=look,
+        folder=folder,
+        resume=resume,
+    )
+    return trained, found
+
+
+def network_options(settings: Settings, learned: Dataset, scales: Scales) -> dict[str, Any]:
+    """What `fit` and `sweep` are to be given by the settings.
+
+    Args:
+        settings: all choices.
+        learned: training data.
+        scales: their units.
+    """
+    energetic = settings.strategy == "flathgn"
+    options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
+    options["external_field"] = settings.external_field
+    if energetic:
+        options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
+    else:
+        options |= dict(node=settings.node, pair=settings.pair)
+        options |= strategies.NETWORKS[settings.network]
+    return dict(
+        strategy=settings.strategy,
+        steps=settings.steps or (STEPS_OF_ENERGIES if energetic else STEPS),
+        model=strategies.make_model(settings.strategy, learned, scales, **options),
         loss=settings.loss,
         penalty_weight=settings.penalty,
         prune=settings.prune,
@@ -80,10 +105,7 @@ def train(
         weight_decay=settings.weight_decay,
         batch_size=settings.batch_size,
         focus=settings.focus,
-        progress=progress,
-        callback=look,
     )
-    return trained, found
 
 
 def find_laws(

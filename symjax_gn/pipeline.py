@@ -74,18 +74,23 @@ def as_dataset(data: Any, target: str | None = None) -> Dataset:
     )
 
 
-class _Stopwatch:
+class Stopwatch:
     """Seconds of stages."""
 
-    def __init__(self):
+    def __init__(self, on_stage: Callable[[str], None] | None = None):
+        """Start; `on_stage` is called with the name of each stage that ends."""
         self.seconds: dict[str, float] = {}
         self._start = self._last = time.perf_counter()
+        self._on_stage = on_stage
 
     def lap(self, stage: str) -> None:
+        """End a stage."""
         now = time.perf_counter()
         self.seconds[stage] = now - self._last
         self.seconds["total"] = now - self._start
         self._last = now
+        if self._on_stage is not None:
+            self._on_stage(stage)
 
 
 def discover(
@@ -99,6 +104,7 @@ def discover(
     progress: bool = False,
     on_stage: Callable[[str], None] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> Discovery:
     """Find the law that governs a data set.
 
@@ -113,10 +119,13 @@ def discover(
         search_seed: seed of the first of the searches.
         progress: whether to show progress bars.
         on_stage: called with the name of each stage that ends.
-        folder: where `network.msgpack` and `law.json` are saved as soon as they are found.
+        folder: where `network.msgpack` and `law.json` are saved as soon as they are found, and
+            states of training on the way.
+        resume: go on from the states that a run which was ended has left in the folder.
 
     Raises:
-        ValueError: the data or the settings are wrong.
+        ValueError: the data or the settings are wrong, or what is in the folder is of another
+            run.
         TrainingError: training left finite numbers.
         RegressionError: no usable expression was found.
 
@@ -129,7 +138,28 @@ def discover(
     ((20, 4, 2), 'exact')
     """
     check_settings(settings)
-    dataset = as_dataset(graphs, target)
+    keys = jax.random.split(key, 4)
+    parts = split_up(keys[0], as_dataset(graphs, target), settings)
+    regressors = make_engines(settings, search_seed)
+    watch = Stopwatch(on_stage)
+    states = None if folder is None else Path(folder) / "training"
+    trained, terms = learning.train(
+        keys[1:3], parts, settings, regressors, progress, states, resume
+    )
+    return read_law(
+        keys[2:], trained, parts, settings, system=system, search_seed=search_seed, terms=terms,
+        watch=watch, folder=folder,
+    )  # fmt: skip
+
+
+def split_up(
+    key: PRNGKeyArray, dataset: Dataset, settings: Settings
+) -> tuple[Dataset, Dataset, Dataset]:
+    """Training, validation and test data, of data that settings can be used for.
+
+    Raises:
+        ValueError: they cannot, or there is nothing to learn.
+    """
     if settings.strategy == "flathgn" and not dataset.quantity.weight:
         raise ValueError("A Hamiltonian needs accelerations as the target.")
     if all(np.all(np.asarray(x) == np.asarray(x)[:1]) for x in jax.tree.leaves(dataset.nodes)):
@@ -137,34 +167,61 @@ def discover(
             f"All {len(dataset)} graphs have the same bodies in the same states, so there is "
             "nothing to learn from; are the data those that were meant?"
         )
-    keys = jax.random.split(key, 4)
-    train, validation, test = split(keys[0], dataset)
-    parts = (train, validation, test)
+    train, validation, test = split(key, dataset)
+    return train, validation, test
+
+
+def read_law(
+    keys: PRNGKeyArray,
+    trained: Trained,
+    parts: tuple[Dataset, Dataset, Dataset],
+    settings: Settings = Settings(),  # noqa: B008
+    *,
+    system: System | None = None,
+    search_seed: int = 0,
+    terms: factoring.Found | None = None,
+    watch: Stopwatch | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Discovery:
+    """The law that a trained network knows, refitted, judged and with its certificate.
+
+    Main arguments:
+        keys: PRNG keys `[2]`, of the messages that are recorded and of the verdict.
+        trained: the network.
+        parts: training, validation and test data.
+        settings: all choices, of which those of the search matter.
+
+    Other Arguments:
+        system: the true law where it is known, for the verdict and nothing else.
+        search_seed: seed of the first of the searches.
+        terms: what was found in training.
+        watch: which measured the training.
+        folder: see `discover`.
+
+    Raises:
+        RegressionError: no usable expression was found.
+    """
+    train, _, test = parts
     regressors = make_engines(settings, search_seed)
-    watch = _Stopwatch()
-
-    def lap(stage):
-        watch.lap(stage)
-        if on_stage is not None:
-            on_stage(stage)
-
-    trained, terms = learning.train(keys[1:3], parts, settings, regressors, progress)
+    watch = watch or Stopwatch()
     if folder is not None:
         save_network(Path(folder) / "network.msgpack", trained)
     test_error = held_out_error(trained, test)
-    lap("train")
+    watch.lap("train")
     ended_at = int(trained.history.step[-1]) if learning.leaves_nothing(terms) else None
     if ended_at is None:
-        terms = learning.find_laws(keys[2], trained, parts, settings, regressors, before=terms)
+        terms = learning.find_laws(keys[0], trained, parts, settings, regressors, before=terms)
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
         found: dict[str, Any]
-        if dataset.quantity.vector:
-            found = _find_force(keys[2:], trained, parts, settings, system, regressors, lap, terms)
+        if test.quantity.vector:
+            found = _find_force(
+                keys, trained, parts, settings, system, regressors, watch.lap, terms
+            )
         else:
-            found = _find_sum(keys[2:], trained, parts, settings, regressors, lap)
+            found = _find_sum(keys, trained, parts, settings, regressors, watch.lap)
     found["certificate"] = certificate.certify(found["law"], trained, train, test)
-    lap("certify")
+    watch.lap("certify")
     if folder is not None and found["law"] is not None:
         save_law(Path(folder) / "law.json", found["law"])
     return Discovery(

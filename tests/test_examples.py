@@ -14,6 +14,7 @@ import sympy
 from symjax_gn.data.datasets import take
 from symjax_gn.discovery.energies import KineticLaw
 from symjax_gn.laws.fronts import ParetoFront
+from symjax_gn.networks.checkpoints import Checkpoints
 from symjax_gn.pipeline import follow
 from symjax_gn.settings import Settings
 
@@ -284,11 +285,14 @@ def test_what_a_run_is_given(monkeypatch, tmp_path):
     assert seen["search_seed"] == 5
 
 
-@pytest.mark.parametrize("kept", [[], ["network.msgpack"], ["network.msgpack", "law.json"]])
+@pytest.mark.parametrize(
+    "kept", [[], ["training/states/1"], ["network.msgpack"], ["network.msgpack", "law.json"]]
+)
 def test_an_interruption_is_one_line_that_says_what_was_kept(monkeypatch, tmp_path, capsys, kept):
     command = importlib.import_module("symjax_gn.__main__")
     # What an earlier run left is none of this one.
-    for name in ("network.msgpack", "law.json"):
+    (tmp_path / "training" / "states").mkdir(parents=True)
+    for name in ("network.msgpack", "law.json", "training/states/1"):
         (tmp_path / name).write_text("old")
         os.utime(tmp_path / name, (0, 0))
 
@@ -302,7 +306,46 @@ def test_an_interruption_is_one_line_that_says_what_was_kept(monkeypatch, tmp_pa
     monkeypatch.setattr(command.time, "time", lambda: 1.0)
     assert command.main(["--out", str(tmp_path)]) == 130
     said = f"; {' and '.join(kept)} in {tmp_path} were kept" if kept else ""
+    if kept == ["training/states/1"]:
+        said = "; --resume goes on from here"
     assert capsys.readouterr().err == f"\ninterrupted{said}\n"
+
+
+def test_an_interrupted_run_goes_on_to_the_same_law(script, tmp_path, capsys, monkeypatch):
+    options = ["--searches", "1", "--no-until-law", *QUICK]
+    assert script.main([*options, "--out", str(tmp_path / "whole")]) == 0
+    save, saved = Checkpoints.save, []
+
+    def interrupted(self, step, tree):
+        save(self, step, tree)
+        saved.append(step)
+        if step == 7:
+            raise KeyboardInterrupt
+
+    options += ["--out", str(tmp_path / "half")]
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    assert script.main(options) == 130
+    assert capsys.readouterr().err.endswith("; --resume goes on from here\n")
+    assert script.main([*options, "--resume"]) == 0
+    assert saved == [*range(1, 8), *range(8, 21)]
+    networks = [(tmp_path / name / "network.msgpack").read_bytes() for name in ("whole", "half")]
+    assert networks[0] == networks[1]
+    # Without it all is done anew; what is there is of no other run.
+    assert script.main([*options, "--resume", "--steps", "60"]) == 2
+    assert "their steps is 40, here it is 60" in capsys.readouterr().err
+    saved.clear()
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, tree: saved.append(step))
+    assert script.main(options) == 0
+    assert saved == [*range(1, 21)]
+
+
+def test_a_sweep_ends_with_a_table(tmp_path, monkeypatch, capsys):
+    options = ["--simulations", "40", "--steps", "40", "--rates", "2", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["sweep", *options, "--jobs", "1", "--out", str(tmp_path)])
+    load("sweep").main()
+    said = capsys.readouterr().out
+    assert "certificate" in said and "learning_rate" in said
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
 
 
 def test_after_an_interruption_the_process_ends_at_once():

@@ -17,7 +17,7 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.space import Space
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.model import held_out_error
-from symjax_gn.networks import training
+from symjax_gn.networks import intervals, steps, training
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
 from symjax_gn.networks.layers import Properties
@@ -27,8 +27,8 @@ from symjax_gn.networks.strategies import make_model
 
 # Adam compiles faster than Muon.
 TINY = dict(steps=40, batch_size=8, intervals=4, optimizer="adam")
-STEP = jax.jit(training.step, static_argnames="recipe")
-INIT = jax.jit(training.init, static_argnames="recipe")
+STEP = jax.jit(steps.step, static_argnames="recipe")
+INIT = jax.jit(steps.init, static_argnames="recipe")
 PROPERTIES = Properties(("charge",), ("mass",))
 
 
@@ -168,7 +168,7 @@ def test_every_strategy_trains(strategy, prune, spring_parts):
 
 @pytest.mark.parametrize(("focus", "share"), [(1.0, 0.01), (2.0, 0.1), (4.0, 0.01**0.25)])
 def test_focus(focus, share):
-    drawn = training.draw(jax.random.key(0), 1000, 40_000, focus)
+    drawn = intervals.draw(jax.random.key(0), 1000, 40_000, focus)
     assert drawn.min() == 0
     assert 900 < drawn.max() < 1000
     # Five standard errors of a share of 40,000 draws.
@@ -177,7 +177,7 @@ def test_focus(focus, share):
 
 
 def test_focus_falls_to_one_in_the_second_half():
-    found = [training._focus(2.0, progress) for progress in (0.0, 0.5, 0.75, 1.0)]
+    found = [intervals._focus(2.0, progress) for progress in (0.0, 0.5, 0.75, 1.0)]
     assert found == [2.0, 2.0, 1.5, 1.0]
 
 
@@ -255,7 +255,7 @@ def test_steps_compose_under_vmap(spring_parts):
         state = start_state._replace(hyper=start_state.hyper._replace(learning_rate=rate))
 
         def body(state, _):
-            return training.step(state, batch, recipe)
+            return steps.step(state, batch, recipe)
 
         state, info = jax.lax.scan(body, state, length=2)
         return state.params, info.loss[-1]
@@ -378,7 +378,7 @@ def test_graphs_with_large_targets_come_first_and_more_often(spring_parts, monke
 
 def test_the_focus_decides_which_graphs_are_drawn(spring_parts, monkeypatch):
     drawn = []
-    whole = training.draw
+    whole = intervals.draw
 
     def spy(key, num_graphs, batch_size, focus):
         index = whole(key, num_graphs, batch_size, focus)
@@ -386,7 +386,7 @@ def test_the_focus_decides_which_graphs_are_drawn(spring_parts, monkeypatch):
         return index
 
     # No other test has this batch size, so that what is compiled for it is of no use to others.
-    monkeypatch.setattr(training, "draw", spy)
+    monkeypatch.setattr(intervals, "draw", spy)
     means = []
     for focus in (1.0, 8.0):
         drawn.clear()

@@ -115,6 +115,7 @@ def keep_or_undo(
     loss: Float[Array, ""],
     significance: Float[Array, " message"],
     progress: Float[Array, ""],
+    tolerance: float | Float[Array, ""] = TOLERANCE,
 ) -> tuple[Any, Float[Array, " message"], Cut]:
     """Mask the least significant components, or undo the last cut if the loss rose too much.
 
@@ -128,12 +129,13 @@ def keep_or_undo(
         loss: validation loss, over that of predicting nothing.
         significance: [message], see `rank_components`.
         progress: share of the training that is done.
+        tolerance: by how much the loss may rise.
 
     Returns:
         Parameters and mask to go on with, and what to go back to.
     """
     kept, before = jnp.sum(mask), jnp.sum(cut.mask)
-    hurt = (kept < before) & (loss > cut.loss + TOLERANCE)
+    hurt = (kept < before) & (loss > cut.loss + tolerance)
     least = jnp.where(hurt & (before - kept == 1), before, cut.least)
     half = jnp.where(hurt, jnp.ceil((kept + before) / 2), 1.0)
     now = Cut(params, mask, significance, loss, least)

@@ -25,13 +25,9 @@ from symjax_gn.model import predict
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
 from symjax_gn.networks.losses import LOSSES, message_penalty
-from symjax_gn.networks.pruning import Cut, fade
+from symjax_gn.networks.pruning import TOLERANCE, Cut, fade
 
 OPTIMIZERS = ("muon", "adam")
-
-
-# Appendix A of the paper: absolute positions are shown with random translations.
-_TRANSLATION = 3.0
 
 
 # The shape of the one-cycle schedule in parts of the training, as fine as any step.
@@ -52,6 +48,14 @@ class Hyperparameters(NamedTuple):
     focus: float | Float[Array, ""] = 2.0
     """Importance-sampling exponent: graphs are sorted by their largest target, and index
     floor(N u^focus), u ~ U(0, 1), is drawn; 1 draws all alike."""
+    prune_tolerance: float | Float[Array, ""] = TOLERANCE
+    """Largest rise of the validation loss, over that of predicting nothing, that a cut of
+    message components may cost."""
+    translation: float | Float[Array, ""] = 3.0
+    """Standard deviation of the random translations with which absolute positions are shown
+    (paper, appendix A), model's unit; 0 for none."""
+    initial_scale: float | Float[Array, ""] = 1.0
+    """Factor of the initial weight matrices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +156,9 @@ def init(
         n_node=graphs.n_node[:1],
         n_edge=graphs.n_edge[:1],
     )
-    params = dict(network=recipe.model.init(init_key, flatten(few)), learned=learned)
+    network = recipe.model.init(init_key, flatten(few))
+    network = jax.tree.map(lambda x: hyper.initial_scale * x if x.ndim > 1 else x, network)
+    params = dict(network=network, learned=learned)
     mask = jnp.ones(recipe.model.message_dim)
     # Of the types that come out of a step: others would be compiled for once more.
     nothing = Cut(params, mask, mask, jnp.full((), jnp.inf, mask.dtype), jnp.ones(()))
@@ -190,7 +196,7 @@ def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState,
     graphs = batch.graphs
     if model.inputs == "absolute" and graphs.nodes.position is not None:
         dim = graphs.nodes.position.shape[-1]
-        shift = _TRANSLATION * jax.random.normal(shift_key, (dim,))
+        shift = hyper.translation * jax.random.normal(shift_key, (dim,))
         nodes = graphs.nodes._replace(position=graphs.nodes.position + shift)
         graphs = graphs._replace(nodes=nodes)
     loss_fn = LOSSES[recipe.loss]

@@ -1,0 +1,156 @@
+"""From a sweep of networks to the law of each, in one table."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+from tqdm import tqdm
+
+from symjax_gn import learning
+from symjax_gn.data.checks import check_choice, check_count
+from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.trajectories import Trajectory
+from symjax_gn.data.units import measure_scales
+from symjax_gn.laws.expressions import rounded
+from symjax_gn.laws.fronts import RegressionError
+from symjax_gn.networks.sweeping import Sweep, sweep
+from symjax_gn.physics.systems import System
+from symjax_gn.pipeline import as_dataset, read_law, split_up
+from symjax_gn.results import Discovery
+from symjax_gn.settings import Settings, check_settings
+
+CRITERIA = ("law_error", "error")
+"""What a table is sorted by: the held-out error of laws, or that of networks."""
+
+
+class Survey(NamedTuple):
+    """The networks of a sweep with their laws."""
+
+    sweep: Sweep
+    found: tuple[Discovery | str | None, ...]
+    """Of each member: what was found; why nothing was; None: it was not looked at."""
+
+    def table(self, by: str = "law_error") -> Any:
+        """A pandas table with a row for each member: that of the sweep and its law.
+
+        `law_error` is the held-out error of the law as a share of the mean target, and
+        `certificate` says whether to believe it. `verdict` says whether it is the true law,
+        where that is known.
+
+        Args:
+            by: one of `CRITERIA`; the least comes first.
+        """
+        check_choice("criterion", by, CRITERIA)
+        whole = self.sweep.table()
+        rows = [_row(one) for one in self.found]
+        for name in rows[0]:
+            whole[name] = [rows[k][name] for k in whole.index]
+        return whole.sort_values(by, kind="stable")
+
+
+def _row(found):
+    """What a table says of a law."""
+    if not isinstance(found, Discovery):
+        return dict(law_error=np.nan, certificate="", verdict="", law=found or "")
+    error = np.nan
+    if found.law_error is not None:
+        error = found.law_error[0] / found.law_error[1]
+    says = "" if found.verdict is None else found.verdict.says
+    return dict(law_error=error, certificate=found.certificate.says, verdict=says, law=_text(found))
+
+
+def _text(found):
+    """The law in a line."""
+    if found.refit is not None and found.refit.towards is not None:
+        return str(rounded(found.refit.towards))
+    if found.law is None:
+        return "; ".join(str(rounded(law)) for law in found.distilled.components)
+    return "; ".join(str(rounded(law)) for law in found.law.message)
+
+
+def discover_all(
+    key: PRNGKeyArray,
+    graphs: Any,
+    members: Mapping[str, Sequence[float]],
+    settings: Settings = Settings(),  # noqa: B008
+    *,
+    target: str | None = None,
+    systems: Sequence[System] | System | None = None,
+    jobs: int = 1,
+    progress: bool = False,
+    **options: Any,
+) -> Survey:
+    """Train networks that differ by seed, hyperparameters or data set, and find each one's law.
+
+    Main arguments:
+        key: PRNG key of the splits, the trainings and the sampling.
+        graphs: what `discover` takes; or a list of `Dataset` or `Trajectory` of one shape.
+        members: columns `[member]`, see `sweep`.
+        settings: all other choices.
+
+    Other Arguments:
+        target: for jraph graphs, the feature that is to be predicted.
+        systems: the true law where it is known, or one for each data set; for verdicts.
+        jobs: processes that look for laws side by side; -1 for one on each core.
+        progress: whether to show progress bars.
+        **options: of `sweep`: halve_at, at_once, mesh. Members that end early have no law.
+
+    Raises:
+        ValueError: the data, the members or the settings are wrong.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1)
+    >>> found = discover_all(key, run, sgn.grid(seed=[0, 1]), quick)
+    >>> found.table()["certificate"].tolist()
+    ['believe', 'believe']
+    """
+    check_settings(settings)
+    if jobs != -1:
+        check_count("jobs", jobs)
+    several = isinstance(graphs, Sequence) and all(
+        isinstance(one, Dataset | Trajectory) for one in graphs
+    )
+    datasets = [as_dataset(one, target) for one in (graphs if several else [graphs])]
+    truths = list(systems) if isinstance(systems, Sequence) else [systems] * len(datasets)
+    if len(truths) != len(datasets):
+        raise ValueError(f"There are {len(datasets)} data sets and {len(truths)} systems.")
+    keys = jax.random.split(key, 4)
+    parts = [split_up(keys[0], dataset, settings) for dataset in datasets]
+    trains, validations, _ = zip(*parts, strict=True)
+    chosen = learning.network_options(settings, trains[0], measure_scales(trains[0]))
+    swept = sweep(keys[1], trains, validations, members, **chosen, progress=progress, **options)
+    which = swept.members.get("data", np.zeros(len(swept.ended))).astype(int)
+    whole = np.flatnonzero(swept.ended == swept.trained.history.step[:, -1]).tolist()
+    rest = dict(keys=keys[2:], settings=settings)
+    work = [
+        dict(trained=swept.member(k), parts=parts[which[k]], system=truths[which[k]], **rest)
+        for k in whole
+    ]
+    laws = tqdm(_laws(work, jobs), desc="laws", total=len(work), disable=not progress)
+    found: list[Discovery | str | None] = [None] * len(which)
+    for k, law in zip(whole, laws, strict=True):
+        found[k] = law
+    return Survey(swept, tuple(found))
+
+
+def _laws(work, jobs):
+    """The laws of networks, in order."""
+    if jobs == 1 or len(work) < 2:
+        return map(_law, work)
+    from joblib import Parallel, delayed
+
+    count = os.cpu_count() if jobs == -1 else jobs
+    return Parallel(n_jobs=count, return_as="generator")(delayed(_law)(one) for one in work)
+
+
+def _law(one):
+    """The law of a network, or why there is none."""
+    try:
+        return read_law(**one)
+    except (RegressionError, ValueError) as error:
+        return str(error)
