@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from symjax_gn.compiling import keep_compiled, seconds_compiling
 from symjax_gn.data.checks import check_count
 from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.nodes import AXES
@@ -172,6 +173,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the whole path and write the report; returns its contents."""
     start = time.perf_counter()
     check_options(args)
+    keep_compiled()
+    watched = seconds_compiling()
     folder = records.open_folder(args.out)
     key = jax.random.key(args.seed)
     data_key, run_key, more_key = jax.random.split(key, 3)
@@ -215,6 +218,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = {"simulate": simulated, **found.seconds}
     seconds["report"] = time.perf_counter() - start - simulated - found.seconds["total"]
     seconds["total"] = time.perf_counter() - start
+    seconds["compile"] = seconds_compiling() - watched
     contents = found.report(
         system=args.data or (system.name if system else None),
         dim=trajectory.position.shape[-1],

@@ -17,6 +17,7 @@ from jaxtyping import PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
 from symjax_gn import learning
+from symjax_gn.compiling import seconds_compiling
 from symjax_gn.data.datasets import (
     Dataset,
     dataset_from_graphs,
@@ -75,11 +76,12 @@ def as_dataset(data: Any, target: str | None = None) -> Dataset:
 
 
 class Stopwatch:
-    """Seconds of stages."""
+    """Seconds of stages, and of compiling in all of them."""
 
     def __init__(self, on_stage: Callable[[str], None] | None = None):
         """Start; `on_stage` is called with the name of each stage that ends."""
         self.seconds: dict[str, float] = {}
+        self._compiling = seconds_compiling()
         self._start = self._last = time.perf_counter()
         self._on_stage = on_stage
 
@@ -88,6 +90,7 @@ class Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = now - self._last
         self.seconds["total"] = now - self._start
+        self.seconds["compile"] = seconds_compiling() - self._compiling
         self._last = now
         if self._on_stage is not None:
             self._on_stage(stage)

@@ -1,5 +1,7 @@
 """Small data that several tests share; everything is seeded."""
 
+import os
+
 import jax
 import pytest
 
@@ -7,6 +9,10 @@ from symjax_gn.data import datasets
 from symjax_gn.networks import strategies, training
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
+
+# No test, nor a process that it starts, writes to the user's cache.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+jax.config.update("jax_enable_compilation_cache", False)
 
 # Compiling is most of what tests cost, and what they compile they run a few times.
 jax.config.update("jax_disable_most_optimizations", True)

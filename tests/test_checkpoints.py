@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from symjax_gn.networks.checkpoints import Checkpoints
 from symjax_gn.networks.members import grid
 from symjax_gn.networks.sweeping import sweep
 from symjax_gn.networks.training import fit
-from tests.test_sweep import KEY, TINY, parts_of, tiny
+from tests.test_sweep import KEY, QUICKLY_COMPILED, TINY, parts_of, tiny
 
 # What a folder is for here.
 ABOUT = dict(steps=20)
@@ -113,7 +114,7 @@ sys.path.insert(0, ".")
 from tests.test_checkpoints import swept_in, trained_in
 run = dict(fit=trained_in, sweep=swept_in)[sys.argv[1]]
 print("begins", flush=True)
-found = run(sys.argv[2], steps=400, intervals=100)
+found = run(sys.argv[2], steps=200, intervals=50)
 leaves = jax.tree.leaves(found.params if sys.argv[1] == "fit" else found.trained.params)
 print(hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest())
 """
@@ -121,7 +122,8 @@ print(hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdiges
 
 def start(kind, folder):
     command = [sys.executable, "-W", "ignore", "-c", KILLED, kind, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | QUICKLY_COMPILED
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def killed_at_random(kind, times, tmp_path, rng):
@@ -142,7 +144,7 @@ def killed_at_random(kind, times, tmp_path, rng):
 
 
 def test_a_killed_fit_ends_in_the_same_parameters(tmp_path):
-    killed_at_random("fit", 2, tmp_path, np.random.default_rng(0))
+    killed_at_random("fit", 1, tmp_path, np.random.default_rng(0))
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(script, tmp_pa
     fields = "system dim n strategy regressor seed recovered checks laws message_r2 test_error"
     assert set(fields.split()) | {"seconds", "versions"} <= set(read)
     assert set(read["seconds"]) == {
-        *("simulate", "train", "regress", "refit", "certify", "report", "total")
+        *("simulate", "train", "regress", "refit", "certify", "report", "total", "compile")
     }
     assert set(read["laws"][0]) >= {"latex", "sympy", "complexity", "mae", "score"}
     assert set(read["message_r2"]) >= {"force", "force_trimmed", "gauge", "gauge_name"}

@@ -1,6 +1,7 @@
 import functools
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -26,6 +27,9 @@ from symjax_gn.physics.systems import SYSTEMS
 KEY = jax.random.key(3)
 # Adam compiles faster than Muon.
 TINY = dict(steps=20, batch_size=8, intervals=4, optimizer="adam")
+
+# Of other processes, as conftest.py has it for this one.
+QUICKLY_COMPILED = dict(JAX_DISABLE_MOST_OPTIMIZATIONS="1")
 
 # Matrix products of other shapes round differently in float32; Adam divides by their size.
 CLOSE = dict(rtol=1e-2, atol=1e-3)
@@ -219,28 +223,88 @@ def test_arguments_that_are_wrong():
     with pytest.raises(ValueError, match="needs its least and its largest value, got 0.1"):
         random_members(KEY, 3, learning_rate=0.1)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    with pytest.raises(ValueError, match='needs one axis, "model"'):
+    with pytest.raises(ValueError, match='needs the axis "model", or "model" and'):
         swept(seeds, mesh=mesh)
 
 
-ON_EIGHT = """
+# Trains the members of `spread_members` on a mesh and keeps their parameters.
+ON_A_MESH = """
+import os, sys
 import jax, numpy as np
-from tests.test_sweep import CLOSE, grid, swept
-assert jax.device_count() == 8
-mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
-members = grid(seed=range(5), learning_rate=[1e-3, 1e-2])
-spread, alone = swept(members, mesh=mesh), swept(members)
-assert spread.at_once == 8 and alone.at_once == 1
-for x, y in zip(*(jax.tree.leaves(s.trained.params) for s in (spread, alone)), strict=True):
-    np.testing.assert_allclose(x, y, **CLOSE)
-print("the same")
+address, count, number, shape, out = sys.argv[1:6]
+if int(count) > 1:
+    jax.distributed.initialize(address, int(count), int(number))
+from symjax_gn.networks.checkpoints import Checkpoints
+from tests.test_sweep import MEMBERS, swept
+shape = tuple(map(int, shape.split(",")))
+kinds = (jax.sharding.AxisType.Auto,) * len(shape)
+mesh = jax.make_mesh(shape, ("model", "data")[: len(shape)], axis_types=kinds)
+save = Checkpoints.save
+def stop(self, step, tree):
+    save(self, step, tree)
+    if step == 2:
+        os._exit(1)
+if sys.argv[6:] == ["stop"]:
+    Checkpoints.save = stop
+found = swept(MEMBERS, mesh=mesh, folder=out + ".states")
+if jax.process_index() == 0:
+    np.savez(out, *jax.tree.leaves(found.trained.params), at_once=found.at_once)
 """
+MEMBERS = {"seed": [0, 1, 2, 3, 4]}
 
 
-def test_members_are_spread_over_devices():
+def on_a_mesh(tmp_path, count, shape, *words, **environment):
+    """Several processes that train together; what the first of them has kept."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | dict(PYTHONPATH=".") | QUICKLY_COMPILED | environment
+    out = tmp_path / "params.npz"
+    command = [sys.executable, "-c", ON_A_MESH, address, str(count)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(number), ",".join(map(str, shape)), str(out), *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    if words:
+        processes[0].communicate(timeout=120)
+        for process in processes[1:]:
+            process.kill()
+            process.communicate()
+        return None
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, said
+    kept = np.load(out)
+    return [kept[name] for name in kept.files if name != "at_once"], int(kept["at_once"])
+
+
+def test_members_and_batches_are_spread_over_devices(tmp_path):
     flags = "--xla_force_host_platform_device_count=8"
-    environment = os.environ | dict(XLA_FLAGS=flags, PYTHONPATH=".")
-    done = subprocess.run(
-        [sys.executable, "-c", ON_EIGHT], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "the same", done.stderr
+    found, at_once = on_a_mesh(tmp_path, 1, (4, 2), XLA_FLAGS=flags)
+    assert at_once == 4
+    for mine, other in zip(found, jax.tree.leaves(swept(MEMBERS).trained.params), strict=True):
+        np.testing.assert_allclose(mine, other, **CLOSE)
+
+
+def test_two_processes_train_together(tmp_path):
+    found, at_once = on_a_mesh(tmp_path, 2, (2,))
+    assert at_once == 2
+    for mine, other in zip(found, jax.tree.leaves(swept(MEMBERS).trained.params), strict=True):
+        np.testing.assert_allclose(mine, other, **CLOSE)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_they_were_stopped(tmp_path):
+    on_a_mesh(tmp_path, 2, (2,), "stop")
+    assert sorted(path.name for path in (tmp_path / "params.npz.states/states").iterdir()) == [
+        "1",
+        "2",
+    ]
+    found, _ = on_a_mesh(tmp_path, 2, (2,))
+    for mine, other in zip(found, jax.tree.leaves(swept(MEMBERS).trained.params), strict=True):
+        np.testing.assert_allclose(mine, other, **CLOSE)

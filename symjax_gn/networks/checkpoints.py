@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from symjax_gn.networks.keys import with_keys, without_keys
 from symjax_gn.networks.preparation import Prepared
 
 # States that are kept: the last one, and one to go back to if it is damaged.
@@ -63,10 +64,19 @@ class Checkpoints:
                 "another folder."
             ) from None
         states = self._folder / "states"
+        states.mkdir(exist_ok=True)
         # What a killed run was writing; Orbax' own cleaning meets what is written next.
         for left in states.glob("*.orbax-checkpoint-tmp*" if resume else "*"):
             shutil.rmtree(left)
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT,
+            create=False,
+            enable_async_checkpointing=False,
+            # Where there are several processes, this one alone keeps what all have.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(), active_processes={jax.process_index()}
+            ),
+        )
         self._manager = ocp.CheckpointManager(states, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -164,24 +174,16 @@ def _sum(tree):
 
 
 def _flat(tree):
-    """The arrays of a pytree by their numbers, PRNG keys as their data."""
-    leaves = jax.tree.leaves(tree)
-    return {f"{k:04d}": _data(leaf) for k, leaf in enumerate(leaves)}
-
-
-def _data(leaf):
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _is_key(leaf):
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    """The arrays of a pytree by their numbers."""
+    leaves = jax.tree.leaves(without_keys(tree))
+    return {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(leaves)}
 
 
 def _unflat(found, like):
     """The pytree of what `_flat` gave."""
     leaves, structure = jax.tree.flatten(like)
-    back = [
-        jax.random.wrap_key_data(value) if _is_key(leaf) else value
-        for leaf, value in zip(leaves, (found[name] for name in sorted(found)), strict=True)
+    values = [
+        jnp.asarray(found[name]) if isinstance(leaf, jax.Array) else found[name]
+        for name, leaf in zip(sorted(found), leaves, strict=True)
     ]
-    return jax.tree.unflatten(structure, back)
+    return with_keys(jax.tree.unflatten(structure, values), like)

@@ -1,5 +1,6 @@
 """An interval of training as one program: steps, pruning, and a look at validation graphs."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,7 @@ def run_interval(
     length: int,
     first: int | Int[Array, ""] = 0,
     num_graphs: int | None = None,
+    spread: Callable[[Int[Array, " batch"]], Int[Array, " batch"]] = lambda index: index,
 ) -> tuple[TrainState, Report]:
     """A number of steps, then pruning and a report; composes under `jit` and `vmap`.
 
@@ -79,13 +81,14 @@ def run_interval(
         length: steps.
         first: the number of the first graph of `train` that is learned from.
         num_graphs: how many are; None: all.
+        spread: places the graphs of a batch on devices.
     """
     count = len(train) if num_graphs is None else num_graphs
 
     def body(state, _):
         key, pick_key = jax.random.split(state.key)
         focus = _focus(state.hyper.focus, state.step / recipe.steps)
-        index = first + draw(pick_key, count, batch_size, focus)
+        index = spread(first + draw(pick_key, count, batch_size, focus))
         return step(state._replace(key=key), take(train, index), recipe)
 
     state, info = jax.lax.scan(body, state, length=length)

@@ -6,12 +6,14 @@ import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
@@ -20,6 +22,7 @@ from symjax_gn.data.datasets import Dataset, take, target_mask
 from symjax_gn.data.memory import bytes_there
 from symjax_gn.networks.checkpoints import Checkpoints, describe
 from symjax_gn.networks.intervals import run_interval
+from symjax_gn.networks.keys import with_keys, without_keys
 from symjax_gn.networks.members import Members, check_members
 from symjax_gn.networks.preparation import Prepared, check_fits, prepare
 from symjax_gn.networks.steps import Hyperparameters, Recipe
@@ -94,6 +97,11 @@ class _Fixed(NamedTuple):
 def _interval(states, which, train, validation, stars, *, fixed, mesh):
     """An interval of some members; one that fails stays as it was."""
 
+    def spread(index):
+        if mesh is None or "data" not in mesh.axis_names:
+            return index
+        return jax.lax.with_sharding_constraint(index, PartitionSpec("data"))
+
     def one(state, which, train, validation, stars):
         held_out = which * fixed.num_validation + jnp.arange(fixed.num_validation)
         new, report = run_interval(
@@ -106,6 +114,7 @@ def _interval(states, which, train, validation, stars, *, fixed, mesh):
             length=fixed.length,
             first=which * fixed.num_graphs,
             num_graphs=fixed.num_graphs,
+            spread=spread,
         )
         good = report.usable & jnp.all(report.finite)
         return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, state), report
@@ -118,6 +127,7 @@ def _interval(states, which, train, validation, stars, *, fixed, mesh):
             mesh=mesh,
             in_specs=(mine, mine, alike, alike, alike),
             out_specs=mine,
+            axis_names={"model"},
             check_vma=False,
         )
     return together(states, which, train, validation, stars)
@@ -205,34 +215,43 @@ def sweep(
     scales = jax.tree.map(lambda *x: np.stack(x)[which], *(part.scales for part in parts))
     unit = np.asarray(scales.target)
 
+    if mesh is not None:
+        data = _placed(data, mesh)
+
+    def advance(work):
+        if mesh is None:
+            return jax.block_until_ready(_interval(*work, *data, fixed=fixed, mesh=None))
+        return _here(_interval(*_placed(work, mesh, "model"), *data, fixed=fixed, mesh=mesh))
+
     history = new_history(first, count)
     goes_on, ended, failed = np.ones(count, bool), np.zeros(count, int), np.zeros(count, int)
     halvings, steps, length = sorted(halve_at), first.recipe.steps, first.length
     with contextlib.ExitStack() as open_:
-        kept, start = None, 0
-        if folder is not None:
+        kept = None
+        # All processes have all states; the first one keeps them.
+        if folder is not None and jax.process_index() == 0:
             about = _about(key, parts, columns, halvings)
             kept = open_.enter_context(Checkpoints(folder, about, resume=resume))
-            tree = states, history, goes_on, ended, failed
-            start, tree = kept.last(tree) or (0, tree)
-            states, history, goes_on, ended, failed = tree[0], *jax.tree.map(np.array, tree[1:])
+        start, tree = _last(kept, (states, history, goes_on, ended, failed))
+        states, history, goes_on, ended, failed = tree[0], *jax.tree.map(np.array, tree[1:])
         bar = open_.enter_context(
             tqdm(
                 total=steps * count,
                 initial=start * length * count,
                 desc="sweep",
                 unit="step",
-                disable=not progress,
+                disable=not progress or jax.process_index() > 0,
             )
         )
+        pool = open_.enter_context(ThreadPoolExecutor(_threads(mesh)))
         for interval in range(start, first.intervals):
             if not np.any(goes_on):
                 break
             done = length * (interval + 1)
             history.step[interval] = done
-            for index in _chunks(np.flatnonzero(goes_on), at_once):
-                some = _get(states, index)
-                some, report = _interval(some, which[index], *data, fixed=fixed, mesh=mesh)
+            lots = list(_lots(np.flatnonzero(goes_on), at_once))
+            work = [(_get(states, index), which[index]) for index in lots]
+            for index, (some, report) in zip(lots, pool.map(advance, work), strict=True):
                 states = _put(states, index, some)
                 loss, error, spread, finite, usable = map(np.asarray, report)
                 good = usable & np.all(finite, axis=1)
@@ -325,8 +344,10 @@ def _together(parts):
 
 def _how_many(prepared, count, at_once, mesh):
     """Members in one call of the program: a multiple of the devices along the mesh's axis."""
-    if mesh is not None and mesh.axis_names != ("model",):
-        raise ValueError(f'The mesh needs one axis, "model", got {mesh.axis_names}.')
+    if mesh is not None and mesh.axis_names not in (("model",), ("model", "data")):
+        raise ValueError(
+            f'The mesh needs the axis "model", or "model" and "data", got {mesh.axis_names}.'
+        )
     lots = 1 if mesh is None else mesh.shape["model"]
     if at_once is None:
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
@@ -339,7 +360,57 @@ def _how_many(prepared, count, at_once, mesh):
     return lots * math.ceil(min(at_once, count) / lots)
 
 
-def _chunks(which, size):
+def _last(kept, tree):
+    """The last step that was kept, by the first process, and its states; else 0 and these."""
+    start, found = (kept and kept.last(tree)) or (0, tree)
+    if jax.process_count() == 1:
+        return start, found
+    start, raw = broadcast_one_to_all((np.int32(start), without_keys(found)))
+    return int(start), with_keys(raw, tree)
+
+
+def _placed(tree, mesh, *axes):
+    """Arrays spread over the devices of a mesh; every process has them whole."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+
+    def place(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return with_keys(jax.tree.map(place, without_keys(tree)), tree)
+
+
+def _here(tree):
+    """Arrays `[member, ...]` whole, in every process."""
+    if jax.process_count() == 1:
+        return jax.block_until_ready(tree)
+    raw = without_keys(tree)
+    leaves, structure = jax.tree.flatten(raw)
+    mine = [_rows(leaf) for leaf in leaves]
+    # As bytes in one transfer: several at a time may meet in another order elsewhere.
+    parts = [np.ascontiguousarray(x).view(np.uint8).reshape(-1) for x in mine]
+    found = process_allgather(np.concatenate(parts)).reshape(jax.process_count(), -1)
+    cuts = np.split(found, np.cumsum([len(part) for part in parts])[:-1], axis=1)
+    whole = [
+        np.concatenate([row.copy().view(x.dtype).reshape(x.shape) for row in cut])
+        for cut, x in zip(cuts, mine, strict=True)
+    ]
+    return with_keys(jax.tree.unflatten(structure, whole), tree)
+
+
+def _rows(x):
+    """The rows of an array that are in this process, in order."""
+    found = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(found[start]) for start in sorted(found)])
+
+
+def _threads(mesh):
+    """Lots that are trained side by side: on a CPU one on each core, elsewhere one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores if mesh is None and jax.devices()[0].platform == "cpu" else 1
+
+
+def _lots(which, size):
     """Numbers of members in lots of one size; the last is filled up with its own."""
     for start in range(0, len(which), size):
         yield np.resize(which[start : start + size], size)

@@ -150,7 +150,10 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         lines.append("")
     for file, title in figures.items():
         lines += [f"![{title}]({file})", ""]
-    seconds = ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
+    stages = dict(report["seconds"])
+    compiling = stages.pop("compile", None)
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
+    seconds += "" if compiling is None else f"; compiling, in all of them, {compiling:.1f}"
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines += [
         f"Strategy {report['strategy']}, regressor {report['regressor']}, seed {report['seed']}. "
