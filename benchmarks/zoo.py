@@ -10,6 +10,7 @@ prints the table: what was said of each law, the law, and the seconds.
 """
 
 import argparse
+import collections
 import json
 import os
 import runpy
@@ -56,19 +57,34 @@ def _law_text(row):
     return "; ".join(f"${law['latex']}$" for law in row["laws"])
 
 
+def _counted(words):
+    """Words with how often they come, e.g. "2 exact, 1 approximate"; those of one run alone."""
+    counts = collections.Counter(words)
+    if sum(counts.values()) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
 def print_table(rows):
-    """One line per cell, and the totals."""
+    """One line per law and dimension, with all seeds that ran, and the totals."""
     print(
-        "| law | verdict | certificate | the law, towards the sender | s |\n|---|---|---|---|---|"
+        "| law | verdicts | certificates | the law, towards the sender, or factors of vectors | s |"
     )
+    print("|---|---|---|---|---|")
+    cases: dict = {}
     for row in rows:
-        says = (row.get("certificate") or {}).get("says", "")
-        verdict = row.get("verdict", "error")
-        print(f"| {row['name']} | {verdict} | {says} | {_law_text(row)} | {row['value']:.0f} |")
+        cases.setdefault((row["dim"], row["law"]), []).append(row)
+    for (dim, law), mine in sorted(cases.items(), key=lambda case: case[0][0]):
+        verdicts = _counted(row.get("verdict", "error") for row in mine)
+        says = _counted((row.get("certificate") or {}).get("says", "") for row in mine)
+        seconds = ", ".join(f"{row['value']:.0f}" for row in mine)
+        print(f"| {law}-{dim} | {verdicts} | {says} | {_law_text(mine[0])} | {seconds} |")
     counts = {word: sum(row.get("verdict", "error") == word for row in rows) for word in
               ("exact", "approximate", "not recovered", "error")}  # fmt: skip
     seconds = [row["value"] for row in rows]
     print(f"\n{len(rows)} runs: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
+    believed = sum((row.get("certificate") or {}).get("says") == "believe" for row in rows)
+    print(f"believed: {believed}")
     print(f"seconds: median {statistics.median(seconds):.0f}, largest {max(seconds):.0f}")
 
 

@@ -87,7 +87,7 @@ def network_options(settings: Settings, learned: Dataset, scales: Scales) -> dic
     """
     energetic = settings.strategy == "flathgn"
     options: dict[str, Any] = dict(width=settings.width, depth=settings.depth)
-    options["external_field"] = settings.external_field
+    options |= dict(external_field=settings.external_field, precision=settings.precision)
     if energetic:
         options |= dict(dissipative=settings.dissipative, kinetic=settings.kinetic)
     else:

@@ -9,6 +9,7 @@ from symjax_gn.discovery import distillation
 from symjax_gn.laws import engines
 from symjax_gn.networks import strategies
 from symjax_gn.networks.graphnet import NODES, PAIRS
+from symjax_gn.networks.layers import PRODUCTS
 from symjax_gn.networks.losses import LOSSES
 from symjax_gn.networks.steps import OPTIMIZERS
 
@@ -64,6 +65,11 @@ class Settings:
         None,
         "mask message components as training goes on, and let penalties fade (default: "
         "for pruning, l1 and kl)",
+        "training",
+    )
+    precision: str = _option(
+        "float32",
+        "of matrix products in training: float32, bf16, or on GPUs tf32; sums are float32",
         "training",
     )
     optimizer: str = _option("muon", " or ".join(OPTIMIZERS), "training")
@@ -186,6 +192,7 @@ def check_settings(settings: Settings) -> None:
         ("node function", settings.node, NODES),
         ("pair function", settings.pair, PAIRS),
         ("loss", settings.loss, LOSSES),
+        ("precision", settings.precision, PRODUCTS),
         ("optimizer", settings.optimizer, OPTIMIZERS),
         ("regressor", settings.regressor, engines.REGRESSORS),
         ("kind of errors", settings.errors, ERRORS),

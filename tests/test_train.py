@@ -17,7 +17,7 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.space import Space
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.model import held_out_error
-from symjax_gn.networks import intervals, steps, training
+from symjax_gn.networks import intervals, layers, steps, training
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
 from symjax_gn.networks.layers import Properties
@@ -556,3 +556,36 @@ def test_bad_data(spring_parts):
     ]:
         with pytest.raises(ValueError, match=message):
             training.fit(jax.random.key(0), bad, validation)
+
+
+def test_bf16_products_train_and_what_comes_out_is_float32(spring_parts):
+    train, validation, test = spring_parts
+    found = {
+        name: training.fit(jax.random.key(0), train, validation, model=tiny(precision=name), **TINY)
+        for name in ("float32", "bf16")
+    }
+    one, other = found.values()
+    assert other.model == one.model == tiny()
+    first, second = (ravel_pytree(x.params)[0] for x in (one, other))
+    # Operands have 8 binary digits in place of 24.
+    assert 1e-4 < float(jnp.linalg.norm(second - first) / jnp.linalg.norm(first)) < 0.5
+    ratio = other.history.validation_error[-1] / one.history.validation_error[-1]
+    assert ratio == pytest.approx(1, rel=0.2)
+    assert other.predict(test.graphs).shape == one.predict(test.graphs).shape
+
+
+@pytest.mark.parametrize(("name", "digits"), [("float32", 24), ("bf16", 8)])
+def test_products_round_their_operands_and_not_their_sums(name, digits):
+    product, numbers = layers.PRODUCTS[name], (((0,), (0,)), ((), ()))
+    for shift, kept in ((digits - 1, True), (digits + 1, False)):
+        value = jnp.full(1, 1 + 2.0**-shift, jnp.float32)
+        assert (float(product(value, jnp.ones(1), numbers)) > 1) == kept
+    many = jnp.ones(2**10 + 1)
+    assert float(product(many, many, numbers)) == 2**10 + 1
+
+
+def test_products_that_a_device_has_not_are_refused(spring_parts):
+    with pytest.raises(ValueError, match='precision="tf32" needs a GPU, and this is a CPU'):
+        training.fit(jax.random.key(0), *spring_parts[:2], model=tiny(precision="tf32"), **TINY)
+    with pytest.raises(ValueError, match="Unknown precision 'float16'"):
+        tiny(precision="float16")

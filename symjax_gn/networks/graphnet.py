@@ -15,6 +15,7 @@ from symjax_gn.data.space import FREE, Space
 from symjax_gn.model import Contributions, Prediction
 from symjax_gn.networks.layers import (
     MLP,
+    PRODUCTS,
     Properties,
     concatenate,
     direction,
@@ -66,6 +67,7 @@ class GraphNet(nn.Module):
         properties: the properties of nodes that are inputs.
         weight: property that divides sums of messages, as masses divide forces, or None.
         space: free or periodic, in the model's unit of length.
+        precision: of matrix products, "float32", "bf16", or on GPUs "tf32".
 
     >>> net = GraphNet(outputs=2, message_dim=2, properties=Properties(("mass",)), weight="mass")
     >>> bodies = Nodes(jnp.zeros((3, 2)), jnp.zeros((3, 2)), {"mass": jnp.ones(3)})
@@ -90,6 +92,7 @@ class GraphNet(nn.Module):
     properties: Properties = Properties()
     weight: str | None = None
     space: Space = FREE
+    precision: str = "float32"
 
     conservative = False
 
@@ -98,6 +101,7 @@ class GraphNet(nn.Module):
         check_choice("node function", self.node, NODES)
         check_choice("pair function", self.pair, PAIRS)
         check_choice("level", self.level, LEVELS)
+        check_choice("precision", self.precision, PRODUCTS)
         biased = self.node == "newton" or self.pair == "central"
         if biased and self.message_dim != self.outputs:
             raise ValueError(
@@ -115,13 +119,16 @@ class GraphNet(nn.Module):
         components = 1 if self.pair == "central" else self.message_dim
         outputs = components * (2 if self.variational else 1)
         magnitude = components if self.power_laws else 0
-        self.message_fn = MLP(*hidden, outputs, self.activation, magnitude)
+        last = self.activation, magnitude, self.precision
+        self.message_fn = MLP(*hidden, outputs, *last)
         if self.node == "newton":
             return
-        self.update_fn = MLP(*hidden, self.outputs, self.activation)
+        last = self.activation, 0, self.precision
+        self.update_fn = MLP(*hidden, self.outputs, *last)
         if self.power_laws:
-            self.update_linear = nn.Dense(self.outputs, use_bias=False)
-            self.update_scale = MLP(16, 1, 1, self.activation)
+            product = PRODUCTS[self.precision]
+            self.update_linear = nn.Dense(self.outputs, use_bias=False, dot_general=product)
+            self.update_scale = MLP(16, 1, 1, *last)
 
     def message(
         self, receiver: Nodes | None, sender: Nodes

@@ -16,6 +16,7 @@ from symjax_gn.model import Contributions, Prediction
 from symjax_gn.networks.graphnet import INPUTS
 from symjax_gn.networks.layers import (
     MLP,
+    PRODUCTS,
     Properties,
     concatenate,
     motion_features,
@@ -55,6 +56,7 @@ class FlatHGN(nn.Module):
         properties: the properties of nodes that are inputs.
         weight: property that is the mass, or None where there is none.
         space: free or periodic, in the model's unit of length.
+        precision: as in `GraphNet`.
 
     >>> from symjax_gn.data.nodes import Nodes
     >>> net = FlatHGN(outputs=2, properties=Properties(("mass",)), weight="mass")
@@ -77,6 +79,7 @@ class FlatHGN(nn.Module):
     properties: Properties = Properties()
     weight: str | None = "mass"
     space: Space = FREE
+    precision: str = "float32"
 
     conservative = True
     level = "node"
@@ -85,6 +88,7 @@ class FlatHGN(nn.Module):
 
     def __post_init__(self):
         check_choice("inputs", self.inputs, INPUTS)
+        check_choice("precision", self.precision, PRODUCTS)
         kinked = (nn.relu, nn.relu6, nn.leaky_relu, nn.hard_tanh, nn.hard_sigmoid, nn.hard_silu)
         if self.activation in kinked:
             raise ValueError("A Hamiltonian needs a smooth activation, e.g. silu or softplus.")
@@ -92,6 +96,7 @@ class FlatHGN(nn.Module):
 
     def setup(self):
         options = (self.width, self.depth, 1, self.activation, int(self.power_laws))
+        options += (self.precision,)
         self.pair_fn = MLP(*options)
         self.self_fn = MLP(*options)
         if self.dissipative:

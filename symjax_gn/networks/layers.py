@@ -1,5 +1,6 @@
 """Layers and inputs that networks share."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from symjax_gn.data.checks import check_choice
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
 
 # exp(12) is 1.6e5: wider than any ratio of accelerations worth learning in float32.
@@ -15,6 +17,36 @@ _MAX_LOG_MAGNITUDE = 12.0
 
 # Squared length in the model's unit far below any softening: only coincident points notice.
 _TINY_SQUARE = 1e-6
+
+
+def _float32(left, right, numbers, precision=None, preferred_element_type=None):
+    """Explicit, for by default TPUs round operands to bf16 and some GPUs to TF32."""
+    return jax.lax.dot_general(left, right, numbers, precision=jax.lax.Precision.HIGHEST)
+
+
+def _tf32(left, right, numbers, precision=None, preferred_element_type=None):
+    tf32 = jax.lax.DotAlgorithmPreset.TF32_TF32_F32
+    return jax.lax.dot_general(left, right, numbers, precision=tf32)
+
+
+def _bf16(left, right, numbers, precision=None, preferred_element_type=None):
+    left, right = (x.astype(jnp.bfloat16) for x in (left, right))
+    return jax.lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32)
+
+
+PRODUCTS: dict[str, Callable[..., Array]] = {"float32": _float32, "tf32": _tf32, "bf16": _bf16}
+"""Matrix products by the precision of their operands; sums are float32 in all."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise a `ValueError` unless the device has products of a precision."""
+    check_choice("precision", precision, PRODUCTS)
+    platform = jax.devices()[0].platform
+    if precision == "tf32" and platform in ("cpu", "tpu"):
+        raise ValueError(
+            f'precision="tf32" needs a GPU, and this is a {platform.upper()}; use "float32" or '
+            '"bf16".'
+        )
 
 
 class Properties(NamedTuple):
@@ -39,6 +71,7 @@ class MLP(nn.Module):
         activation: function between layers.
         magnitude: number of leading outputs that are multiplied by the exponential of
             one more output, so that sizes that differ by powers of ten cost a sum.
+        precision: of products, one of `PRODUCTS`.
     """
 
     width: int
@@ -46,15 +79,17 @@ class MLP(nn.Module):
     outputs: int
     activation: Callable[[Array], Array] = nn.silu
     magnitude: int = 0
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        dense = functools.partial(nn.Dense, dot_general=PRODUCTS[self.precision])
         for _ in range(self.depth):
-            x = self.activation(nn.Dense(self.width)(x))
-        outputs = nn.Dense(self.outputs)(x)
+            x = self.activation(dense(self.width)(x))
+        outputs = dense(self.outputs)(x)
         if not self.magnitude:
             return outputs
-        scale = exp_bounded(nn.Dense(1)(x))
+        scale = exp_bounded(dense(1)(x))
         scaled, plain = outputs[..., : self.magnitude], outputs[..., self.magnitude :]
         return jnp.concatenate([scaled * scale, plain], axis=-1)
 

@@ -19,6 +19,7 @@ from symjax_gn.data.units import Scales, measure_scales, normalise, normalise_no
 from symjax_gn.model import graphs_at_once
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
+from symjax_gn.networks.layers import check_precision
 from symjax_gn.networks.losses import LOSSES
 from symjax_gn.networks.steps import OPTIMIZERS, Hyperparameters, Recipe, TrainState, init
 from symjax_gn.networks.strategies import DEFAULT_WEIGHT, PRUNED, STRATEGIES, make_model
@@ -138,6 +139,7 @@ def prepare(
     if model is None:
         model = make_model(strategy, _with_numbers(train, learn, 1), scales)
     _check_model(model, strategy, train)
+    check_precision(model.precision)
     if model.conservative:
         # One unit of energy: that of momentum times velocity and of force times length.
         scales = scales._replace(velocity=math.sqrt(scales.target * scales.length))

@@ -271,7 +271,7 @@ def sweep(
                 kept.save(interval + 1, (states, history, goes_on, ended, failed))
     history.step[:] = length * np.arange(1, first.intervals + 1)[:, None]
     trained = Trained(
-        model=first.recipe.model,
+        model=first.recipe.model.clone(precision="float32"),
         params=states.params["network"],
         mask=states.mask,
         scales=scales,

@@ -81,6 +81,8 @@ def as_trained(
 ) -> Trained:
     """The network of a state, as a callback of `fit` receives it, on its own.
 
+    Its products are float32 whatever they were in training.
+
     Args:
         state: of training.
         model: the network.
@@ -91,6 +93,7 @@ def as_trained(
     history = History(*(np.zeros(0) for _ in History._fields)) if history is None else history
     learned = {name: np.exp(np.asarray(x)) for name, x in state.params["learned"].items()}
     network = state.params["network"]
+    model = model.clone(precision="float32")
     return Trained(model, network, state.mask, scales, strategy, history, learned)
 
 
