@@ -58,10 +58,12 @@ def draw(rows, path):
     for way in WAYS:
         mine = sorted((r["members"], r["value"], r["bytes"]) for r in rows if r["way"] == way)
         count, seconds, size = zip(*mine, strict=True)
-        left.loglog(count, [s / k for s, k in zip(seconds, count, strict=True)], "o-", label=way)
-        right.loglog(count, [b / 2**20 for b in size], "o-", label=way)
-    left.set(xlabel="networks", ylabel="seconds for each, with compilation")
-    right.set(xlabel="networks", ylabel="memory of all, MiB")
+        left.plot(count, [s / k for s, k in zip(seconds, count, strict=True)], "o-", label=way)
+        right.plot(count, [b / 2**20 for b in size], "o-", label=way)
+    for axes, label in ((left, "seconds for each, with compilation"), (right, "memory, MiB")):
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="networks", ylabel=label, xticks=count, xticklabels=count)
+        axes.set_ylim(bottom=0)
     left.legend()
     figure.savefig(path, dpi=120)
 

@@ -197,7 +197,17 @@ def test_energies_end_with_a_report(potential, tmp_path, capsys):
     read = json.loads((out / "report.json").read_text())
     assert read["strategy"] == "flathgn"
     assert set(read["seconds"]) == {
-        *("simulate", "train", "regress", "refit", "follow", "certify", "report", "total")
+        *(
+            "simulate",
+            "train",
+            "regress",
+            "refit",
+            "follow",
+            "certify",
+            "report",
+            "total",
+            "compile",
+        )
     }
     found = read["energies"]
     assert set(found["checks"]) == {"potential", "kinetic"}

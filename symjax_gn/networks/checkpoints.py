@@ -33,7 +33,7 @@ class Checkpoints:
     ...     kept.save(10, dict(weight=np.arange(2.0)))
     >>> with Checkpoints(folder, dict(steps=20)) as kept:
     ...     kept.last(dict(weight=np.zeros(2)))
-    (10, {'weight': Array([0., 1.], dtype=float32)})
+    (10, {'weight': array([0., 1.])})
     """
 
     def __init__(

@@ -170,8 +170,10 @@ def sweep(
     Other Arguments:
         halve_at: shares of the training after which only the better half of the members that
             learn from one data set goes on, by the validation error.
-        at_once: members in one call of the program; None: as many as fit into the memory of
-            an accelerator; one on a CPU, which a single one keeps busy.
+        at_once: members in one call of the program; each takes about 32 bytes for each
+            parameter and 40 for each hidden unit of each edge of a batch. None: as many as fit
+            into the memory of an accelerator. On a CPU such calls run side by side, one on each
+            core, and None is 1.
         mesh: devices with one axis "model", along which members are spread; None: one device.
         folder: where all states are saved after each interval, see `fit`.
         resume: see `fit`.
