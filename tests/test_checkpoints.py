@@ -143,10 +143,6 @@ def killed_at_random(kind, times, tmp_path, rng):
     assert rest == whole
 
 
-def test_a_killed_fit_ends_in_the_same_parameters(tmp_path):
-    killed_at_random("fit", 1, tmp_path, np.random.default_rng(0))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fit", "sweep"])
 def test_killed_at_twenty_moments(kind, tmp_path):

@@ -358,6 +358,21 @@ def test_a_sweep_ends_with_a_table(tmp_path, monkeypatch, capsys):
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
+def test_the_notebook_runs_from_end_to_end():
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(ROOT / "examples/colab_sweep.ipynb", as_version=4)
+    sizes = notebook.cells[2]
+    assert sizes.source.startswith("SIMULATIONS, STEPS = 1000, 2000")
+    sizes.source = "SIMULATIONS, STEPS = 20, 40\nRATES, SEEDS = 2, 1"
+    nbclient.NotebookClient(notebook, timeout=300).execute()
+    shown = notebook.cells[7].outputs[-1]["data"]
+    assert "certificate" in shown["text/plain"]
+    assert "image/png" in notebook.cells[9].outputs[-1]["data"]
+
+
 def test_after_an_interruption_the_process_ends_at_once():
     """What still runs, here a thread that sleeps, is not waited for."""
     program = (

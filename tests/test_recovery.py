@@ -311,3 +311,15 @@ def test_many_bodies_fit_into_memory(monkeypatch, tmp_path):
     # The density is such that each body has some 16 neighbours.
     assert 14 * 400 < row["edges"] < 18 * 400
     assert row["bytes"] < 4 * 2**30
+
+
+@pytest.mark.slow
+def test_the_script_for_an_accelerator_runs(tmp_path):
+    out = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/accelerator.py", "--small", "--out", str(out)]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    names = ["products", "many", "one", "precisions", "memory", "table_one"]
+    assert [row["name"] for row in rows] == names
+    assert all(row["value"] > 0 for row in rows if row["name"] != "memory")

@@ -291,6 +291,7 @@ def test_members_and_batches_are_spread_over_devices(tmp_path):
         np.testing.assert_allclose(mine, other, **CLOSE)
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(tmp_path):
     found, at_once = on_a_mesh(tmp_path, 2, (2,))
     assert at_once == 2
