@@ -1,6 +1,7 @@
 """Compiled programs: how long they take to make, and kept between runs."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 
@@ -42,17 +43,22 @@ def seconds_compiling() -> float:
     return _clock().seconds
 
 
-def keep_compiled() -> None:
+def keep_compiled(on: Sequence[str] = ("gpu", "tpu")) -> None:
     """Keep compiled programs in the user's cache folder, up to 1 GiB.
 
     A later run of the same shapes starts at once. JAX' own settings go before: a folder that
     is set already (JAX_COMPILATION_CACHE_DIR) stays, and with
     JAX_ENABLE_COMPILATION_CACHE=false nothing is kept.
 
+    Args:
+        on: platforms whose programs are kept. CPUs are none of them by default: of each of
+            their programs that is read back XLA prints an error about the CPU's features.
+
     >>> keep_compiled()
     """
     known = jax.config.values
-    if known["jax_compilation_cache_dir"] is None and known["jax_enable_compilation_cache"]:
+    unset = known["jax_compilation_cache_dir"] is None
+    if unset and known["jax_enable_compilation_cache"] and jax.default_backend() in on:
         from platformdirs import user_cache_dir
 
         jax.config.update("jax_compilation_cache_dir", user_cache_dir("symjax_gn"))

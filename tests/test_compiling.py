@@ -10,11 +10,12 @@ from symjax_gn.compiling import keep_compiled, seconds_compiling
 
 # Compiles a program that takes more than a moment, and says how often one was found.
 PROGRAM = """
+import sys
 import jax, jax.numpy as jnp
 from symjax_gn.compiling import keep_compiled
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
-keep_compiled()
+keep_compiled(*([["cpu"]] if len(sys.argv) > 1 else []))
 def many(x):
     for k in range(200):
         x = jnp.sin(x + k) @ x
@@ -24,9 +25,9 @@ print(found.count("/jax/compilation_cache/cache_hits"))
 """
 
 
-def hits(folder, **environment):
+def hits(folder, *words, **environment):
     environment = os.environ | dict(XDG_CACHE_HOME=str(folder)) | environment
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", PROGRAM, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
@@ -34,15 +35,18 @@ def hits(folder, **environment):
 @pytest.mark.skipif(sys.platform != "linux", reason="where caches lie is for Linux here")
 def test_a_second_process_finds_what_the_first_has_compiled(tmp_path):
     on = dict(JAX_ENABLE_COMPILATION_CACHE="true")
+    # By default nothing of a CPU is kept.
     assert hits(tmp_path, **on) == 0
+    assert not (tmp_path / "symjax_gn").exists()
+    assert hits(tmp_path, "cpu", **on) == 0
     assert len(list((tmp_path / "symjax_gn").glob("*many*"))) >= 1
-    assert hits(tmp_path, **on) >= 1
+    assert hits(tmp_path, "cpu", **on) >= 1
     # Switched off, or elsewhere by JAX' own settings.
-    assert hits(tmp_path / "off") == 0
+    assert hits(tmp_path / "off", "cpu") == 0
     assert not (tmp_path / "off").exists()
     own = str(tmp_path / "own")
     options = dict(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_COMPILATION_CACHE_DIR=own)
-    hits(tmp_path / "off", **on, **options)
+    hits(tmp_path / "off", "cpu", **on, **options)
     assert os.listdir(own) and not (tmp_path / "off").exists()
 
 

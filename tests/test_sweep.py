@@ -15,6 +15,7 @@ import pytest
 from symjax_gn.data.datasets import make_dataset, split, take
 from symjax_gn.networks import sweeping
 from symjax_gn.networks.graphnet import GraphNet
+from symjax_gn.networks.intervals import run_interval
 from symjax_gn.networks.layers import Properties
 from symjax_gn.networks.members import SWEPT, grid, random_members
 from symjax_gn.networks.preparation import prepare
@@ -155,6 +156,20 @@ def test_every_number_of_a_state_can_be_swept():
     # A cut is either kept or undone, whatever the tolerance.
     assert changed >= len(Hyperparameters._fields) - 1
     assert {*SWEPT} == {"seed", "data", *Hyperparameters._fields}
+
+
+def test_the_tolerance_of_pruning_is_that_of_the_state():
+    options = TINY | dict(model=tiny("l1"), strategy="l1")
+    ready = prepare(KEY, *parts_of("spring")[:2], **options)
+    fixed = dict(recipe=ready.recipe, batch_size=ready.batch_size, length=ready.length)
+    run, kept = jax.jit(functools.partial(run_interval, **fixed)), []
+    # Every cut is undone, or none.
+    for tolerance in (-1e9, 1e9):
+        state = ready.init(KEY, ready.hyper._replace(prune_tolerance=tolerance))
+        for _ in range(3):
+            state, _ = run(state, ready.train, ready.validation, ready.stars)
+        kept.append(int(jnp.sum(state.mask)))
+    assert kept[0] > kept[1]
 
 
 def test_the_initial_scale_is_a_factor_of_weights():
