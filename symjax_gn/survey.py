@@ -63,12 +63,16 @@ def _row(found):
 
 
 def _text(found):
-    """The law in a line."""
+    """The law in a line, that of bodies alone last."""
     if found.refit is not None and found.refit.towards is not None:
-        return str(rounded(found.refit.towards))
-    if found.law is None:
-        return "; ".join(str(rounded(law)) for law in found.distilled.components)
-    return "; ".join(str(rounded(law)) for law in found.law.message)
+        laws = [found.refit.towards]
+    else:
+        laws = found.distilled.components if found.law is None else found.law.message
+    text = "; ".join(str(rounded(law)) for law in laws)
+    alone = () if found.refit is None else found.refit.one_body
+    if any(law != 0 for law in alone):
+        text += "; alone: " + ", ".join(str(rounded(law)) for law in alone)
+    return text
 
 
 def discover_all(
