@@ -12,7 +12,7 @@ from symjax_gn.data.datasets import make_dataset, split
 from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
-from symjax_gn.discovery import choice, kernels, structure
+from symjax_gn.discovery import choice, finishing, kernels, structure
 from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
 from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.ranking import groups, rank_pairs
@@ -95,7 +95,7 @@ def test_many_properties_do_not_make_too_many_couplings():
     assert 6 < len(couplings(many, "ij")) <= 1000
 
 
-def prepared(system, dim=2, noise=0.003, **options):
+def prepared(system, dim=2, noise=0.003, seed=0, **options):
     """Bodies in training and held out, and what a network might say of pairs."""
     key = jax.random.key(0)
     run = simulate(key, system, num_simulations=120, num_outputs=40, dim=dim, **options)
@@ -105,9 +105,10 @@ def prepared(system, dim=2, noise=0.003, **options):
     assert stars.receiver is not None
     ends = take_nodes(stars.receiver, owner), take_nodes(stars.senders, (owner, sender))
     force = true_forces(system, *ends)
-    force *= 1 + noise * RNG.normal(size=force.shape)
+    rng = np.random.default_rng(seed)
+    force *= 1 + noise * rng.normal(size=force.shape)
     # What is the same for all senders of a receiver is not known.
-    force += np.median(np.abs(force)) * RNG.normal(size=(owner[-1] + 1, dim))[owner]
+    force += np.median(np.abs(force)) * rng.normal(size=(owner[-1] + 1, dim))[owner]
     return StarForces(pair_features(*ends), owner, force), gather(train, 6000), gather(valid, 4000)
 
 
@@ -312,7 +313,7 @@ def test_couplings_of_several_terms_are_the_plainest_that_say_the_same():
     _, train, valid = prepared(STRUCTURES["two couplings"][0])
     line = pair_vectors(train.pairs, 2)[0]
     terms = [Term(line, way, True) for way in (sympy.Abs(QI - QJ), (QI + QJ) ** 2)]
-    fit = structure.finish(kernels.fit_terms(terms, train, valid, 14), train, valid)
+    fit = finishing.finish(kernels.fit_terms(terms, train, valid, 14), train, valid)
     assert names(fit) == {("1", LINE), ("q_i*q_j", LINE)}
     assert fit.error < 1e-4
 
@@ -322,8 +323,15 @@ def test_one_term_in_place_of_several():
     both = [f"velocity of the {end}" for end in ("sender", "receiver")]
     split = [*both, "x, by dx", "y, by dy"]
     terms = [named(name, 1 if name in both else MJ) for name in split]
-    fit = structure.finish(fitted(terms, train, valid)[1], train, valid)
+    fit = finishing.finish(fitted(terms, train, valid)[1], train, valid)
     assert names(fit) == {("1", "relative velocity"), ("m_j", LINE)}
+
+
+def test_of_variables_that_say_the_same_the_simplest_is_taken():
+    train, valid = planted([(named(LINE, QI * QJ), sympy.Integer(2))])
+    terms = [named(f"{LINE}, by r/(m_i + m_j)", QI * QJ)]
+    fit = finishing.finish(fitted(terms, train, valid)[1], train, valid)
+    assert names(fit) == {("q_i*q_j", LINE)} and fit.error < ROUNDING
 
 
 def test_what_known_terms_may_explain_has_no_say():
@@ -432,18 +440,29 @@ def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
     assert by_targets < 1.985 and by_predictions == pytest.approx(2, abs=0.01)
 
 
+DRIFT = System(
+    "drift",
+    lambda r, i, j: i.charge * j.charge * jnp.log(r + 0.1),
+    one_body_potential=lambda body: 0.7 * body.charge * body.position[0],
+    drag=0.5,
+    dt=0.02,
+)
+
+
 def test_forces_of_bodies_that_cancel_each_other():
     """Charges that drift in a field feel as much drag: either alone explains nothing."""
-    system = System(
-        "drift",
-        lambda r, i, j: i.charge * j.charge * jnp.log(r + 0.1),
-        one_body_potential=lambda body: 0.7 * body.charge * body.position[0],
-        drag=0.5,
-        dt=0.02,
-    )
-    fit = structure.find_terms(*prepared(system), enough=0.01, seconds=5)
+    fit = structure.find_terms(*prepared(DRIFT), enough=0.01, seconds=5)
     assert names(fit) == {("q_i*q_j", LINE), ("1", "velocity"), ("q_i", "x")}
     assert fit.error < 1e-4
+
+
+def test_more_terms_must_err_far_less(monkeypatch):
+    """A fourth that makes good what splines leave leads to a fit that is no better in the end."""
+    stars, train, valid = prepared(DRIFT)
+    few = structure.find_terms(stars, train, valid, enough=0.01, seconds=5)
+    monkeypatch.setattr(structure, "_SMOOTH", 0.0)
+    fit = structure.find_terms(stars, train, valid, enough=0.01, seconds=5)
+    assert names(fit) == names(few) and fit.error == few.error
 
 
 def _dipole(way, i, j):
@@ -463,6 +482,19 @@ def test_vectors_that_explain_a_force_together_only():
 
 def _friction(way, i, j):
     return j.mass * ((j.velocity - i.velocity) * jnp.exp(-jnp.sum(way**2)) + way)
+
+
+def _hidden(way, i, j):
+    r2 = jnp.sum(way**2)
+    drag = (j.velocity - i.velocity) / (1 + r2)
+    return i.charge * j.charge * (2 * jnp.exp(-jnp.sqrt(r2 + 1e-12)) * way + drag)
+
+
+def test_terms_are_found_of_which_the_network_knows_nothing():
+    stars, train, valid = prepared(System("hidden", pair_force=_hidden))
+    stars = stars._replace(force=np.random.default_rng(1).normal(size=stars.force.shape))
+    fit = structure.find_terms(stars, train, valid, enough=0.004, seconds=5)
+    assert names(fit) == {("q_i*q_j", LINE), ("q_i*q_j", "relative velocity")}
 
 
 def test_of_several_vectors_those_are_left_that_say_most():
@@ -518,8 +550,10 @@ def test_kernels_of_the_distance_between_surfaces():
         return 4 * jnp.maximum(gap, 0.0) ** 2.5
 
     stars, train, valid = prepared(System("grains", energy, sample=sample, dt=5e-3))
-    fit = structure.find_terms(stars, train, valid, enough=0.002, seconds=1.0)
-    assert [str(term.vector.variable) for term in fit.terms] == ["r - radius_i - radius_j"]
+    noise = stars._replace(force=np.random.default_rng(1).normal(size=stars.force.shape))
+    for known in (noise, stars):
+        fit = structure.find_terms(known, train, valid, enough=0.002, seconds=1.0)
+        assert [str(term.vector.variable) for term in fit.terms] == ["r - radius_i - radius_j"]
     laws = choice.rounded(choice.choose(fit, train, valid, []), train, valid)
     assert laws.kernels == (-10 * sympy.Abs(R) ** sympy.Rational(3, 2) * sympy.Heaviside(-R),)
     (force, _), _ = choice.force_laws(laws, 2)

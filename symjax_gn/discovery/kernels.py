@@ -26,6 +26,11 @@ class Spline(NamedTuple):
     slope: float
     """Power of the variable that the splines are multiplied with."""
 
+    @property
+    def pieces(self) -> int:
+        """How many; 0 of a constant."""
+        return max(0, len(self.knots) - 7)
+
     def basis(self, columns: Columns) -> Float[np.ndarray, "sample part"]:
         """Values `[sample, part]` of its parts."""
         if self.variable is None:

@@ -9,7 +9,7 @@ from scipy.interpolate import BSpline
 _DEGREE = 3
 
 # Knots are placed by what is between these quantiles; the first and the last one are beyond.
-_MOST = (0.002, 0.998)
+_MOST = (0.001, 0.999)
 
 
 def place_knots(

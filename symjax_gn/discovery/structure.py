@@ -4,7 +4,6 @@ The network says which terms a force may have: it has split what a body feels in
 Accelerations decide which of them it has.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,11 @@ import sympy
 from scipy.optimize import minimize
 
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
+from symjax_gn.discovery.finishing import FALL, NEEDED, SAME, again, finish, needed
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
     make_spline,
-    on_variable,
     ready,
     solved,
     variable_of,
@@ -29,7 +28,6 @@ from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
     Term,
     body_vectors,
-    components,
     couplings,
     pair_vectors,
     positive_stems,
@@ -37,22 +35,12 @@ from symjax_gn.discovery.terms import (
 )
 from symjax_gn.laws.expressions import complexity
 
-# Pieces of a kernel when terms are compared; and in the end, where more are taken as long as
-# they lower the error.
-_COMPARED, _FINAL = 14, (40, 80, 160)
+# Pieces of a kernel when terms are compared.
+_COMPARED = 14
 
-# Terms of pairs that are compared after each ranking, and simple ones whatever it says;
-# couplings of terms of bodies.
-_TRIED, _SIMPLE, _OWN = 24, 14, 24
-
-# Errors within this factor are the same: the simpler term is taken.
-_SAME = 1.02
-
-# A further term must lower the held-out error by this factor.
-_FALL = 1.25
-
-# A term without which the error is not larger by this factor, with fine kernels, is needless.
-_NEEDED = 3.0
+# Terms of pairs that are compared after each ranking; the complexity of couplings that are
+# compared whatever it says; couplings of terms of bodies.
+_TRIED, _SIMPLE, _OWN = 24, 3, 24
 
 # Thresholds that are tried at first, how often it is looked more closely, and the pieces of
 # the two kernels that meet there.
@@ -67,10 +55,6 @@ _PLAIN, _PLAIN_ERROR = 1e-3, 1.05
 
 # Terms of one force, at most, terms that a sum may start with, and that may be added at once.
 _MOST_TERMS, _STARTS, _TOGETHER = 6, 4, 4
-
-# Pairs on which vectors are compared; one that others span has at least such a share of each,
-# and nothing but such a square of rounding on top.
-_SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
 
 # Steps and fits in a search for exponents, for each of them; the fractions that are offered, if
 # as near.
@@ -102,7 +86,9 @@ def find_terms(
     until = time.monotonic() + seconds
     dim = train.target.shape[1]
     vectors = pair_vectors(stars.pairs, dim)
+    of_senders = [vector for vector in vectors if _of_sender(vector)]
     ways = couplings(stars.pairs, "ij")
+    simple = [Term(vectors[0], way, True) for way in ways if complexity(way) <= _SIMPLE]
     own = couplings(train.nodes, "i")[:_OWN]
     alone = [Term(vector, way, False) for vector in body_vectors(train.nodes, dim) for way in own]
     known: dict[Term, Ready] = {}
@@ -115,15 +101,17 @@ def find_terms(
     def extended(rows, fit):
         """Fits with one more term, the best first; of those that are as good the simplest."""
         ranked = [term for _, term in rank_pairs(stars, fit, vectors, ways)[:_TRIED]]
-        # What is simple is tried whatever a network says that has not learned enough.
-        simple = (Term(vectors[0], way, True) for way in ways[:_SIMPLE])
-        tried = dict.fromkeys([*ranked, *simple, *alone])
+        # What is simple is tried whatever a network says that has not learned enough, and so
+        # are other vectors beside those found: a law's terms often share a coupling.
+        shared = dict.fromkeys([ways[0], *(row.term.coupling for row in rows if row.term.pair)])
+        alike = [Term(vector, way, True) for way in shared for vector in of_senders]
+        tried = dict.fromkeys([*ranked, *simple, *alike, *alone])
         more = [coarse(term) for term in tried if all(term != row.term for row in rows)]
         trials = [(solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)
 
         def order(trial):
-            near = trial[0].error < _SAME * least
+            near = trial[0].error < SAME * least
             return (0, trial[1][-1].term.complexity) if near else (1, trial[0].error)
 
         return sorted(trials, key=order)
@@ -134,7 +122,7 @@ def find_terms(
         for terms in groups(stars, fit, vectors, ways, _TOGETHER):
             more = [*rows, *map(coarse, terms)]
             trial = solved(more, train, valid)
-            if best is None or trial.error < best[0].error / _FALL ** (len(more) - len(best[1])):
+            if best is None or trial.error < best[0].error / FALL ** (len(more) - len(best[1])):
                 best = trial, more
         assert best is not None
         return best
@@ -148,7 +136,7 @@ def find_terms(
         plain = [
             term for term in alone if not term.vector.variable and complexity(term.coupling) < 2
         ]
-        return _needed(*extended([*map(coarse, plain)], None)[0], train, valid, _SAME)
+        return needed(*extended([*map(coarse, plain)], None)[0], train, valid, SAME)
 
     def starts():
         trials = extended([], None)
@@ -167,19 +155,21 @@ def find_terms(
 
     best: Fit | None = None
     for fit, rows in starts():
+        fewer: Fit | None = None
         while True:
             # Coarse kernels may be all that is wrong with the right terms.
             finer = finish(fit, train, valid) if fit.error <= enough else None
+            fewer = _least(fewer, finer)
             if len(rows) >= _MOST_TERMS or (finer is not None and finer.error <= _SMOOTH):
                 break
             longer, more = extended(rows, fit)[0]
-            if longer.error > fit.error / _FALL and fit.error > enough:
+            if longer.error > fit.error / FALL and fit.error > enough:
                 longer, more = together(rows, fit)
-            if longer.error > fit.error / _FALL ** (len(more) - len(rows)):
+            if longer.error > fit.error / FALL ** (len(more) - len(rows)):
                 break
             fit, rows = longer, more
-        fit = finer or finish(fit, train, valid)
-        if best is None or fit.error < best.error / _FALL:
+        fit = _least(fewer, finer or finish(fit, train, valid))
+        if best is None or fit.error < best.error / FALL:
             best = fit
         if best.error <= enough or time.monotonic() > until:
             break
@@ -208,168 +198,38 @@ def with_free_exponents(
 
     def trial(exponents):
         powers = (end**one for end, one in zip(ends, exponents, strict=True))
-        again = _again(row, sympy.Mul(signed, *powers), train, valid)
-        return solved([again], train, valid), [again]
+        term = row.term._replace(coupling=sympy.Mul(signed, *powers))
+        rows = [again(row, term, train, valid)]
+        return solved(rows, train, valid), rows
 
     # By itself the method moves what is 0 by next to nothing.
     simplex = start + _EXPONENT_STEP * np.eye(len(ends) + 1, len(ends), -1)
     options: dict[str, Any] = dict(xatol=1e-4, fatol=1e-6, maxfev=_EXPONENT_FITS * len(ends))
     options["initial_simplex"] = simplex
     found = minimize(lambda e: trial(e)[0].error, start, method="Nelder-Mead", options=options)
-    if found.fun > solved(rows, train, valid).error / _FALL:
+    if found.fun > solved(rows, train, valid).error / FALL:
         return
     exponents: list[Any] = [sympy.Float(f"{one:.5g}") for one in found.x]
     for k, one in enumerate(found.x):
         for n in _DENOMINATORS:
             plain = [*exponents[:k], sympy.Rational(round(one * n), n), *exponents[k + 1 :]]
-            if abs(plain[k] - one) < _NEAR_FRACTION and trial(plain)[0].error < _SAME * found.fun:
+            if abs(plain[k] - one) < _NEAR_FRACTION and trial(plain)[0].error < SAME * found.fun:
                 exponents = plain
                 break
     yield trial(exponents)
 
 
-def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
-    """The terms that are needed, with kernels as fine as the data allow.
-
-    The splines of each kernel are of the variable or of its logarithm, may be multiplied with
-    the power of the variable that the kernel is nearest to, and have more pieces as long as
-    this lowers the held-out error. Terms that others have made needless are left out.
-    """
-    chosen = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
-    chosen = _with_plain_couplings(chosen, train, valid)
-    best, chosen = _merged(solved(chosen, train, valid), chosen, train, valid)
-    several = list(zip(best.terms, best.splines, best.parts, strict=True))
-    for k, (term, spline, parts) in enumerate(several):
-        if term.vector.variable is None:
-            continue
-        ways: list[dict[str, Any]] = [dict(logarithmic=False)]
-        if spline.logarithmic:
-            x = variable_of(term, train)
-            y = on_variable(spline, x) @ parts
-            size = np.abs(y) + 1e-3 * np.median(np.abs(y))
-            slope = float(np.polyfit(np.log(x), np.log(size), 1)[0])
-            ways += [dict(logarithmic=True), dict(logarithmic=True, slope=slope)]
-        for pieces in _FINAL:
-            trials = []
-            for way in ways:
-                finer = ready(term, make_spline(term, train, pieces, **way), train, valid)
-                rows = [*chosen[:k], finer, *chosen[k + 1 :]]
-                trials.append((solved(rows, train, valid), rows))
-            least, rows = min(trials, key=lambda one: one[0].error)
-            if least.error > best.error / _FALL:
-                break
-            best, chosen = least, rows
-    best, chosen = _merged(best, chosen, train, valid)
-    for k, one in enumerate(chosen):
-        for way in _simpler(one.term, train):
-            rows = [*chosen[:k], _again(one, way, train, valid), *chosen[k + 1 :]]
-            trial = solved(rows, train, valid)
-            if trial.error <= max(_SAME * best.error, ROUNDING):
-                best, chosen = trial, rows
-                break
-    return _needed(best, chosen, train, valid, _NEEDED)[0]
+def _least(fewer: Fit | None, more: Fit | None) -> Any:
+    """Of two fits with fine kernels that with fewer terms, unless it errs far more."""
+    if fewer is None or (more is not None and more.error < fewer.error / NEEDED):
+        return more
+    return fewer
 
 
-def _needed(best, chosen, train, valid, factor):
-    """The terms without each of which the error is larger by a factor at least."""
-    while len(chosen) > 1:
-        trials = []
-        for k in range(len(chosen)):
-            rest = chosen[:k] + chosen[k + 1 :]
-            trials.append((solved(rest, train, valid), rest))
-        least, rest = min(trials, key=lambda one: one[0].error)
-        if least.error > max(factor * best.error, ROUNDING):
-            break
-        best, chosen = least, rest
-    return best, chosen
-
-
-def _merged(best, chosen, train, valid):
-    """One term in place of several with the same coupling, where it does as well.
-
-    E.g. the line of centres in place of its parts along each axis, the relative velocity in
-    place of both bodies' velocities.
-    """
-    dim = train.target.shape[1]
-    some = {name: column[:_SPANNED] for name, column in train.pairs.items()}
-    vectors = [(v, components(v, some).ravel()) for v in pair_vectors(some, dim)]
-    for count in range(2, dim + 1):
-        for several in itertools.combinations(chosen, count):
-            if not several[0].term.pair or len({_alike(one.term) for one in several}) > 1:
-                continue
-            spans = np.stack([components(one.term.vector, some).ravel() for one in several], 1)
-            for vector, along in vectors:
-                share, left, *_ = np.linalg.lstsq(spans, along, rcond=None)
-                whole = vector.variable == several[0].term.vector.variable
-                if not whole or np.min(np.abs(share)) < _SHARE or np.sum(left) > _ROUNDED:
-                    continue
-                term = several[0].term._replace(vector=vector)
-                rest = [one for one in chosen if all(one is not other for other in several)]
-                rows = [ready(term, several[0].spline, train, valid), *rest]
-                trial = solved(rows, train, valid)
-                if trial.error <= max(_SAME * best.error, ROUNDING):
-                    return trial, rows
-    return best, chosen
-
-
-def _with_plain_couplings(chosen, train, valid):
-    """The same terms with the simplest couplings of which theirs are sums.
-
-    E.g. 1 and q_i q_j in place of |q_i - q_j| and (q_i + q_j)^2, where charges are 1 and -1:
-    sums of two kernels are harder to read than either.
-    """
-    found = list(chosen)
-    for one in dict.fromkeys((row.term.pair, row.term.vector) for row in chosen):
-        which = [k for k, row in enumerate(chosen) if (row.term.pair, row.term.vector) == one]
-        terms = [chosen[k].term for k in which]
-        if len(which) < 2 or any(term.coupling.has(sympy.Heaviside) for term in terms):
-            continue
-        columns = train.pairs if terms[0].pair else train.nodes
-        some = {
-            name: column[:: max(1, len(column) // _SPANNED)] for name, column in columns.items()
-        }
-        spans = np.stack([values(term.coupling, some) for term in terms], axis=1)
-        plain: list[sympy.Expr] = []
-        for way in couplings(columns, "ij" if terms[0].pair else "i"):
-            basis = np.stack([values(x, some) for x in [*plain, way]], axis=1)
-            if _within(basis, spans) and not _within(basis[:, -1:], basis[:, :-1]):
-                plain.append(way)
-            if len(plain) == len(terms):
-                break
-        if len(plain) == len(terms) and set(plain) != {term.coupling for term in terms}:
-            for k, way in zip(which, plain, strict=True):
-                found[k] = _again(chosen[k], way, train, valid)
-    return found
-
-
-def _within(columns, spans):
-    """Whether columns are sums of others."""
-    left = columns - spans @ np.linalg.lstsq(spans, columns, rcond=None)[0]
-    return np.sum(left**2) <= _ROUNDED * np.sum(columns**2)
-
-
-def _alike(term):
-    return term.pair, term.coupling, term.vector.variable
-
-
-def _simpler(term: Term, bodies: Bodies) -> list[sympy.Expr]:
-    """Couplings by the same properties that are simpler, the simplest first."""
-    known = term.coupling.free_symbols
-    if not known or term.coupling.has(sympy.Heaviside):
-        return []
-    stems = {str(symbol)[:-2] for symbol in known}
-    columns = bodies.pairs if term.pair else bodies.nodes
-    columns = {name: column for name, column in columns.items() if name[:-2] in stems}
-    return [
-        way
-        for way in couplings(columns, "ij" if term.pair else "i")
-        if way.free_symbols <= known and complexity(way) < complexity(term.coupling)
-    ]
-
-
-def _again(row: Ready, way: sympy.Expr, train: Bodies, valid: Bodies) -> Ready:
-    """The same term with another coupling."""
-    return ready(row.term._replace(coupling=way), row.spline, train, valid)
+def _of_sender(vector):
+    """Whether a vector is not the same for all senders: such ones are left to bodies alone."""
+    known = set().union(*(part.free_symbols for part in vector.along))
+    return any(not str(symbol).endswith("_i") for symbol in known)
 
 
 def split_at_break(fit: Fit, train: Bodies, valid: Bodies) -> Fit | None:
@@ -408,7 +268,7 @@ def split_at_break(fit: Fit, train: Bodies, valid: Bodies) -> Fit | None:
                 break
         if best is None or found < best[0]:
             best = (found, k, place)
-    if best is None or best[0] > fit.error / _NEEDED:
+    if best is None or best[0] > fit.error / NEEDED:
         return None
     _, k, place = best
     rows = [
