@@ -5,6 +5,7 @@ refitted in its place, and judged where the truth is known.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,9 @@ from symjax_gn.physics.dynamics import true_hamiltonian
 from symjax_gn.physics.systems import System
 from symjax_gn.results import Discovery, Energies
 from symjax_gn.settings import Settings, check_settings, make_engines
+
+# Where searches keep what they find, in the folder of a run.
+SEARCHES = "searches"
 
 
 def as_dataset(data: Any, target: str | None = None) -> Dataset:
@@ -123,8 +127,8 @@ def discover(
         progress: whether to show progress bars.
         on_stage: called with the name of each stage that ends.
         folder: where `network.msgpack` and `law.json` are saved as soon as they are found, and
-            states of training on the way.
-        resume: go on from the states that a run which was ended has left in the folder.
+            states of training and results of searches on the way.
+        resume: go on from what a run which was ended has left in the folder.
 
     Raises:
         ValueError: the data or the settings are wrong, or what is in the folder is of another
@@ -146,6 +150,8 @@ def discover(
     regressors = make_engines(settings, search_seed)
     watch = Stopwatch(on_stage)
     states = None if folder is None else Path(folder) / "training"
+    if folder is not None and not resume:
+        shutil.rmtree(Path(folder) / SEARCHES, ignore_errors=True)
     trained, terms = learning.train(
         keys[1:3], parts, settings, regressors, progress, states, resume
     )
@@ -199,13 +205,14 @@ def read_law(
         search_seed: seed of the first of the searches.
         terms: what was found in training.
         watch: which measured the training.
-        folder: see `discover`.
+        folder: see `discover`; what searches have found there is taken.
 
     Raises:
         RegressionError: no usable expression was found.
     """
     train, _, test = parts
-    regressors = make_engines(settings, search_seed)
+    searches = None if folder is None else Path(folder) / SEARCHES
+    regressors = make_engines(settings, search_seed, searches)
     watch = watch or Stopwatch()
     if folder is not None:
         save_network(Path(folder) / "network.msgpack", trained)
@@ -213,7 +220,9 @@ def read_law(
     watch.lap("train")
     ended_at = int(trained.history.step[-1]) if learning.leaves_nothing(terms) else None
     if ended_at is None:
-        terms = learning.find_laws(keys[0], trained, parts, settings, regressors, before=terms)
+        terms = learning.find_laws(
+            keys[0], trained, parts, settings, regressors, before=terms, folder=searches
+        )
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
         found: dict[str, Any]

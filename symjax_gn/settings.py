@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 from symjax_gn.data.checks import check_choice, check_count, check_number, check_type
 from symjax_gn.discovery import distillation
 from symjax_gn.laws import engines
+from symjax_gn.laws.keeping import KeptRegressor
 from symjax_gn.networks import strategies
 from symjax_gn.networks.graphnet import NODES, PAIRS
 from symjax_gn.networks.layers import PRODUCTS
@@ -230,8 +232,10 @@ def check_settings(settings: Settings) -> None:
     make_engines(settings, 0)
 
 
-def make_engines(settings: Settings, seed: int) -> list[engines.Regressor]:
-    """One engine per search, each with a seed of its own."""
+def make_engines(
+    settings: Settings, seed: int, folder: str | os.PathLike[str] | None = None
+) -> list[engines.Regressor]:
+    """One engine per search, each with a seed of its own; a folder keeps what they find."""
     limits = (
         dict(evaluations=settings.evaluations)
         if settings.regressor == "operon"
@@ -241,9 +245,10 @@ def make_engines(settings: Settings, seed: int) -> list[engines.Regressor]:
     seeds = [settings.searches * seed + k for k in range(settings.searches)]
     every = tuple(settings.operators)
     plain = tuple(name for name in every if name in engines.PLAIN_OPERATORS) or every
-    return [
+    found = [
         engines.make_regressor(
             settings.regressor, seed=seed, operators=every if k % 2 else plain, **limits
         )
         for k, seed in enumerate(seeds)
     ]
+    return [engine if folder is None else KeptRegressor(engine, folder) for engine in found]

@@ -1,7 +1,9 @@
 """From a sweep of networks to the law of each, in one table."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.networks.sweeping import Sweep, sweep
 from symjax_gn.physics.systems import System
 from symjax_gn.pipeline import as_dataset, read_law, split_up
+from symjax_gn.report.records import open_folder
 from symjax_gn.results import Discovery
 from symjax_gn.settings import Settings, check_settings
 
@@ -85,6 +88,8 @@ def discover_all(
     systems: Sequence[System] | System | None = None,
     jobs: int = 1,
     progress: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> Survey:
     """Train networks that differ by seed, hyperparameters or data set, and find each one's law.
@@ -100,6 +105,9 @@ def discover_all(
         systems: the true law where it is known, or one for each data set; for verdicts.
         jobs: processes that look for laws side by side; -1 for one on each core.
         progress: whether to show progress bars.
+        folder: where states of training, and in `members` the network, the law and the results
+            of searches of each, are saved.
+        resume: go on from what a run which was ended has left in the folder.
         **options: of `sweep`: halve_at, at_once, mesh. Members that end early have no law.
 
     Raises:
@@ -127,12 +135,17 @@ def discover_all(
     parts = [split_up(keys[0], dataset, settings) for dataset in datasets]
     trains, validations, _ = zip(*parts, strict=True)
     chosen = learning.network_options(settings, trains[0], measure_scales(trains[0]))
+    if folder is not None:
+        options |= dict(folder=Path(folder) / "training", resume=resume)
+        if not resume:
+            shutil.rmtree(Path(folder) / "members", ignore_errors=True)
     swept = sweep(keys[1], trains, validations, members, **chosen, progress=progress, **options)
     which = swept.members.get("data", np.zeros(len(swept.ended))).astype(int)
     whole = np.flatnonzero(swept.ended == swept.trained.history.step[:, -1]).tolist()
     rest = dict(keys=keys[2:], settings=settings)
     work = [
         dict(trained=swept.member(k), parts=parts[which[k]], system=truths[which[k]], **rest)
+        | (dict(folder=open_folder(Path(folder) / "members" / str(k))) if folder else {})
         for k in whole
     ]
     laws = tqdm(_laws(work, jobs), desc="laws", total=len(work), disable=not progress)

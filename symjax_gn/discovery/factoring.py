@@ -1,6 +1,7 @@
 """A law of forces found term by term: structure, kernels, formulas, and their composition."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from symjax_gn.discovery.terms import is_central
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
+from symjax_gn.laws.keeping import kept
 from symjax_gn.networks.training import Trained
 
 # Pairs that terms are compared on, that kernels and laws are fitted to, and held-out ones.
@@ -75,6 +77,7 @@ def find_laws(
     by_score: bool = False,
     seconds: float = math.inf,
     seconds_for_terms: float = math.inf,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Found | None:
     """The terms of a force and their laws; None where no terms explain it.
 
@@ -90,6 +93,7 @@ def find_laws(
         by_score: choose by the paper's score in place of held-out accelerations.
         seconds: after which no other formulas are tried.
         seconds_for_terms: after which no other terms are.
+        folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -100,7 +104,8 @@ def find_laws(
     limit = _AS_WELL * network_error if limit is None else limit
     few = gather(train, _COMPARED)
     enough = min(network_error, _ENOUGH)
-    fit = structure.find_terms(stars, few, held_out, enough=enough, seconds=seconds_for_terms)
+    find_terms = kept(structure.find_terms, folder)
+    fit = find_terms(stars, few, held_out, enough=enough, seconds=seconds_for_terms)
     finer = structure.finish(fit, seen, held_out)
     fit = finer if finer.error < fit.error else fit
     if fit.error > limit:
@@ -113,7 +118,7 @@ def find_laws(
     few, seen, held_out = (
         reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
     )
-    laws = choice.choose(fit, few, held_out, regressors, seconds=seconds)
+    laws = kept(choice.choose, folder)(fit, few, held_out, regressors, seconds=seconds)
     laws = choice.by_score(laws) if by_score else laws
     return Found(fit, choice.rounded(laws, seen, held_out), seen, network_error)
 

@@ -159,7 +159,7 @@ def find_terms(
         while True:
             # Coarse kernels may be all that is wrong with the right terms.
             finer = finish(fit, train, valid) if fit.error <= enough else None
-            fewer = _least(fewer, finer)
+            fewer = _least(fewer, finer) if finer is not None else fewer
             if len(rows) >= _MOST_TERMS or (finer is not None and finer.error <= _SMOOTH):
                 break
             longer, more = extended(rows, fit)[0]
@@ -219,11 +219,9 @@ def with_free_exponents(
     yield trial(exponents)
 
 
-def _least(fewer: Fit | None, more: Fit | None) -> Any:
+def _least(fewer: Fit | None, more: Fit) -> Fit:
     """Of two fits with fine kernels that with fewer terms, unless it errs far more."""
-    if fewer is None or (more is not None and more.error < fewer.error / NEEDED):
-        return more
-    return fewer
+    return more if fewer is None or more.error < fewer.error / NEEDED else fewer
 
 
 def _of_sender(vector):

@@ -17,6 +17,8 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
+from symjax_gn.laws.fronts import RegressionError
+
 _UNARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "asin", "acos", "atan", "sinh", "cosh")
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"} | {
     name: name for name in (*_UNARY, "abs", "square", "cbrt")
@@ -132,6 +134,8 @@ def evolve(
         except BaseException:
             evaluator.Budget = 0
             raise
+    if not evaluator.Budget:
+        raise RegressionError("The search was stopped before its end.")
     variables = dict(zip(hashes, map(sympy.Symbol, names), strict=True))
     expressions = []
     with np.errstate(all="ignore"):
@@ -179,7 +183,7 @@ def _stoppable(evaluator: Any) -> Iterator[None]:
 
 
 def stop_evolution() -> None:
-    """End all searches that run in this process; each gives what it has found so far.
+    """End all searches that run in this process; each raises a `RegressionError`.
 
     >>> stop_evolution()
     """

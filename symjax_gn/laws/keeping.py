@@ -1,0 +1,79 @@
+"""Results of long searches, kept in a folder: a run that goes on does not repeat them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, ParamSpec, TypeVar
+
+from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.fronts import Column, Columns, ParetoFront
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def kept(function: Callable[P, R], folder: str | os.PathLike[str] | None) -> Callable[P, R]:
+    """The function, with its results kept in a folder by joblib.
+
+    It is not run again for equal arguments, unless it is of another version of the package.
+    An interruption damages nothing that is there, and what is damaged otherwise is found again.
+
+    Args:
+        function: of a module, with arguments that pickle can write.
+        folder: made when it is needed; None: nothing is kept.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [kept(divmod, folder)(7, 2) for _ in range(2)]
+    [(3, 1), (3, 1)]
+    """
+    if folder is None:
+        return function
+    from joblib import Memory
+
+    remembered: Any = Memory(folder, verbose=0).cache(_run)
+
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        return remembered(function, version("symjax_gn"), args, options)
+
+    return run
+
+
+def _run(function, _, args, options):
+    return function(*args, **options)
+
+
+@dataclass(frozen=True)
+class KeptRegressor:
+    """An engine whose results are kept in a folder.
+
+    Attributes:
+        engine: which searches.
+        folder: see `kept`.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from symjax_gn.laws.engines import OperonRegressor
+    >>> r = np.linspace(1.0, 2.0, 50)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     engine = KeptRegressor(OperonRegressor(evaluations=3000), folder)
+    ...     engine.fit({"r": r}, r**2) == engine.fit({"r": r}, r**2)
+    True
+    """
+
+    engine: Regressor
+    folder: Any
+
+    @property
+    def in_threads(self) -> bool:
+        """Whether its searches let other threads run."""
+        return getattr(self.engine, "in_threads", False)
+
+    def fit(self, features: Columns, target: Column) -> ParetoFront:
+        """What the engine found or finds; see `Regressor.fit`."""
+        return kept(_fit, self.folder)(self.engine, dict(features), target)
+
+
+def _fit(engine, features, target):
+    return engine.fit(features, target)

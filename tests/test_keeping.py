@@ -1,0 +1,128 @@
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import sympy
+
+import symjax_gn as sgn
+from symjax_gn.discovery import structure
+from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.evolution import evolve
+from symjax_gn.laws.fronts import RegressionError, make_front
+from symjax_gn.laws.keeping import KeptRegressor, kept
+from symjax_gn.laws.searching import Problem, search
+from symjax_gn.settings import Settings, make_engines
+
+KEY = jax.random.key(0)
+R = np.linspace(1.0, 2.0, 50)
+FEATURES = {"r": R}
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """An engine that writes a line for each search, and fails as long as it is told to."""
+
+    log: Path
+    seed: int = 0
+
+    def fit(self, features, target):
+        with self.log.open("a") as file:
+            file.write(f"{self.seed}\n")
+        if (self.log.parent / "fails").exists():
+            raise RegressionError("The search was stopped before its end.")
+        return make_front([3 * sympy.Symbol(next(iter(features)))], features, target)
+
+
+def searches(log):
+    return log.read_text().split()
+
+
+def test_a_search_is_not_repeated_unless_something_differs(tmp_path):
+    log = tmp_path / "log"
+    engine = KeptRegressor(Counting(log), tmp_path / "kept")
+    first = engine.fit(FEATURES, 3 * R)
+    assert engine.fit({"r": R.copy()}, 3 * R) == first and searches(log) == ["0"]
+    engine.fit(FEATURES, 3 * R + 1)
+    KeptRegressor(Counting(log, seed=1), engine.folder).fit(FEATURES, 3 * R)
+    engine.fit({"m_i": R}, 3 * R)
+    assert searches(log) == ["0", "0", "1", "0"]
+
+
+def test_worker_processes_keep_what_they_find(tmp_path):
+    engines = [KeptRegressor(Counting(tmp_path / "log", seed), tmp_path) for seed in range(2)]
+    for _ in range(2):
+        (front,) = search(engines, [Problem(FEATURES, 3 * R, np.ones(50))], processes=2)
+        assert front.laws[-1].expression == 3 * sympy.Symbol("r")
+    assert sorted(searches(tmp_path / "log")) == ["0", "1"]
+
+
+def test_a_search_that_was_stopped_is_not_kept(tmp_path):
+    engine = KeptRegressor(Counting(tmp_path / "log"), tmp_path / "kept")
+    (tmp_path / "fails").touch()
+    with pytest.raises(RegressionError, match="stopped"):
+        engine.fit(FEATURES, 3 * R)
+    (tmp_path / "fails").unlink()
+    engine.fit(FEATURES, 3 * R)
+    assert searches(tmp_path / "log") == ["0", "0"]
+
+
+def test_a_damaged_result_is_found_again(tmp_path, caplog):
+    engine = KeptRegressor(Counting(tmp_path / "log"), tmp_path / "kept")
+    first = engine.fit(FEATURES, 3 * R)
+    (file,) = (tmp_path / "kept").rglob("output.pkl")
+    file.write_bytes(file.read_bytes()[:20])
+    assert engine.fit(FEATURES, 3 * R) == first and searches(tmp_path / "log") == ["0", "0"]
+    assert "Exception while loading results" in caplog.text
+    assert engine.fit(FEATURES, 3 * R) == first and searches(tmp_path / "log") == ["0", "0"]
+
+
+def test_results_of_another_version_are_not_taken(tmp_path, monkeypatch):
+    engine = KeptRegressor(Counting(tmp_path / "log"), tmp_path / "kept")
+    engine.fit(FEATURES, 3 * R)
+    monkeypatch.setattr("symjax_gn.laws.keeping.version", lambda _: "0.0")
+    engine.fit(FEATURES, 3 * R)
+    assert searches(tmp_path / "log") == ["0", "0"]
+
+
+def test_without_a_folder_nothing_is_kept():
+    assert kept(evolve, None) is evolve
+    assert isinstance(make_engines(Settings(searches=1), 0)[0], OperonRegressor)
+    assert not KeptRegressor(Counting(Path("log")), ".").in_threads
+    assert KeptRegressor(OperonRegressor(), ".").in_threads
+
+
+@pytest.mark.parametrize("factor", [True, False])
+def test_a_run_that_goes_on_searches_for_nothing_twice(tmp_path, monkeypatch, factor):
+    run = sgn.simulate(KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, factor=factor)
+    first = sgn.discover(KEY, run, quick, folder=tmp_path)
+
+    def fails(*_, **__):
+        raise AssertionError("It searches again.")
+
+    monkeypatch.setattr(structure, "rank_pairs", fails)
+    monkeypatch.setattr("symjax_gn.laws.engines.evolve", fails)
+    again = sgn.discover(KEY, run, quick, folder=tmp_path, resume=True)
+    assert again.law.message == first.law.message
+    with pytest.raises(AssertionError, match="searches again"):
+        sgn.discover(KEY, run, quick, folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_members_that_go_on_search_for_nothing_twice(tmp_path, monkeypatch):
+    run = sgn.simulate(KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, optimizer="adam")
+    members = sgn.grid(seed=[0, 1])
+    first = sgn.discover_all(KEY, run, members, quick, folder=tmp_path)
+    assert {path.name for path in (tmp_path / "members").iterdir()} == {"0", "1"}
+
+    def fails(*_, **__):
+        raise AssertionError("It searches again.")
+
+    monkeypatch.setattr(structure, "rank_pairs", fails)
+    again = sgn.discover_all(KEY, run, members, quick, folder=tmp_path, resume=True)
+    assert again.table()["law"].tolist() == first.table()["law"].tolist()
+    with pytest.raises(AssertionError, match="searches again"):
+        sgn.discover_all(KEY, run, members, quick, folder=tmp_path)
