@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from symjax_gn.data.files import in_one_stroke
-from symjax_gn.report.records import open_folder, versions
+from symjax_gn.data.files import in_one_stroke, open_folder
+from symjax_gn.report.records import versions
 
 
 @functools.cache

@@ -27,6 +27,7 @@ import jax
 from symjax_gn.compiling import keep_compiled, seconds_compiling
 from symjax_gn.data.checks import check_count
 from symjax_gn.data.datasets import make_dataset
+from symjax_gn.data.files import open_folder
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.trajectories import load_trajectory
 from symjax_gn.laws.expressions import rounded
@@ -175,7 +176,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_options(args)
     keep_compiled()
     watched = seconds_compiling()
-    folder = records.open_folder(args.out)
+    folder = open_folder(args.out)
     key = jax.random.key(args.seed)
     data_key, run_key, more_key = jax.random.split(key, 3)
     settings, system = args.settings, None

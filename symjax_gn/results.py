@@ -10,6 +10,7 @@ import sympy
 from symjax_gn.data.datasets import (
     Dataset,
 )
+from symjax_gn.data.files import open_folder
 from symjax_gn.data.nodes import leading_shape
 from symjax_gn.discovery import (
     certificate,
@@ -144,7 +145,7 @@ class Discovery:
             ),
             **run,
         )
-        path = records.open_folder(folder)
+        path = open_folder(folder)
         contents = self.report(**run)
         records.write_report(path, contents, self.figures())
         return contents

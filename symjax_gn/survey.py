@@ -14,6 +14,7 @@ from tqdm import tqdm
 from symjax_gn import learning
 from symjax_gn.data.checks import check_choice, check_count
 from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.files import open_folder
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.data.units import measure_scales
 from symjax_gn.laws.expressions import rounded
@@ -21,7 +22,6 @@ from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.networks.sweeping import Sweep, sweep
 from symjax_gn.physics.systems import System
 from symjax_gn.pipeline import as_dataset, read_law, split_up
-from symjax_gn.report.records import open_folder
 from symjax_gn.results import Discovery
 from symjax_gn.settings import Settings, check_settings
 

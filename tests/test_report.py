@@ -6,7 +6,7 @@ import pytest
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.data.files import in_one_stroke
+from symjax_gn.data.files import in_one_stroke, open_folder
 from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
@@ -177,5 +177,5 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(ValueError, match="Cannot write results to .*Choose another folder"):
-        records.open_folder(file / "inside")
-    assert records.open_folder(tmp_path / "new" / "deep").is_dir()
+        open_folder(file / "inside")
+    assert open_folder(tmp_path / "new" / "deep").is_dir()

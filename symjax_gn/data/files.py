@@ -1,7 +1,8 @@
-"""Files that an interruption cannot damage."""
+"""Folders for results, and files that an interruption cannot damage."""
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,3 +27,21 @@ def in_one_stroke(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def open_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder for results, or say at once why nothing can be written there.
+
+    Raises:
+        ValueError: the folder cannot be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write results to {folder}: {error.strerror or error}. Choose another folder."
+        ) from error
+    return folder

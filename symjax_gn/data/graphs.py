@@ -87,15 +87,10 @@ def radius_edges(
     """
     from scipy.spatial import KDTree
 
-    check_number("The radius within which bodies are joined", radius, above=0)
+    check_radius(radius, space)
     points = as_floats("position", position)
     sides = None
     if space.box is not None:
-        if radius > 0.5 * min(space.box):
-            raise ValueError(
-                f"The radius {radius} exceeds half of the smallest side of the box "
-                f"{space.box}, so that a pair could be joined twice; use a smaller radius."
-            )
         sides = np.asarray(space.box)
         points = np.mod(points, sides)
     pairs = KDTree(points, boxsize=sides).query_pairs(radius, output_type="ndarray")
@@ -103,6 +98,19 @@ def radius_edges(
     senders = np.concatenate([pairs[:, 1], pairs[:, 0]])
     order = np.lexsort((senders, receivers))
     return senders[order], receivers[order]
+
+
+def check_radius(radius: float, space: Space) -> None:
+    """Raise a `ValueError` for a radius within which bodies cannot be joined.
+
+    >>> check_radius(1.0, FREE)
+    """
+    check_number("The radius within which bodies are joined", radius, above=0)
+    if space.box is not None and radius > 0.5 * min(space.box):
+        raise ValueError(
+            f"The radius {radius} exceeds half of the smallest side of the box {space.box}, so "
+            "that a pair could be joined twice; use a smaller radius."
+        )
 
 
 def check_edges(

@@ -4,9 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,24 +42,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def open_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder for results, or say at once why nothing can be written there.
-
-    Raises:
-        ValueError: the folder cannot be made or written to.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write results to {folder}: {error.strerror or error}. Choose another folder."
-        ) from error
-    return folder
 
 
 def law_record(law: Law) -> dict[str, Any]:

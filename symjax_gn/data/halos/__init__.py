@@ -1,0 +1,1 @@
+"""Dark matter halos: simulated catalogues, readers of others', and their graphs."""
