@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.laws.tapes import FUNCTIONS, Tape
+from symjax_gn.laws.tapes import FUNCTIONS, Tape, derivative
 
 R, A, C, D = sympy.symbols("r a c d")
 RNG = np.random.default_rng(0)
@@ -109,3 +109,17 @@ def test_any_shape_and_no_warning():
 def test_complex_values_are_not_numbers():
     (found,) = Tape([sympy.I * R], ["r"]).bind([np.array([0.0, 1.0])]).values(())
     np.testing.assert_array_equal(found, [0.0, np.nan])
+
+
+def test_slopes_of_sizes_and_steps():
+    """|x|^p has a slope on both sides of 0; a step none where it has one."""
+    x, slot = sympy.symbols("x c")
+    law = sympy.Abs(x - slot) ** 1.5 + sympy.Heaviside(x - slot) * x
+    tape = Tape([derivative(law, x)], ["x"], ["c"])
+    places = np.array([-1.0, 0.2, 2.0])
+    (found,) = tape.bind([places]).values(np.array([0.5]))
+    wanted = 1.5 * np.abs(places - 0.5) ** 0.5 * np.sign(places - 0.5) + (places > 0.5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    (slope,) = tape.bind([places]).slopes(np.array([0.5]))
+    # Derivative by the constant: minus the second derivative, 0.75 |x - c|^-0.5.
+    np.testing.assert_allclose(slope[:, 0], -0.75 * np.abs(places - 0.5) ** -0.5, rtol=1e-12)

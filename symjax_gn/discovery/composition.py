@@ -6,6 +6,7 @@ targets in the same way.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from symjax_gn.data.nodes import leading_shape, take_nodes
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.splines import Curve, design
 from symjax_gn.laws.expressions import with_slots
-from symjax_gn.laws.tapes import Tape
+from symjax_gn.laws.tapes import Tape, derivative
 from symjax_gn.model import known_targets
 
 # The sum of messages, and what factors are functions of.
@@ -52,10 +53,18 @@ class Summed(NamedTuple):
     """1 / typical |target|."""
 
 
-def gather_sums(dataset: Dataset, num_elements: int) -> Summed:
-    """Owners with known targets of evenly spaced graphs, with about so many elements."""
+def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Summed:
+    """Owners with known targets of evenly spaced graphs.
+
+    Args:
+        dataset: graphs.
+        num_elements: about how many elements they have in all.
+        num_owners: about how many owners there are at least, whatever elements they have.
+    """
     per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
-    count = max(1, min(len(dataset), num_elements // per_graph))
+    owners = len(dataset) if dataset.mask is None else max(1, int(np.sum(dataset.mask)))
+    least = math.ceil(num_owners * len(dataset) / owners)
+    count = max(1, min(len(dataset), max(least, num_elements // per_graph)))
     some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
     graphs: Any = flatten(jax.tree.map(np.asarray, some.graphs))
     if sends_elements(dataset):
@@ -209,7 +218,7 @@ class Formula:
             numbers: which of all numbers they are.
         """
         self.numbers = numbers
-        self._tape = Tape([free, sympy.diff(free, _X)], ["r"], slots)
+        self._tape = Tape([free, derivative(free, _X)], ["r"], slots)
 
     def bind(self, x: Float[np.ndarray, " sample"]) -> "_BoundFormula":
         return _BoundFormula(self._tape.bind([x]))

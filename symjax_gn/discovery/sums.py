@@ -30,8 +30,8 @@ from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, flat_nodes, known_targets
 
 # Elements that laws are chosen on, that splines and the law in the end are fitted to, and
-# held-out ones.
-_CHOSEN, _FITTED, _HELD_OUT = 40_000, 100_000, 40_000
+# held-out ones; and owners, which are few where each has many elements.
+_CHOSEN, _FITTED, _HELD_OUT = (40_000, 600), (100_000, 1500), (40_000, 1000)
 
 # Terms explain a quantity if they err at most so many times as much as the network.
 _AS_WELL = 1.5
@@ -87,12 +87,12 @@ def find_sum(
     if table.messages.shape[1] != 1 or train.target.shape[-1] != 1:
         return None
     columns = {k: x for k, x in _message_columns(table).items() if np.ptp(x) > 0}
-    seen, held_out = gather_sums(train, _FITTED), gather_sums(validation, _HELD_OUT)
+    seen, held_out = gather_sums(train, *_FITTED), gather_sums(validation, *_HELD_OUT)
     splines = find_law(columns, table.messages[:, 0], seen, held_out, as_good)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None
-    few = gather_sums(train, _CHOSEN)
+    few = gather_sums(train, *_CHOSEN)
     found = choose_factors(splines, seen, few, held_out, regressors, seconds=seconds)
     candidate, error = OnTargets(splines, seen).fit(found.candidate)
     messages = [whole(splines, row.candidate)[0] for row in found.rows]

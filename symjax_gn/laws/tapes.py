@@ -86,6 +86,24 @@ class _Step(NamedTuple):
     """A number, name of a function, power, or index of a column or slot."""
 
 
+class _Size(sympy.Function):
+    """|x| of a real number, whose derivative SymPy would write with parts of complex ones."""
+
+    def fdiff(self, argindex=1):
+        return sympy.sign(self.args[0])
+
+
+def derivative(expression: Any, symbol: sympy.Symbol) -> Any:
+    """The derivative of a law by a variable, where it has one; all its values are real.
+
+    >>> x = sympy.Symbol("x")
+    >>> derivative(sympy.Abs(x - 1) ** 3, x)
+    3*Abs(x - 1)**2*sign(x - 1)
+    """
+    slope = expression.replace(sympy.Abs, _Size).diff(symbol).replace(_Size, sympy.Abs)
+    return slope.replace(sympy.DiracDelta, lambda *_: sympy.Integer(0))
+
+
 class Tape:
     """One or several expressions of the same columns and slots, ready to run.
 
@@ -196,7 +214,7 @@ class Tape:
         inputs = tuple(self._add(symbol) for symbol in symbols)
         value = sympy.lambdify(symbols, node, ["numpy", "scipy"])
         slopes = tuple(
-            sympy.lambdify(symbols, node.diff(symbol), ["numpy", "scipy"])
+            sympy.lambdify(symbols, derivative(node, symbol), ["numpy", "scipy"])
             if self._moving[place]
             else None
             for symbol, place in zip(symbols, inputs, strict=True)

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import fft
 from scipy.ndimage import map_coordinates
 
 from symjax_gn.data.checks import as_floats, check_finite, check_number
@@ -52,12 +51,12 @@ def top_hat_overdensity(
     # Overdensities have no mean; densities are divided by theirs.
     if abs(mean) > 1e-3 * float(np.std(values)):
         values = values / mean - 1
-    waves = [2 * np.pi / box * cells * fft.fftfreq(cells)] * 2
-    waves.append(2 * np.pi / box * cells * fft.rfftfreq(cells))
-    x = radius * np.sqrt(sum(k**2 for k in np.meshgrid(*waves, indexing="ij", sparse=True)))
+    waves = [np.fft.fftfreq(cells)] * 2 + [np.fft.rfftfreq(cells)]
+    turns = np.sqrt(sum(k**2 for k in np.meshgrid(*waves, indexing="ij", sparse=True)))
+    x = 2 * np.pi * cells * radius / box * turns
     x[0, 0, 0] = 1.0
     window = 3 * (np.sin(x) - x * np.cos(x)) / x**3
     window[0, 0, 0] = 1.0
-    smooth = fft.irfftn(window * fft.rfftn(values), values.shape)
+    smooth = np.fft.irfftn(window * np.fft.rfftn(values), values.shape, axes=(0, 1, 2))
     place = np.asarray(position, np.float64).T * cells / box
     return map_coordinates(smooth, place, order=1, mode="grid-wrap")

@@ -160,14 +160,12 @@ def read_rockstar(path: str | os.PathLike[str], *, box: float | None = None) -> 
             raise ValueError(f"{name} does not say how large its box is; give box, in Mpc/h.")
         box = float(said[1])
     table = pd.read_csv(name, sep=r"\s+", comment="#", names=names, header=None)
-    if table[names].isna().any(axis=None):
+    if table.isna().to_numpy().any():
         raise ValueError(f"{name} is truncated: a line has fewer than {len(names)} columns.")
     if "PID" in names:
-        table = table[table["PID"] < 0]
-    return _from_table(
-        table.rename(columns={mass: "mass"} | {key: key.lower() for key in names if key != mass}),
-        {"mass": "Msun/h"}, box, name,
-    )  # fmt: skip
+        table = table.loc[table["PID"] < 0]
+    table.columns = ["mass" if one == mass else one.lower() for one in names]
+    return _from_table(table, {"mass": "Msun/h"}, box, name)
 
 
 def read_table(
@@ -213,7 +211,7 @@ def _read_hdf5(path, key):
     except ImportError as error:
         raise ImportError("HDF5 files need h5py. Install it with: pip install h5py.") from error
     with h5py.File(path) as file:
-        group = file if key is None else file[key]
+        group: Any = file if key is None else file[key]
         return {one: np.asarray(group[one]) for one in group if np.ndim(group[one]) == 1}
 
 

@@ -1,0 +1,134 @@
+"""The law of the overdensity around dark matter halos, from their neighbours (paper, section 4).
+
+    python examples/halos.py --out halos
+    python examples/halos.py --no-masses --out halos-without-masses
+    python examples/halos.py --sparse --out halos-sparse
+
+By default on the catalogue that comes with the package, halos above 1.9e13 Msun/h. Where in the
+box a halo is says whether it is learned from: slabs are held out. Published formulas are fitted
+to the same halos. With --sparse halos with overdensities above 1 are left out of the training,
+and errors are those inside and outside of it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import sympy
+from matplotlib.figure import Figure
+
+from symjax_gn import Settings, SymbolicModel, discover
+from symjax_gn.data.halos.catalogue import halo_dataset, load_catalogue, shipped_catalogue
+from symjax_gn.discovery.refitting import refit_model
+from symjax_gn.laws.expressions import evaluate
+
+R, MI, MJ, E0 = sympy.symbols("r m_i m_j e_0")
+PUBLISHED = {
+    "simple": (MJ * sympy.Heaviside(20.0 - R), -0.3 + (0.06 + 0.004 * MI) * E0),
+    "with masses": ((0.3 + MJ) / (1 + (R / 19.5) ** 10.0), -0.4 + E0 / (20.0 - 0.8 * MI)),
+    "without masses": (1 / (1 + (R / 19.5) ** 10.0), -0.6 + 0.06 * E0),
+}
+"""Formulas of table 2 of the paper, message and update, with constants to start from."""
+
+
+def errors(model, dataset):
+    """Mean |error| of known overdensities, and the overdensities with what is said of them."""
+    known = np.asarray(dataset.mask)
+    truth = np.asarray(dataset.target)[..., 0][known]
+    said = np.asarray(model.predict(dataset.graphs))[..., 0][known]
+    return float(np.mean(np.abs(said - truth))), truth, said
+
+
+def main():
+    """Train, distil, compare, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--catalogue", help=".npz file of make_halos.py (default: the shipped one)")
+    parser.add_argument("--least-mass", type=float, default=1.9e3, help="1e10 Msun/h")
+    parser.add_argument("--radius", type=float, default=50.0, help="of neighbours, Mpc/h")
+    parser.add_argument("--no-masses", action="store_true", help="masses are not seen")
+    parser.add_argument("--sparse", action="store_true", help="train where overdensities are < 1")
+    parser.add_argument("--strategy", default="bottleneck")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the output folder")
+    parser.add_argument("--out", default="halos")
+    args = parser.parse_args()
+    halos = load_catalogue(args.catalogue) if args.catalogue else shipped_catalogue()
+    halos = halos.take(halos.mass > args.least_mass)
+    options = dict(masses=not args.no_masses, velocities=False)
+    sparse = halos.overdensity < 1 if args.sparse else None
+    data = halo_dataset(halos, args.radius, receivers=sparse, **options)
+    settings = Settings(strategy=args.strategy, steps=args.steps, batch_size=2, width=32, depth=2)
+    key = jax.random.key(args.seed)
+    found = discover(key, data, settings, progress=True, folder=args.out, resume=args.resume)
+    train, _, test = found.parts
+    sets = {"held out": test}
+    if args.sparse:
+        dense = halo_dataset(halos, args.radius, receivers=~sparse, **options)
+        sets["outside"] = dense
+    laws = {"network": found.trained, "law": found.law}
+    for name, (message, update) in PUBLISHED.items():
+        if args.no_masses == (name == "without masses"):
+            published = SymbolicModel(
+                (message,), (update,), quantity=data.quantity, space=data.space
+            )
+            laws[name] = refit_model(published, train, num_elements=400_000)
+    median = float(np.median(np.asarray(train.target)[np.asarray(train.mask)]))
+    table = {"constant": [float(np.mean(np.abs(truth(one) - median))) for one in sets.values()]}
+    table |= {name: [errors(law, one)[0] for one in sets.values()] for name, law in laws.items()}
+    found.write(args.out, system="halos", seed=args.seed)
+    draw(Path(args.out) / "halos.png", found, test, halos)
+    said = dict(table=table, sets=list(sets), law=[str(found.law.message), str(found.law.update)])
+    (Path(args.out) / "halos.json").write_text(json.dumps(said, indent=1))
+    print(f"overdensity = {found.law.update[0]}, e_0 = sum of {found.law.message[0]}")
+    print(f"certificate: {found.certificate.says}")
+    for name, row in table.items():
+        shares = [value / least for value, least in zip(row, table["constant"], strict=True)]
+        print(
+            name, *(f"{e:.4f} ({s:.3f} of the constant)" for e, s in zip(row, shares, strict=True))
+        )
+
+
+def draw(path, found, test, halos):
+    """Predictions against truth, what a neighbour adds by distance, residuals on a slice."""
+    _, wanted, said = errors(found.law, test)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    points, kernel, slice_ = figure.subplots(1, 3)
+    points.plot(wanted, said, ".", alpha=0.3)
+    points.axline((0, 0), slope=1, color="black")
+    points.set(xlabel="overdensity", ylabel="law")
+    r = np.linspace(1.0, 50.0, 400)
+    mass = np.median(halos.mass) / 1e4
+    columns = {"r": r, "m_i": np.full_like(r, mass), "m_j": np.full_like(r, mass)}
+    sent = evaluate(found.law.message[0], columns) - evaluate(
+        found.law.message[0], columns | {"r": np.full_like(r, 50.0)}
+    )
+    kernel.plot(r, sent / sent[0], label="law")
+    kernel.plot(r, r < 20, label="top-hat of 20 Mpc/h", color="grey")
+    kernel.set(xlabel="distance, Mpc/h", ylabel="what a median halo adds, of its most")
+    kernel.legend()
+    known = np.asarray(test.mask)
+    place = np.asarray(test.nodes.position)[known]
+    thin = place[:, 0] < 100
+    dots = slice_.scatter(
+        place[thin, 1],
+        place[thin, 2],
+        c=(said - wanted)[thin],
+        cmap="coolwarm",
+        vmin=-0.3,
+        vmax=0.3,
+    )
+    slice_.set(xlabel="y, Mpc/h", ylabel="z, Mpc/h", title="held-out slabs, x < 100 Mpc/h")
+    figure.colorbar(dots, label="law - overdensity")
+    figure.savefig(path, dpi=120)
+
+
+def truth(dataset):
+    """Known overdensities."""
+    return np.asarray(dataset.target)[..., 0][np.asarray(dataset.mask)]
+
+
+if __name__ == "__main__":
+    main()
