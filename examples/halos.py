@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--sparse", action="store_true", help="train where overdensities are < 1")
     parser.add_argument("--strategy", default="bottleneck")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--time-limit", type=float, default=120.0, help="of searches, s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the output folder")
     parser.add_argument("--out", default="halos")
@@ -60,7 +61,14 @@ def main():
     options = dict(masses=not args.no_masses, velocities=False)
     sparse = halos.overdensity < 1 if args.sparse else None
     data = halo_dataset(halos, args.radius, receivers=sparse, **options)
-    settings = Settings(strategy=args.strategy, steps=args.steps, batch_size=2, width=32, depth=2)
+    settings = Settings(
+        strategy=args.strategy,
+        steps=args.steps,
+        time_limit=args.time_limit,
+        batch_size=2,
+        width=32,
+        depth=2,
+    )
     key = jax.random.key(args.seed)
     found = discover(key, data, settings, progress=True, folder=args.out, resume=args.resume)
     train, _, test = found.parts

@@ -231,7 +231,7 @@ def read_law(
                 keys, trained, parts, settings, system, regressors, watch.lap, terms
             )
         else:
-            found = _find_sum(keys, trained, parts, settings, regressors, watch.lap)
+            found = _find_sum(keys, trained, parts, settings, regressors, watch.lap, searches)
     found["certificate"] = certificate.certify(found["law"], trained, train, test)
     watch.lap("certify")
     if folder is not None and found["law"] is not None:
@@ -407,14 +407,20 @@ def follow(
     return rows, None
 
 
-def _find_sum(keys, trained, parts, settings, regressors, lap):
+def _find_sum(keys, trained, parts, settings, regressors, lap, folder):
     """Laws of a scalar: of what is summed, and of what the sum becomes."""
     train, validation, test = parts
     table = recording.record_messages(keys[0], trained, train)
     found = None
     if settings.factor:
         found = sums.find_sum(
-            table, trained, train, validation, regressors, seconds=settings.time_limit
+            table,
+            trained,
+            train,
+            validation,
+            regressors,
+            seconds=settings.time_limit,
+            folder=folder,
         )
     if found is None:
         messages = sums.distill_messages(table, regressors)

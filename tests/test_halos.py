@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import struct
 import subprocess
 import sys
@@ -14,7 +15,12 @@ from symjax_gn.data.blocks import block_graphs
 from symjax_gn.data.datasets import split
 from symjax_gn.data.graphs import edges_of, radius_edges
 from symjax_gn.data.halos import particle_mesh
-from symjax_gn.data.halos.catalogue import Catalogue, halo_dataset, load_catalogue
+from symjax_gn.data.halos.catalogue import (
+    Catalogue,
+    halo_dataset,
+    load_catalogue,
+    shipped_catalogue,
+)
 from symjax_gn.data.halos.friends import find_halos
 from symjax_gn.data.halos.overdensity import top_hat_overdensity
 from symjax_gn.data.halos.particle_mesh import Cosmology, Particles, paint, read, simulate_particles
@@ -27,6 +33,7 @@ from symjax_gn.data.halos.readers import (
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
+from symjax_gn.discovery.composition import gather_sums
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -372,6 +379,37 @@ def test_tables_are_read_by_names_and_units(tmp_path, ending):
     path.write_bytes(b"\x00\x01\xff")
     with pytest.raises(ValueError, match="cannot be read as a table of halos|has no columns"):
         read_table(path, 100.0, **options)
+
+
+def test_there_are_enough_owners_whatever_elements_they_have():
+    """A law of an owner is not fitted to a handful of them because each has many elements."""
+    data = halo_dataset(catalogue(), 40.0, slabs=2, block=8)
+    few = gather_sums(data, 500)
+    assert len(few.target) < 20 and few.matrix.shape[1] >= 400
+    found = gather_sums(data, 500, 100)
+    assert 100 <= len(found.target) < 130
+    assert len(gather_sums(data, 500, 10**6).target) == 200
+
+
+def test_the_shipped_catalogue_is_that_of_the_description():
+    halos = shipped_catalogue()
+    # The mass function of such runs (see examples/make_halos.py), and mean overdensities > 0.
+    assert halos.box == 500 and 4000 < np.sum(halos.mass > 1e4) < 6000
+    assert np.min(halos.mass) == pytest.approx(20 * Cosmology().particle_mass(500.0, 256), rel=1e-5)
+    assert 0.3 < np.mean(halos.overdensity) < 0.7 and np.min(halos.overdensity) > -1
+
+
+@pytest.mark.slow
+def test_the_script_finds_a_law_of_halos(tmp_path):
+    """A few steps on some of the halos: the law is better than a constant, and is drawn."""
+    command = [sys.executable, "examples/halos.py", "--least-mass", "2e4", "--steps", "300"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "halos.json").read_text())
+    assert said["table"]["law"][0] < 0.8 * said["table"]["constant"][0]
+    assert (tmp_path / "halos.png").exists() and (tmp_path / "law.json").exists()
 
 
 def test_the_script_makes_a_catalogue(tmp_path):

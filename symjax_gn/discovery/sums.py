@@ -6,6 +6,7 @@ expressions are searched for in all variables at once.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, ParetoFront, select, to_front
+from symjax_gn.laws.keeping import kept
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, flat_nodes, known_targets
 
@@ -66,6 +68,7 @@ def find_sum(
     regressors: Sequence[Regressor],
     *,
     seconds: float = math.inf,
+    folder: str | os.PathLike[str] | None = None,
 ) -> SumLaw | None:
     """Find a law of a sum of messages factor by factor; None where it has no such factors.
 
@@ -80,6 +83,7 @@ def find_sum(
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each factor.
         seconds: after which no more formulas are tried, see `choose_factors`.
+        folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -88,12 +92,13 @@ def find_sum(
         return None
     columns = {k: x for k, x in _message_columns(table).items() if np.ptp(x) > 0}
     seen, held_out = gather_sums(train, *_FITTED), gather_sums(validation, *_HELD_OUT)
-    splines = find_law(columns, table.messages[:, 0], seen, held_out, as_good)
+    splines = kept(find_law, folder)(columns, table.messages[:, 0], seen, held_out, as_good)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None
     few = gather_sums(train, *_CHOSEN)
-    found = choose_factors(splines, seen, few, held_out, regressors, seconds=seconds)
+    choose = kept(choose_factors, folder)
+    found = choose(splines, seen, few, held_out, regressors, seconds=seconds)
     candidate, error = OnTargets(splines, seen).fit(found.candidate)
     messages = [whole(splines, row.candidate)[0] for row in found.rows]
     updates = [whole(splines, row.candidate)[1] for row in found.rows]
