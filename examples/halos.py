@@ -82,7 +82,7 @@ def main():
             published = SymbolicModel(
                 (message,), (update,), quantity=data.quantity, space=data.space
             )
-            laws[name] = refit_model(published, train, num_elements=400_000)
+            laws[name] = refit_model(published, train, num_owners=3000)
     median = float(np.median(np.asarray(train.target)[np.asarray(train.mask)]))
     table = {"constant": [float(np.mean(np.abs(truth(one) - median))) for one in sets.values()]}
     table |= {name: [errors(law, one)[0] for one in sets.values()] for name, law in laws.items()}

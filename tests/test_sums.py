@@ -8,7 +8,9 @@ from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition
 from symjax_gn.discovery.selection import as_good
-from symjax_gn.discovery.separation import find_law
+from symjax_gn.discovery.separation import SplineLaw, find_law
+from symjax_gn.discovery.splines import Curve, place_knots
+from symjax_gn.discovery.substitution import OnTargets
 
 R = sympy.Symbol("r")
 
@@ -76,3 +78,29 @@ def test_splines_say_of_which_variables_a_message_is_a_sum(data):
     assert set(found.message) == {("x_1",), ("x_2",)}
     assert list(found.update) == [(composition.SUM,)]
     assert found.error < 1e-3
+
+
+def test_one_factor_alone_is_rated_as_among_all(data):
+    """Where splines stand for the others; its values are taken at 1,000 places and more."""
+    seen, _ = data
+    x, y = (seen.elements[name] for name in ("x_1", "x_2"))
+
+    def curve(values):
+        knots = place_knots(values, 12, 0.5)
+        return Curve(knots, np.linspace(0.5, 1.5, len(knots) - 4))
+
+    sums = seen.matrix @ (curve(x).values(x) * curve(y).values(y) + curve(x).values(x))
+    curves = (curve(x), curve(y), curve(x), curve(sums))
+    law = SplineLaw((("x_1", "x_2"), ("x_1",)), ((composition.SUM,),), curves, (), np.zeros(0))
+    for k in range(4):
+        factor = sympy.exp(-sympy.Float(0.3) * R) + sympy.Float(0.2) * R
+        candidate = (factor,)
+        shapes = [composition.Frozen(one.values, one.slopes) for one in curves]
+        (shapes[k],), start = composition.formulas(candidate)
+        whole = composition.Composition(law.message, law.update, shapes, seen)
+        alone = OnTargets(law, seen, k)
+        found, start_found = alone._composed(candidate)
+        np.testing.assert_allclose(found.errors(start), whole.errors(start), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.slopes(start), whole.slopes(start), rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(start_found, start)
+        np.testing.assert_allclose(alone.errors(candidate), np.abs(found.errors(start)))

@@ -353,6 +353,31 @@ def target_mask(dataset: Dataset) -> Any:
     return None if mask is None else jnp.asarray(mask, jnp.float32)[..., None]
 
 
+def some_graphs(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Dataset:
+    """Evenly spaced graphs that have so many messages, or so many targets if these take more.
+
+    Args:
+        dataset: graphs.
+        num_elements: about how many edges, or elements of sets, in all.
+        num_owners: about how many known targets at least.
+
+    >>> import symjax_gn as sgn
+    >>> key = jax.random.key(0)
+    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    >>> data = sgn.make_dataset(run)
+    >>> len(some_graphs(data, 120)), len(some_graphs(data, 120, 80))
+    (10, 20)
+    """
+    count, size = leading_shape(dataset.nodes)
+    owners = count if dataset.quantity.level == "graph" else count * size
+    if dataset.mask is not None:
+        owners = max(1, int(np.sum(dataset.mask)))
+    per_graph = max(dataset.graphs.senders.shape[-1], size)
+    wanted = max(num_elements // per_graph, -(-num_owners * count // owners))
+    index = np.linspace(0, count - 1, max(1, min(count, wanted))).astype(int)
+    return take(dataset, index)
+
+
 def sends_elements(dataset: Dataset) -> bool:
     """Whether elements of whole graphs send messages, for there are no edges."""
     return dataset.quantity.level == "graph" and dataset.graphs.senders.shape[-1] == 0

@@ -6,7 +6,6 @@ targets in the same way.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,10 +15,10 @@ import sympy
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from symjax_gn.data.datasets import Dataset, sends_elements, take
+from symjax_gn.data.datasets import Dataset, sends_elements, some_graphs
 from symjax_gn.data.features import element_features, node_features, pair_features, parse_feature
 from symjax_gn.data.graphs import flatten
-from symjax_gn.data.nodes import leading_shape, take_nodes
+from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.splines import Curve, design
 from symjax_gn.laws.expressions import with_slots
@@ -51,6 +50,8 @@ class Summed(NamedTuple):
     """User's units."""
     weight: float
     """1 / typical |target|."""
+    known: Any = 0.0
+    """[owner], what is known of the sums, besides what elements add."""
 
 
 def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Summed:
@@ -61,11 +62,8 @@ def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Sum
         num_elements: about how many elements they have in all.
         num_owners: about how many owners there are at least, whatever elements they have.
     """
-    per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
-    owners = len(dataset) if dataset.mask is None else max(1, int(np.sum(dataset.mask)))
-    least = math.ceil(num_owners * len(dataset) / owners)
-    count = max(1, min(len(dataset), max(least, num_elements // per_graph)))
-    some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
+    some = some_graphs(dataset, num_elements, num_owners)
+    count = len(some)
     graphs: Any = flatten(jax.tree.map(np.asarray, some.graphs))
     if sends_elements(dataset):
         columns: dict[str, Any] = element_features(graphs.nodes)
@@ -285,7 +283,11 @@ class Composition:
 
     def sums(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
         """Sums of messages, for given values of all numbers."""
-        return np.sum([self._added(values) for values in self._sent(numbers)], axis=0)
+        return self._whole(self._sent(numbers))
+
+    def _whole(self, sent) -> Any:
+        """The sums, of values of the message's factors."""
+        return sum(map(self._added, sent), start=self._data.known)
 
     def _sent(self, numbers):
         """Values of the message's factors; of one alone its sums."""
@@ -323,7 +325,7 @@ class Composition:
         found = np.zeros((len(self.target), len(numbers)))
         with np.errstate(all="ignore"):
             sent = self._sent(numbers)
-            bound, became = self._became(numbers, sum(map(self._added, sent)))
+            bound, became = self._became(numbers, self._whole(sent))
             by_sum = np.zeros(len(self.target))
             for term, row, values in zip(self._update, bound, became, strict=True):
                 for k, ((name, shape), factor) in enumerate(zip(term, row, strict=True)):

@@ -10,8 +10,8 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.checks import check_choice, check_type
-from symjax_gn.data.datasets import Dataset, check_dataset, take
-from symjax_gn.data.nodes import AXES, leading_shape
+from symjax_gn.data.datasets import Dataset, check_dataset, some_graphs
+from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import Bodies, gather
 from symjax_gn.discovery.distillation import VectorLaw
@@ -334,7 +334,11 @@ def _accelerate(force, one_body, bodies, values):
 
 
 def refit_model(
-    model: SymbolicModel, dataset: Dataset, *, num_elements: int = 20_000
+    model: SymbolicModel,
+    dataset: Dataset,
+    *,
+    num_elements: int = 20_000,
+    num_owners: int = 1000,
 ) -> SymbolicModel:
     """Fit all constants of a law, of messages and update together, to the quantity.
 
@@ -344,10 +348,9 @@ def refit_model(
         model: the law.
         dataset: graphs to fit to, user's units.
         num_elements: about how many messages are used, of graphs evenly spaced.
+        num_owners: of about how many nodes or graphs at least, whatever messages they have.
     """
-    per_graph = max(dataset.graphs.senders.shape[-1], leading_shape(dataset.nodes)[1])
-    count = max(1, min(len(dataset), num_elements // per_graph))
-    some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
+    some = some_graphs(dataset, num_elements, num_owners)
     target = np.asarray(some.target, np.float64)
     known = known_targets(some)
     weight: Any = 1 / (typical_size(target) or 1.0)

@@ -5,7 +5,7 @@ targets decide which of them are needed, and what the factors are.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,8 +149,15 @@ def evaluate_terms(
     )
 
 
+def _falls(before, after):
+    """Whether errors of samples fall so much that a further product is there."""
+    return bool(np.mean(after) <= np.mean(before) / _FALL)
+
+
 def separate(
-    columns: Mapping[str, Float[np.ndarray, " sample"]], target: Float[np.ndarray, " sample"]
+    columns: Mapping[str, Float[np.ndarray, " sample"]],
+    target: Float[np.ndarray, " sample"],
+    better: Callable[[np.ndarray, np.ndarray], bool] = _falls,
 ) -> list[Term]:
     """Terms of which samples of a function are a sum.
 
@@ -160,6 +167,7 @@ def separate(
     Args:
         columns: variables by name; none of them constant.
         target: `[sample]`.
+        better: says of errors `[sample]` before and after whether a product is there.
 
     >>> x, y, z = np.random.default_rng(0).normal(size=(3, 2000))
     >>> separate({"x": x, "y": y, "z": z}, x * np.exp(-y) + z**2)
@@ -171,12 +179,11 @@ def separate(
     def error(terms):
         seen, held_out = ({name: x[half] for name, x in columns.items()} for half in halves)
         curves = fit_terms(terms, seen, target[halves[0]], _FIRST)
-        gap = evaluate_terms(terms, curves, held_out) - target[halves[1]]
-        return float(np.mean(np.abs(gap))) / size
+        return np.abs(evaluate_terms(terms, curves, held_out) - target[halves[1]]) / size
 
     terms: list[Term] = [(name,) for name in columns]
     least = error(terms)
-    while least > _LEFT:
+    while np.mean(least) > _LEFT:
         longer = {
             tuple(sorted((*term, name), key=list(columns).index))
             for term in terms
@@ -184,9 +191,10 @@ def separate(
             if name not in term and len(term) < _MOST_FACTORS
         }
         trials = [(error([*terms, one]), one) for one in sorted(longer - set(terms))]
-        if not trials or min(trials)[0] > least / _FALL:
+        trial, best = min(trials, key=lambda one: np.mean(one[0]), default=(least, None))
+        if best is None or not better(least, trial):
             break
-        least, best = min(trials)
+        least = trial
         terms.append(best)
     return terms
 
@@ -267,7 +275,12 @@ def find_law(
     curves = fit_terms(message, columns, sent, _COMPARED)
     sums = train.matrix @ evaluate_terms(message, curves, train.elements)
     owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
-    update = separate(owners, train.target[:, 0]) if len(owners) > 1 else [(SUM,)]
+    update: list[Term] = [(SUM,)]
+    if len(owners) > 1:
+        # Targets may have noise of their own, which hides how much an error falls.
+        update = separate(
+            owners, train.target[:, 0], lambda before, after: not as_good(before, after)
+        )
     best = fit_law(message, curves, update, train, valid, _COMPARED)
     while True:
         shorter = [fit_law(*parts, train, valid, _COMPARED) for parts in _shorter(best)]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 from jaxtyping import Float
+from scipy import sparse
 
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING
@@ -38,6 +39,9 @@ from symjax_gn.laws.rules import RULES, over
 # What factors are functions of while they are searched for.
 _X = sympy.Symbol("r")
 
+
+# Places that stand for values of a variable, evenly spread, and quantiles.
+_PLACES = 1000
 
 # Samples of a factor, and quantiles of its variable between which they are.
 _SAMPLES, _SEEN = 500, (0.003, 0.997)
@@ -86,16 +90,25 @@ class OnTargets:
             free: the number of the one factor that candidates hold, where splines stand for
                 all others; None: they hold all factors.
         """
-        self._splines, self._data, self._free = splines, data, free
+        self._message, self._update, self._free = splines.message, splines.update, free
+        self._data, self._known = data, []
+        if free is None:
+            return
+        sent = sum(map(len, splines.message))
+        self._known = [Frozen(curve.values, curve.slopes) for curve in splines.curves[sent:]]
+        self._message, self._data = _only(splines, data, free)
+        self._free = max(0, free - sent)
 
     def _composed(self, candidate) -> tuple[Composition, np.ndarray]:
         found, start = formulas(candidate)
         shapes: list[Any] = list(found)
         if self._free is not None:
-            shapes = [Frozen(curve.values, curve.slopes) for curve in self._splines.curves]
-            shapes[self._free] = found[0]
-        law = self._splines
-        return Composition(law.message, law.update, shapes, self._data), start
+            shapes = list(self._known)
+            if self._message:
+                shapes.insert(0, found[0])
+            else:
+                shapes[self._free] = found[0]
+        return Composition(self._message, self._update, shapes, self._data), start
 
     def errors(self, candidate: Candidate) -> Float[np.ndarray, " owner"]:
         """Errors of owners over the typical target."""
@@ -123,6 +136,40 @@ class OnTargets:
         # Slots are in the order of constants of all components together.
         together: Any = sympy.Tuple(*candidate)
         return tuple(with_constants(together, found)), error
+
+
+def _only(splines: SplineLaw, data: Summed, free: int) -> tuple[list[Any], Summed]:
+    """The message as one factor, and data in which all else that is added is summed.
+
+    What others multiply each value of the factor's variable with is spread over the nearest two
+    of some places, so that the factor need be known there only. Of a factor of the update the
+    whole message is known.
+    """
+    known, message = np.zeros(len(data.target)), []
+    matrix, elements, first = data.matrix, {}, 0
+    for term in splines.message:
+        curves = splines.curves[first : first + len(term)]
+        values = [c.values(data.elements[name]) for name, c in zip(term, curves, strict=True)]
+        place = free - first
+        first += len(term)
+        if not 0 <= place < len(term):
+            known += data.matrix @ np.prod(values, axis=0)
+            continue
+        x = data.elements[term[place]]
+        share = np.linspace(0, 1, _PLACES)
+        even = np.min(x) + share * np.ptp(x)
+        places = np.unique(np.concatenate([np.quantile(x, share), even]))
+        left = np.clip(np.searchsorted(places, x) - 1, 0, len(places) - 2)
+        part = (x - places[left]) / (places[left + 1] - places[left])
+        rest = np.prod(values[:place] + values[place + 1 :], axis=0) * np.ones(len(x))
+        rows = np.tile(np.arange(len(x)), 2)
+        spread = sparse.csr_array(
+            (np.concatenate([rest * (1 - part), rest * part]), (rows, np.append(left, left + 1))),
+            shape=(len(x), len(places)),
+        )
+        matrix = (matrix @ spread).toarray()
+        message, elements = [(term[place],)], {term[place]: places}
+    return message, data._replace(elements=elements, matrix=matrix, known=known)
 
 
 def choose_factors(

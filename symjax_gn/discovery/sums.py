@@ -33,7 +33,7 @@ from symjax_gn.model import Predictor, batches, flat_nodes, known_targets
 
 # Elements that laws are chosen on, that splines and the law in the end are fitted to, and
 # held-out ones; and owners, which are few where each has many elements.
-_CHOSEN, _FITTED, _HELD_OUT = (40_000, 600), (100_000, 1500), (40_000, 1000)
+_CHOSEN, _FITTED, _HELD_OUT = (40_000, 800), (100_000, 3000), (40_000, 1500)
 
 # Terms explain a quantity if they err at most so many times as much as the network.
 _AS_WELL = 1.5
