@@ -146,11 +146,12 @@ def test_without_its_extra_a_simulation_says_what_to_install(monkeypatch):
 
 def test_planted_halos_are_found():
     """Two balls, one of them across the corner of the box, in a thin field of particles."""
-    box, field = 50.0, RNG.uniform(0, 50, (3000, 3))
-    far = np.linalg.norm((field - 25 + 25) % 50 - 25, axis=1) > 10
-    field = field[far & (np.linalg.norm(field - 25, axis=1) > 10)]
-    corner = np.mod(RNG.normal(0, 0.1, (80, 3)), box)
-    middle = RNG.normal(25, 0.1, (40, 3))
+    rng, box = np.random.default_rng(2), 50.0
+    field = rng.uniform(0, box, (3000, 3))
+    from_corner = np.linalg.norm((field + 25) % box - 25, axis=1)
+    field = field[(from_corner > 5) & (np.linalg.norm(field - 25, axis=1) > 5)]
+    corner = np.mod(rng.normal(0, 0.1, (80, 3)), box)
+    middle = rng.normal(25, 0.1, (40, 3))
     place = np.concatenate([field, middle, corner])
     speed = np.zeros_like(place)
     speed[-80:] = [10.0, 0.0, -5.0]

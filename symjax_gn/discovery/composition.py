@@ -318,7 +318,8 @@ class Composition:
 
     def errors(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
         """Errors of owners over the typical target."""
-        return (self.predict(numbers) - self.target) * self._data.weight
+        with np.errstate(all="ignore"):
+            return (self.predict(numbers) - self.target) * self._data.weight
 
     def slopes(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, "owner number"]:
         """Derivatives of the errors."""
