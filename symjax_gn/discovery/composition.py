@@ -359,7 +359,7 @@ def _dense(table):
     return table.toarray() if sparse.issparse(table) else table
 
 
-def fit_numbers(composition: Composition, start: Float[np.ndarray, " number"]) -> np.ndarray:
+def fit_numbers(composition: Any, start: Float[np.ndarray, " number"]) -> np.ndarray:
     """Numbers of splines by least squares, near the first ones (Levenberg and Marquardt)."""
     numbers, damping = start, _DAMPING[0]
     errors = composition.errors(numbers)

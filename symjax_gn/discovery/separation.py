@@ -223,6 +223,10 @@ def fit_law(
     law = SplineLaw(tuple(message), tuple(update), (*curves, *outer), (), np.zeros(0))
     composition, start = law.composition(train)
     numbers = fit_numbers(composition, start)
+    # Once more with what is known before: where nobody is, splines are no rougher than elsewhere.
+    noise = float(np.sqrt(np.mean(composition.errors(numbers) ** 2)))
+    rough = sparse.block_diag([_roughness(curve) for curve in law.curves]).toarray()
+    numbers = fit_numbers(_Smoothed(composition, noise * rough), start)
     left, slopes = composition.errors(numbers), composition.slopes(numbers)
     variance = float(np.sum(left**2)) / max(1, len(left) - len(numbers))
     size = np.sqrt(np.mean(slopes**2, axis=0))
@@ -237,6 +241,25 @@ def fit_law(
         covariance=tuple(covariance[np.ix_(one.numbers, one.numbers)] for one in shapes),
         errors=np.abs(law.composition(valid)[0].errors(numbers)),
     )
+
+
+def _roughness(curve):
+    """Second differences of a spline's parts, over how much these vary."""
+    size = float(np.std(curve.parts)) or 1.0
+    return np.diff(np.eye(len(curve.parts)), 2, axis=0) / size
+
+
+class _Smoothed(NamedTuple):
+    """A composition, and linear functions of its numbers that are near 0."""
+
+    law: Composition
+    rows: np.ndarray
+
+    def errors(self, numbers):
+        return np.concatenate([self.law.errors(numbers), self.rows @ numbers])
+
+    def slopes(self, numbers):
+        return np.concatenate([self.law.slopes(numbers), self.rows])
 
 
 def refined(
@@ -281,16 +304,19 @@ def find_law(
         update = separate(
             owners, train.target[:, 0], lambda before, after: not as_good(before, after)
         )
-    best = fit_law(message, curves, update, train, valid, _COMPARED)
+    # Where targets have noise, fewer pieces may say more.
+    starts = {_COMPARED: curves, _FIRST: fit_terms(message, columns, sent, _FIRST)}
+    trials = {n: fit_law(message, one, update, train, valid, n) for n, one in starts.items()}
+    number, best = min(trials.items(), key=lambda trial: trial[1].error)
     while True:
-        shorter = [fit_law(*parts, train, valid, _COMPARED) for parts in _shorter(best)]
+        shorter = [fit_law(*parts, train, valid, number) for parts in _shorter(best)]
         if not shorter:
             break
         least = min(shorter, key=lambda law: law.error)
         if not as_good(least.errors, best.errors):
             break
         best = least
-    for pieces in _FINAL:
+    for pieces in (n for n in (_COMPARED, *_FINAL) if n > number):
         count = sum(map(len, best.message))
         curves = refined(best.message, best.curves[:count], train.elements, pieces)
         finer = fit_law(best.message, curves, best.update, train, valid, pieces)
