@@ -1,6 +1,7 @@
 """Small data that several tests share; everything is seeded."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -16,6 +17,19 @@ jax.config.update("jax_enable_compilation_cache", False)
 
 # Compiling is most of what tests cost, and what they compile they run a few times.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+# Each compiled program is mapped into memory in several pieces; Linux allows 65,530.
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Programs that are compiled do not pile up from file to file."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > _MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture
