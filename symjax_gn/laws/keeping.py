@@ -35,13 +35,23 @@ def kept(function: Callable[P, R], folder: str | os.PathLike[str] | None) -> Cal
     remembered: Any = Memory(folder, verbose=0).cache(_run)
 
     def run(*args: P.args, **options: P.kwargs) -> R:
-        return remembered(function, version("symjax_gn"), args, options)
+        return remembered(_Call(function, args, options, version("symjax_gn")))
 
     return run
 
 
-def _run(function, _, args, options):
-    return function(*args, **options)
+@dataclass(frozen=True, repr=False)
+class _Call:
+    """A function with its arguments; joblib writes down what `repr` says of them, which is long."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    version: str
+
+
+def _run(call):
+    return call.function(*call.args, **call.options)
 
 
 @dataclass(frozen=True)
