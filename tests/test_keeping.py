@@ -8,6 +8,7 @@ import sympy
 
 import symjax_gn as sgn
 from symjax_gn.discovery import structure
+from symjax_gn.discovery.selection import operators_of
 from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.laws.evolution import evolve
 from symjax_gn.laws.fronts import RegressionError, make_front
@@ -91,6 +92,14 @@ def test_without_a_folder_nothing_is_kept():
     assert isinstance(make_engines(Settings(searches=1), 0)[0], OperonRegressor)
     assert not KeptRegressor(Counting(Path("log")), ".").in_threads
     assert KeptRegressor(OperonRegressor(), ".").in_threads
+
+
+def test_laws_have_the_operators_of_the_engine_that_is_kept(tmp_path):
+    engines = make_engines(Settings(searches=2, operators=("+", "*", "cos")), 0, tmp_path)
+    assert list(operators_of(engines)) == ["*", "+", "cos"]
+    assert list(operators_of([KeptRegressor(Counting(tmp_path), tmp_path)])) == list(
+        operators_of([Counting(tmp_path)])
+    )
 
 
 @pytest.mark.parametrize("factor", [True, False])

@@ -80,6 +80,11 @@ class KeptRegressor:
         """Whether its searches let other threads run."""
         return getattr(self.engine, "in_threads", False)
 
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Those of its laws."""
+        return getattr(self.engine, "operators", ())
+
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """What the engine found or finds; see `Regressor.fit`."""
         return kept(_fit, self.folder)(self.engine, dict(features), target)
