@@ -258,6 +258,9 @@ def test_bad_blocks():
         halo_dataset(halos, 20.0)
     with pytest.raises(ValueError, match="has no overdensities, which are what is to be predicted"):
         halo_dataset(dataclasses.replace(halos, overdensity=None), 20.0)
+    named = Nodes(halos.position, None, {"known": halos.mass})
+    with pytest.raises(ValueError, match="Nodes have a property 'known'"):
+        block_graphs(named, halos.mass, 20.0, quantity=Quantity("depth"), size=8)
     with pytest.raises(ValueError, match="Nodes need positions"):
         block_graphs(Nodes(None, None, {}), np.zeros(9), 1.0, quantity=Quantity("x"))
 
@@ -347,6 +350,15 @@ def test_rockstars_lists_are_read(tmp_path):
     with pytest.raises(ValueError, match="does not say how large its box is"):
         read_rockstar(path)
     assert len(read_rockstar(path, box=100.0)) == 4
+    path.write_text("\n".join(lines).replace("Mvir", "Rvir"))
+    with pytest.raises(ValueError, match="has no masses: its columns are"):
+        read_rockstar(path)
+    path.write_text("\n".join([*lines[:3], lines[2] + " 1 2 3"]))
+    with pytest.raises(ValueError, match="cannot be read as a list of Rockstar"):
+        read_rockstar(path)
+    path.write_bytes(b"\x80\xff\x00")
+    with pytest.raises(ValueError, match="is no list of Rockstar"):
+        read_rockstar(path)
     path.write_text("x y z\n1 2 3\n")
     with pytest.raises(ValueError, match="is no list of Rockstar"):
         read_rockstar(path)

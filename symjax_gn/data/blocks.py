@@ -73,7 +73,13 @@ def block_graphs(
         for one in np.unique(number[known])
         for block in _halved(points, np.flatnonzero(known & (number == one)), size)
     ]
-    features = dict(nodes.properties) | {quantity.name: np.asarray(target), _KNOWN: known}
+    for name in (quantity.name, _KNOWN):
+        if name in nodes.properties:
+            raise ValueError(
+                f"Nodes have a property {name!r}, which is what the target or the mask is called "
+                "in graphs; call it something else."
+            )
+    features = dict(nodes.properties) | {quantity.name: np.asarray(target)}
     features |= dict(position=points)
     if nodes.velocity is not None:
         features |= dict(velocity=nodes.velocity)

@@ -20,6 +20,9 @@ _HEADER = struct.Struct("<iiiQI")
 _GROUP = (("len", "<i4"), ("offset", "<i4"), ("mass", "<f4"), ("pos", "<f4"), ("vel", "<f4"))
 _BYTES_OF_GROUP = 4 + 4 + 4 + 12 + 12 + 24 + 24
 
+# Masses of Rockstar, the one that is taken first.
+_MASSES = ("M200b", "Mvir", "M200c", "m200b", "mvir")
+
 COLUMNS = ("x", "y", "z", "vx", "vy", "vz", "mass")
 """What the columns of a table are called where nothing else is said; "overdensity" may follow."""
 
@@ -146,20 +149,25 @@ def read_rockstar(path: str | os.PathLike[str], *, box: float | None = None) -> 
         ValueError: the file is none of Rockstar's, or ends within a line.
     """
     name = Path(path)
-    with name.open() as file:
+    with name.open(errors="replace") as file:
         comments = [line for _, line in zip(range(50), file, strict=False) if line.startswith("#")]
     names = comments[0].lstrip("#").split() if comments else []
     if not {"X", "Y", "Z", "VX", "VY", "VZ"} <= set(names):
         raise ValueError(
             f"{name} is no list of Rockstar: its first line names {names or 'nothing'}."
         )
-    mass = next(one for one in ("M200b", "Mvir", "M200c", "m200b", "mvir") if one in names)
+    mass = next((one for one in _MASSES if one in names), None)
+    if mass is None:
+        raise ValueError(f"{name} has no masses: its columns are {names}, none of {_MASSES}.")
     if box is None:
         said = re.search(r"#\s*Box size:\s*([\d.eE+]+)\s*Mpc/h", "".join(comments))
         if said is None:
             raise ValueError(f"{name} does not say how large its box is; give box, in Mpc/h.")
         box = float(said[1])
-    table = pd.read_csv(name, sep=r"\s+", comment="#", names=names, header=None)
+    try:
+        table = pd.read_csv(name, sep=r"\s+", comment="#", names=names, header=None)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{name} cannot be read as a list of Rockstar: {error}") from error
     if table.isna().to_numpy().any():
         raise ValueError(f"{name} is truncated: a line has fewer than {len(names)} columns.")
     if "PID" in names:
