@@ -12,24 +12,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn.data.checks import check_count, check_number
 from symjax_gn.data.datasets import Dataset, take, target_mask
-from symjax_gn.data.memory import bytes_there
 from symjax_gn.networks.checkpoints import Checkpoints, describe
 from symjax_gn.networks.intervals import run_interval
-from symjax_gn.networks.keys import with_keys, without_keys
 from symjax_gn.networks.members import Members, check_members
+from symjax_gn.networks.meshes import (
+    calls_at_once,
+    gathered,
+    last_kept,
+    members_at_once,
+    placed,
+)
 from symjax_gn.networks.preparation import Prepared, check_fits, prepare
 from symjax_gn.networks.steps import Hyperparameters, Recipe
 from symjax_gn.networks.training import History, Trained, new_history
-
-# Share of the memory of a device that training may take.
-_SHARE = 0.8
 
 
 class Sweep(NamedTuple):
@@ -200,77 +201,46 @@ def sweep(
     parts = _prepared(star_key, train, validation, options)
     first = parts[0]
     columns = check_members(members, first, len(parts))
-    count = len(next(iter(columns.values())))
-    at_once = _how_many(first, count, at_once, mesh)
-    data, fixed = _together(parts)
-    seed, which = (
-        np.asarray(columns.get(name, np.zeros(count)), np.int32) for name in ("seed", "data")
-    )
-    hyper = Hyperparameters(
-        *(
-            jnp.asarray(columns.get(name, np.full(count, x)), jnp.float32)
-            for name, x in first.hyper._asdict().items()
-        )
-    )
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(init_key, seed)
-    states = jax.vmap(first.init)(keys, hyper)
+    at_once = members_at_once(first, len(next(iter(columns.values()))), at_once, mesh)
+    which, course = _start(init_key, first, columns)
     scales = jax.tree.map(lambda *x: np.stack(x)[which], *(part.scales for part in parts))
-    unit = np.asarray(scales.target)
-
-    if mesh is not None:
-        data = _placed(data, mesh)
-
-    def advance(work):
-        if mesh is None:
-            return jax.block_until_ready(_interval(*work, *data, fixed=fixed, mesh=None))
-        return _here(_interval(*_placed(work, mesh, "model"), *data, fixed=fixed, mesh=mesh))
-
-    history = new_history(first, count)
-    goes_on, ended, failed = np.ones(count, bool), np.zeros(count, int), np.zeros(count, int)
     halvings, steps, length = sorted(halve_at), first.recipe.steps, first.length
+    advance = _advancing(parts, mesh)
     with contextlib.ExitStack() as open_:
         kept = None
         # All processes have all states; the first one keeps them.
         if folder is not None and jax.process_index() == 0:
             about = _about(key, parts, columns, halvings)
             kept = open_.enter_context(Checkpoints(folder, about, resume=resume))
-        start, tree = _last(kept, (states, history, goes_on, ended, failed))
-        states, history, goes_on, ended, failed = tree[0], *jax.tree.map(np.array, tree[1:])
+        start, course = last_kept(kept, course)
+        course = _Course(course.states, *jax.tree.map(np.array, course[1:]))
         bar = open_.enter_context(
             tqdm(
-                total=steps * count,
-                initial=start * length * count,
+                total=steps * len(which),
+                initial=start * length * len(which),
                 desc="sweep",
                 unit="step",
                 disable=not progress or jax.process_index() > 0,
             )
         )
-        pool = open_.enter_context(ThreadPoolExecutor(_threads(mesh)))
+        pool = open_.enter_context(ThreadPoolExecutor(calls_at_once(mesh)))
         for interval in range(start, first.intervals):
-            if not np.any(goes_on):
+            if not np.any(course.goes_on):
                 break
-            done = length * (interval + 1)
-            history.step[interval] = done
-            lots = list(_lots(np.flatnonzero(goes_on), at_once))
-            work = [(_get(states, index), which[index]) for index in lots]
+            lots = list(_lots(np.flatnonzero(course.goes_on), at_once))
+            work = [(_get(course.states, index), which[index]) for index in lots]
             for index, (some, report) in zip(lots, pool.map(advance, work), strict=True):
-                states = _put(states, index, some)
-                loss, error, spread, finite, usable = map(np.asarray, report)
-                good = usable & np.all(finite, axis=1)
-                well = index[good]
-                ended[well] = done
-                history.loss[interval, well] = loss[good]
-                history.validation_error[interval, well] = error[good] * unit[well]
-                history.message_std[interval, well] = spread[good]
-                bad = np.where(np.all(finite, axis=1), length, 1 + np.argmin(finite, axis=1))
-                failed[index] = np.where(good, 0, done - length + bad)
+                course = course._replace(states=_put(course.states, index, some))
+                _note(course, interval, index, report, scales.target, length)
                 bar.update(length * len(np.unique(index)))
-                bar.set_postfix(failed=np.count_nonzero(failed), refresh=False)
-            goes_on &= failed == 0
+                bar.set_postfix(failed=np.count_nonzero(course.failed), refresh=False)
+            done, goes_on = length * (interval + 1), course.goes_on & (course.failed == 0)
             if done < steps and any(done - length < share * steps <= done for share in halvings):
-                goes_on &= _better_half(history.validation_error[interval], which, goes_on)
+                goes_on &= _better_half(course.history.validation_error[interval], which, goes_on)
+            course = course._replace(goes_on=goes_on)
             if kept is not None:
-                kept.save(interval + 1, (states, history, goes_on, ended, failed))
+                kept.save(interval + 1, course)
+    history, states = course.history, course.states
     history.step[:] = length * np.arange(1, first.intervals + 1)[:, None]
     trained = Trained(
         model=first.recipe.model.clone(precision="float32"),
@@ -282,7 +252,60 @@ def sweep(
         learned={name: np.exp(np.asarray(x)) for name, x in states.params["learned"].items()},
     )
     size = np.asarray([_size(part) for part in parts])[which]
-    return Sweep(trained, columns, ended, failed, size, at_once)
+    return Sweep(trained, columns, course.ended, course.failed, size, at_once)
+
+
+class _Course(NamedTuple):
+    """What is known of all members, and kept."""
+
+    states: Any
+    history: History
+    goes_on: Any
+    ended: Any
+    failed: Any
+
+
+def _start(key, prepared, columns):
+    """The data set of each member, and their course before the first step."""
+    count = len(next(iter(columns.values())))
+    seed, which = (
+        np.asarray(columns.get(name, np.zeros(count)), np.int32) for name in ("seed", "data")
+    )
+    hyper = Hyperparameters(
+        *(
+            jnp.asarray(columns.get(name, np.full(count, x)), jnp.float32)
+            for name, x in prepared.hyper._asdict().items()
+        )
+    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seed)
+    states = jax.vmap(prepared.init)(keys, hyper)
+    none = np.zeros(count, int), np.zeros(count, int)
+    return which, _Course(states, new_history(prepared, count), np.ones(count, bool), *none)
+
+
+def _advancing(parts, mesh):
+    """What brings some members one interval on."""
+    data, fixed = _together(parts)
+    if mesh is None:
+        return lambda work: jax.block_until_ready(_interval(*work, *data, fixed=fixed, mesh=None))
+    there = placed(data, mesh)
+    return lambda work: gathered(
+        _interval(*placed(work, mesh, "model"), *there, fixed=fixed, mesh=mesh)
+    )
+
+
+def _note(course, interval, index, report, unit, length):
+    """Write what an interval of some members gave into their course."""
+    done = length * (interval + 1)
+    loss, error, spread, finite, usable = map(np.asarray, report)
+    good = usable & np.all(finite, axis=1)
+    well = index[good]
+    course.ended[well] = done
+    course.history.loss[interval, well] = loss[good]
+    course.history.validation_error[interval, well] = error[good] * np.asarray(unit)[well]
+    course.history.message_std[interval, well] = spread[good]
+    bad = np.where(np.all(finite, axis=1), length, 1 + np.argmin(finite, axis=1))
+    course.failed[index] = np.where(good, 0, done - length + bad)
 
 
 def _about(key, parts, columns, halvings):
@@ -342,74 +365,6 @@ def _together(parts):
     numbers = len(first.train), len(first.validation)
     fixed = _Fixed(first.recipe, first.batch_size, first.length, *numbers)
     return (joined("train"), joined("validation"), stars), fixed
-
-
-def _how_many(prepared, count, at_once, mesh):
-    """Members in one call of the program: a multiple of the devices along the mesh's axis."""
-    if mesh is not None and mesh.axis_names not in (("model",), ("model", "data")):
-        raise ValueError(
-            f'The mesh needs the axis "model", or "model" and "data", got {mesh.axis_names}.'
-        )
-    lots = 1 if mesh is None else mesh.shape["model"]
-    if at_once is None:
-        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-        at_once = lots
-        if device.platform != "cpu":
-            there = (device.memory_stats() or {}).get("bytes_limit") or bytes_there() or math.inf
-            each = prepared.bytes_needed()[0]
-            at_once = max(1, int(min(count / lots, _SHARE * there / each))) * lots
-    check_count("at_once", at_once)
-    return lots * math.ceil(min(at_once, count) / lots)
-
-
-def _last(kept, tree):
-    """The last step that was kept, by the first process, and its states; else 0 and these."""
-    start, found = (kept and kept.last(tree)) or (0, tree)
-    if jax.process_count() == 1:
-        return start, found
-    start, raw = broadcast_one_to_all((np.int32(start), without_keys(found)))
-    return int(start), with_keys(raw, tree)
-
-
-def _placed(tree, mesh, *axes):
-    """Arrays spread over the devices of a mesh; every process has them whole."""
-    sharding = NamedSharding(mesh, PartitionSpec(*axes))
-
-    def place(x):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    return with_keys(jax.tree.map(place, without_keys(tree)), tree)
-
-
-def _here(tree):
-    """Arrays `[member, ...]` whole, in every process."""
-    if jax.process_count() == 1:
-        return jax.block_until_ready(tree)
-    raw = without_keys(tree)
-    leaves, structure = jax.tree.flatten(raw)
-    mine = [_rows(leaf) for leaf in leaves]
-    # As bytes in one transfer: several at a time may meet in another order elsewhere.
-    parts = [np.ascontiguousarray(x).view(np.uint8).reshape(-1) for x in mine]
-    found = process_allgather(np.concatenate(parts)).reshape(jax.process_count(), -1)
-    cuts = np.split(found, np.cumsum([len(part) for part in parts])[:-1], axis=1)
-    whole = [
-        np.concatenate([row.copy().view(x.dtype).reshape(x.shape) for row in cut])
-        for cut, x in zip(cuts, mine, strict=True)
-    ]
-    return with_keys(jax.tree.unflatten(structure, whole), tree)
-
-
-def _rows(x):
-    """The rows of an array that are in this process, in order."""
-    found = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(found[start]) for start in sorted(found)])
-
-
-def _threads(mesh):
-    """Lots that are trained side by side: on a CPU one on each core, elsewhere one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores if mesh is None and jax.devices()[0].platform == "cpu" else 1
 
 
 def _lots(which, size):
