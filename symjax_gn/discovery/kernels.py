@@ -15,6 +15,10 @@ from symjax_gn.discovery.terms import Columns, Term, components, values
 # A part of a kernel that data say so little of is left at 0.
 _UNSEEN = 1e-9
 
+# Errors of held-out bodies are at most that of one of which nothing is known: where one flies
+# away farther than any that was fitted, splines may be off by any factor.
+_WRONG = 1.0
+
 
 class Spline(NamedTuple):
     """A space of cubic splines of one variable; constant beyond its ends."""
@@ -125,7 +129,9 @@ def _rows(bodies: Bodies) -> Float[np.ndarray, " row"]:
 def _solve(design, target):
     """Least squares with columns of one size; and the inverse of the normal matrix."""
     size = np.sqrt(np.mean(design**2, axis=0))
-    used = np.flatnonzero(size > _UNSEEN * np.max(size, initial=0.0))
+    # Of a body that flies away some parts make more than all others of all bodies.
+    usual = np.median(size[size > 0]) if np.any(size > 0) else 0.0
+    used = np.flatnonzero(size > _UNSEEN * usual)
     scaled = design[:, used] / size[used]
     left, sizes, right = np.linalg.svd(scaled.T @ scaled, hermitian=True)
     kept = sizes > 1e-13 * np.max(sizes, initial=0.0)
@@ -168,7 +174,7 @@ def solved(rows: Sequence[Ready], train: Bodies, valid: Bodies) -> Fit:
     gap = valid.target.reshape(-1)
     gap = gap - np.concatenate([one.held_out for one in rows], axis=1) @ found
     errors = np.linalg.norm(gap.reshape(-1, dim), axis=1) * valid.weight
-    errors = errors[valid.weight > 0]
+    errors = np.minimum(errors[valid.weight > 0], _WRONG)
     ends = np.cumsum([0, *(one.seen.shape[1] for one in rows)])
     cuts = [slice(a, b) for a, b in itertools.pairwise(ends)]
     return Fit(
