@@ -24,11 +24,14 @@ from symjax_gn.data.halos.catalogue import halo_dataset, load_catalogue, shipped
 from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.laws.expressions import evaluate
 
-R, MI, MJ, E0 = sympy.symbols("r m_i m_j e_0")
+R, MI, MJ, VI, VIJ, E0 = sympy.symbols("r m_i m_j v_i v_ij e_0")
 PUBLISHED = {
     "simple": (MJ * sympy.Heaviside(20.0 - R), -0.3 + (0.06 + 0.004 * MI) * E0),
     "with masses": ((0.3 + MJ) / (1 + (R / 19.5) ** 10.0), -0.4 + E0 / (20.0 - 0.8 * MI)),
-    "without masses": (1 / (1 + (R / 19.5) ** 10.0), -0.6 + 0.06 * E0),
+    "without masses": (
+        (500.0 + VIJ) / (1 + (R / 19.5) ** 10.0),
+        -0.6 + E0 / (20000.0 + 0.001 * E0 * VI),
+    ),
 }
 """Formulas of table 2 of the paper, message and update, with constants to start from."""
 
@@ -58,7 +61,7 @@ def main():
     args = parser.parse_args()
     halos = load_catalogue(args.catalogue) if args.catalogue else shipped_catalogue()
     halos = halos.take(halos.mass > args.least_mass)
-    options = dict(masses=not args.no_masses, velocities=False)
+    options = dict(masses=not args.no_masses)
     sparse = halos.overdensity < 1 if args.sparse else None
     data = halo_dataset(halos, args.radius, receivers=sparse, **options)
     settings = Settings(
@@ -109,7 +112,9 @@ def draw(path, found, test, halos):
     points.set(xlabel="overdensity", ylabel="law")
     r = np.linspace(1.0, 50.0, 400)
     mass = np.median(halos.mass) / 1e4
-    columns = {"r": r, "m_i": np.full_like(r, mass), "m_j": np.full_like(r, mass)}
+    speed = np.median(np.linalg.norm(halos.velocity, axis=1))
+    usual = dict(m_i=mass, m_j=mass, v_i=speed, v_j=speed, v_ij=speed, vr_ij=0.0)
+    columns = {"r": r} | {name: np.full_like(r, x) for name, x in usual.items()}
     sent = evaluate(found.law.message[0], columns) - evaluate(
         found.law.message[0], columns | {"r": np.full_like(r, 50.0)}
     )

@@ -543,7 +543,7 @@ def test_stars_of_sets_are_all_elements():
 
 
 def test_names_that_laws_could_not_tell_apart():
-    for name in ("m", "x", "r", "spin_i", "e_0"):
+    for name in ("m", "x", "r", "spin_i", "v_ij", "e_0"):
         nodes = Nodes(np.ones((2, 3, 2)), None, {name: np.ones((2, 3))})
         data = Dataset(
             stack_graphs(nodes, *complete_edges(3)), np.ones((2, 3, 2)), None, np.arange(2)

@@ -81,6 +81,45 @@ def test_splines_say_of_which_variables_a_message_is_a_sum(data):
     assert found.error < 1e-3
 
 
+def test_speeds_are_among_what_sums_depend_on():
+    """Each node knows its own speed; each pair how fast it is, and how fast it parts."""
+    rng = np.random.default_rng(0)
+    count, size = 400, 6
+    place, velocity = rng.normal(size=(2, count, size, 3))
+    way = place[:, None] - place[:, :, None]
+    r = np.linalg.norm(way, axis=-1) + np.eye(size)
+    relative = velocity[:, None] - velocity[:, :, None]
+    along = np.sum(relative * way, axis=-1) / r
+    sent = np.exp(-(r**2)) * (2 + np.tanh(along)) * (1 - np.eye(size))
+    target = np.sum(sent, axis=2) + 0.3 * np.linalg.norm(velocity, axis=-1)
+    ends = np.nonzero(1 - np.eye(size))
+    graphs = [
+        GraphsTuple(
+            nodes=Nodes(place[k], velocity[k], {"z": target[k]}),
+            edges=None,
+            senders=ends[1],
+            receivers=ends[0],
+            globals=None,
+            n_node=np.array([size]),
+            n_edge=np.array([len(ends[0])]),
+        )
+        for k in range(count)
+    ]
+    train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
+    seen, held_out = (composition.gather_sums(part, 10**5) for part in (train, validation))
+    receiver, sender = seen.matrix.tocsc().indices, seen.elements
+    assert list(seen.owners) == ["v_i"] and len(receiver) == len(sender["r"])
+    np.testing.assert_allclose(seen.owners["v_i"][receiver], sender["v_i"])
+    names = ("r", "vr_ij", "v_ij", "v_j")
+    columns = {name: sender[name][:3000] for name in names}
+    message = np.exp(-(columns["r"] ** 2)) * (2 + np.tanh(columns["vr_ij"]))
+    found = find_law(columns, message, seen, held_out, as_good)
+    # What is of r alone may be a term of its own.
+    assert ("r", "vr_ij") in found.message and set(found.message) <= {("r",), ("r", "vr_ij")}
+    assert set(found.update) == {(composition.SUM,), ("v_i",)}
+    assert found.error < 0.02
+
+
 def test_one_factor_alone_is_rated_as_among_all(data):
     """Where splines stand for the others; its values are taken at 1,000 places and more."""
     seen, _ = data

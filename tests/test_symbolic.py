@@ -62,6 +62,35 @@ def test_the_call_of_a_network_gives_the_same():
     np.testing.assert_allclose(jitted, found.value, rtol=1e-5, atol=1e-6)
 
 
+def test_laws_of_speeds():
+    """At rest too, where the slope of a length has no direction but must be finite."""
+    graphs = bodies()
+    velocity = np.random.default_rng(1).normal(size=graphs.nodes.position.shape)
+    velocity[0] = 0.0
+    graphs = graphs._replace(nodes=graphs.nodes._replace(velocity=velocity))
+    own, other, apart, parting = sympy.symbols("v_i v_j v_ij vr_ij")
+    quantity = Quantity("rate")
+    law = SymbolicModel((1.5 * apart * parting / R + other,), (E0 + own,), quantity=quantity)
+    expected = np.linalg.norm(velocity, axis=-1)
+    speed = expected.copy()
+    for g in range(5):
+        for i in range(4):
+            for j in set(range(4)) - {i}:
+                way = graphs.nodes.position[g, j] - graphs.nodes.position[g, i]
+                relative, r = velocity[g, j] - velocity[g, i], np.linalg.norm(way)
+                sent = 1.5 * np.linalg.norm(relative) * (relative @ way / r) / r
+                expected[g, i] += sent + speed[g, j]
+    np.testing.assert_allclose(law.predict(graphs)[..., 0], expected, rtol=1e-12)
+    found = predict(law, law.init(), graphs).value[..., 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def total(velocity):
+        moved = graphs._replace(nodes=graphs.nodes._replace(velocity=velocity))
+        return jnp.sum(predict(law, law.init(), moved).value)
+
+    assert np.all(np.isfinite(jax.grad(total)(jnp.asarray(velocity))))
+
+
 def test_vmap_over_constants_is_a_loop_and_grad_is_a_difference():
     graphs = bodies()
     params = SPRING.init()

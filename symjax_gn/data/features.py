@@ -1,7 +1,7 @@
 """Features that laws are written in: their names, columns, units and LaTeX, declared once."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,10 @@ _SHORT = {"mass": "m", "charge": "q"}
 _LONG = {short: name for name, short in _SHORT.items()}
 
 # Names that features have by themselves, and ends that say whose a feature is.
-_RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_\d+|.*_[ij]|_.*|position|velocity|properties|"
+_RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_\d+|.*_(i|j|ij)|_.*|position|velocity|properties|"
+
+# Sizes of velocities, and the rate of a distance.
+_SPEEDS = ("v_i", "v_j", "v_ij", "vr_ij")
 
 
 class Feature(NamedTuple):
@@ -31,7 +34,9 @@ def parse_feature(name: str) -> Feature:
     """What the name of a feature stands for.
 
     `r` is the distance, `dx`, ... the displacement from receiver i to sender j, `m_i` and
-    `q_j` masses and charges, `vx_i`, ... velocities, `x_i`, ... places, `v` a speed, `p`,
+    `q_j` masses and charges, `vx_i`, ... velocities, `x_i`, ... places, `v` a speed, `v_i` and
+    `v_j` those of both ends, `v_ij` the size of the sender's velocity relative to the
+    receiver's, `vr_ij` its part along the displacement (positive where they recede), `p`,
     `p_i`, ... momenta, `e_0`, ... sums of messages, and all others properties.
 
     >>> parse_feature("vx_i")
@@ -48,6 +53,8 @@ def parse_feature(name: str) -> Feature:
     if re.fullmatch(r"e_\d+", name):
         return Feature(name, "message", rf"\bar{{e}}_{{{name[2:]}}}")
     stem, _, end = name.rpartition("_")
+    if name in _SPEEDS:
+        return Feature(name, "velocity", f"v_{{{','.join([*stem[1:], end])}}}")
     if end not in ("i", "j") or not stem:
         return Feature(name, f"property:{name}", _latex_name(name))
     if stem in AXES:
@@ -73,7 +80,7 @@ def check_property_names(names: Iterable[str]) -> None:
         if re.fullmatch(_RESERVED, name) or not re.fullmatch(r"[A-Za-z]\w*", name):
             raise ValueError(
                 f"A property cannot be called {name!r}: names are letters, digits and _, do not "
-                "end in _i or _j, and are none of m, q, r, p, v, x, y, z, dx, vx, e_0, ...; "
+                "end in _i, _j or _ij, and are none of m, q, r, p, v, x, y, z, dx, vx, e_0, ...; "
                 "masses are called mass and charges charge."
             )
 
@@ -112,10 +119,7 @@ def pair_features(
         displacement = space.displacement(receiver.position, sender.position)
         for k in range(displacement.shape[-1]):
             columns[f"d{AXES[k]}"] = displacement[..., k]
-        square = numpy.sum(displacement**2, axis=-1)
-        # The gradient of a root at 0 is not finite.
-        apart = square > 0
-        columns["r"] = numpy.where(apart, numpy.sqrt(numpy.where(apart, square, 1.0)), 0.0)
+        columns["r"] = _length(displacement, numpy)
     for end, body in (("i", receiver), ("j", sender)):
         for name, column in body.properties.items():
             columns[property_feature(name, end)] = column
@@ -123,14 +127,41 @@ def pair_features(
         if body.velocity is not None:
             for k in range(body.velocity.shape[-1]):
                 columns[f"v{AXES[k]}_{end}"] = body.velocity[..., k]
+            columns[f"v_{end}"] = _length(body.velocity, numpy)
+    if receiver.velocity is not None and sender.velocity is not None:
+        relative = sender.velocity - receiver.velocity
+        columns["v_ij"] = _length(relative, numpy)
+        if "r" in columns:
+            away = numpy.sum(relative * displacement, axis=-1)
+            columns["vr_ij"] = away / numpy.where(columns["r"] > 0, columns["r"], 1.0)
     if receiver.position is not None:
         for k in range(receiver.position.shape[-1]):
             columns[f"{AXES[k]}_i"] = receiver.position[..., k]
     return columns
 
 
+def _length(vectors, numpy):
+    """Lengths of vectors. The gradient of a root at 0 is not finite."""
+    square = numpy.sum(vectors**2, axis=-1)
+    some = square > 0
+    return numpy.where(some, numpy.sqrt(numpy.where(some, square, 1.0)), 0.0)
+
+
+def scalar_features(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the columns that do not turn with the axes: properties, the distance, speeds.
+
+    >>> list(scalar_features({"dx": 1.0, "r": 2.0, "m_j": 3.0, "vx_i": 4.0, "v_ij": 5.0}))
+    ['r', 'm_j', 'v_ij']
+    """
+    return {
+        name: column
+        for name, column in columns.items()
+        if name in ("r", *_SPEEDS) or parse_feature(name).kind.startswith("property:")
+    }
+
+
 def node_features(nodes: Nodes, numpy: Any = np) -> dict[str, Any]:
-    """A node's own feature columns `[...]`: properties, velocity and place, named for i.
+    """A node's own feature columns `[...]`: properties, velocity, speed and place, named for i.
 
     >>> list(node_features(Nodes(np.zeros((1, 1)), None, {"mass": np.ones(1)})))
     ['m_i', 'x_i']

@@ -16,7 +16,12 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from symjax_gn.data.datasets import Dataset, sends_elements, some_graphs
-from symjax_gn.data.features import element_features, node_features, pair_features, parse_feature
+from symjax_gn.data.features import (
+    element_features,
+    node_features,
+    pair_features,
+    scalar_features,
+)
 from symjax_gn.data.graphs import flatten
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.units import typical_size
@@ -43,7 +48,7 @@ class Summed(NamedTuple):
     elements: dict[str, Float[np.ndarray, " element"]]
     """Feature columns of what sends messages: pairs, or elements of sets."""
     owners: dict[str, Float[np.ndarray, " owner"]]
-    """Properties of what the messages are summed for: nodes; graphs have none."""
+    """Scalars of what the messages are summed for: nodes; graphs have none."""
     matrix: Any
     """`[owner, element]`, sparse: sums over the elements of each owner."""
     target: Float[np.ndarray, "owner component"]
@@ -80,7 +85,7 @@ def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Sum
     own: dict[str, Any] = {}
     if dataset.quantity.level == "node":
         owner, owners = graphs.receivers, len(target)
-        own = _properties(node_features(graphs.nodes))
+        own = scalar_features(node_features(graphs.nodes))
     else:
         # Each graph may be followed by its padding.
         parts = len(sizes) // count
@@ -97,11 +102,6 @@ def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Sum
         target=target,
         weight=1 / (typical_size(target) or 1.0),
     )
-
-
-def _properties(columns):
-    """Those of the columns that are properties."""
-    return {k: x for k, x in columns.items() if parse_feature(k).kind.startswith("property:")}
 
 
 class Bound(Protocol):

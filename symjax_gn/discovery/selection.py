@@ -20,8 +20,9 @@ from symjax_gn.laws.fronts import RegressionError, pareto
 from symjax_gn.laws.refinement import Candidate, Objective, Rated, improve
 from symjax_gn.laws.rules import Rule
 
-# A simpler law may err by so much more than the best one, or by two standard errors.
-_AS_GOOD = 1.1
+# A simpler law may err by such a factor more than the best one, as long as that is no more than
+# this share of what is typical; or by two standard errors.
+_AS_GOOD, _AS_GOOD_SHARE = 1.1, 0.01
 _STANDARD_ERRORS = 2.0
 
 # Fits of laws that rules propose, at most; and the share by which a longer law must lower
@@ -116,13 +117,16 @@ def screened(
 
 
 def _fitted(laws, objective, until):
-    """Complexity, error and fitted law of each, simplest first; at least one."""
+    """Complexity, error and fitted law of each that is finite, simplest first; at least one."""
     rows = []
     for law in laws:
         if rows and time.monotonic() > until:
             break
         (fitted,), error = objective.fit((law,), math.inf)
-        rows.append((complexity(fitted), error, fitted))
+        if math.isfinite(error):
+            rows.append((complexity(fitted), error, fitted))
+    if not rows:
+        raise RegressionError("No law that was found is finite on all data.")
     return sorted(rows, key=_order)
 
 
@@ -198,7 +202,7 @@ def simplest(errors: Sequence[Float[np.ndarray, " sample"]]) -> int:
     Args:
         errors: `[sample]` of each law, on the same held-out data.
 
-    >>> noise = np.abs(np.random.default_rng(0).normal(size=1000))
+    >>> noise = 0.1 * np.abs(np.random.default_rng(0).normal(size=1000))
     >>> simplest([2 * noise, 1.05 * noise, noise])
     1
     """
@@ -211,9 +215,13 @@ def as_good(
     best: Float[np.ndarray, " sample"],
     factor: float = _AS_GOOD,
 ) -> bool:
-    """Whether errors are not significantly above others, nor by more than a factor."""
+    """Whether errors, as shares of what is typical, are not above others.
+
+    Those that are above by chance, or by no more than a factor and little altogether, are not.
+    """
     gap = errors - best
     with np.errstate(all="ignore"):
         chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
     mean = float(np.mean(best))
-    return bool(np.mean(errors) <= max(factor * mean, mean + chance, ROUNDING))
+    near = min(factor * mean, mean + _AS_GOOD_SHARE)
+    return bool(np.mean(errors) <= max(near, mean + chance, ROUNDING))

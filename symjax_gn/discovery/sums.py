@@ -15,7 +15,8 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.datasets import Dataset, sends_elements, take
-from symjax_gn.data.features import node_features, parse_feature
+from symjax_gn.data.features import node_features, scalar_features
+from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.discovery.composition import gather_sums
@@ -154,8 +155,8 @@ def distill_messages(
 ) -> VectorLaw:
     """Find the laws of raw messages of any quantity, one for each component.
 
-    All features of a table that vary may be used: of a pair the displacement, the distance
-    and the properties, of an element of a set its properties.
+    All features of a table that vary may be used: of a pair the displacement, the distance,
+    speeds and properties, of an element of a set its properties.
 
     Args:
         table: what `record_messages` gave.
@@ -182,12 +183,10 @@ def distill_messages(
 
 
 def _message_columns(table):
-    """Features that raw messages may depend on."""
-    return {
-        name: column
-        for name, column in table.features.items()
-        if parse_feature(name).kind.startswith("property:") or name == "r" or name[0] == "d"
-    }
+    """Features that raw messages may depend on: scalars, and the displacement."""
+    way = {f"d{axis}" for axis in AXES}
+    scalars = scalar_features(table.features)
+    return {k: x for k, x in table.features.items() if k in scalars or k in way}
 
 
 def distill_update(
@@ -233,8 +232,7 @@ def summed_messages(
     target = np.asarray(dataset.target, np.float64).reshape(len(values), -1)
     columns = {f"e_{k}": values[:, k] for k in range(len(message))}
     if dataset.quantity.level == "node":
-        own = node_features(flat_nodes(dataset.nodes))
-        columns |= {k: x for k, x in own.items() if parse_feature(k).kind.startswith("property:")}
+        columns |= scalar_features(node_features(flat_nodes(dataset.nodes)))
         known = known_targets(dataset)
         if known is not None:
             keep = np.flatnonzero(known)
