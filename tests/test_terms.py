@@ -471,8 +471,7 @@ def test_a_few_bodies_that_fly_away_do_not_hide_a_law():
 
     train, valid = planted(terms, [with_runaways(bodies) for bodies in spring()[1:]])
     one, both = (
-        kernels.fit_terms([term for term, _ in terms[:count]], train, valid, 40)
-        for count in (1, 2)
+        kernels.fit_terms([term for term, _ in terms[:count]], train, valid, 40) for count in (1, 2)
     )
     # Those that fly away, 2 in 100, may be off altogether, and count as one each.
     assert one.error > 0.2 and both.error < 0.04

@@ -114,7 +114,7 @@ def pair_features(
         receiver, sender = (
             jax.tree.map(lambda x: np.asarray(x, np.float64), end) for end in (receiver, sender)
         )
-    columns = {}
+    columns, displacement = {}, None
     if receiver.position is not None and sender.position is not None:
         displacement = space.displacement(receiver.position, sender.position)
         for k in range(displacement.shape[-1]):
@@ -131,7 +131,7 @@ def pair_features(
     if receiver.velocity is not None and sender.velocity is not None:
         relative = sender.velocity - receiver.velocity
         columns["v_ij"] = _length(relative, numpy)
-        if "r" in columns:
+        if displacement is not None:
             away = numpy.sum(relative * displacement, axis=-1)
             columns["vr_ij"] = away / numpy.where(columns["r"] > 0, columns["r"], 1.0)
     if receiver.position is not None:

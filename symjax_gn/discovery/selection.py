@@ -25,9 +25,9 @@ from symjax_gn.laws.rules import Rule
 _AS_GOOD, _AS_GOOD_SHARE = 1.1, 0.01
 _STANDARD_ERRORS = 2.0
 
-# Fits of laws that rules propose, at most; and the share by which a longer law must lower
-# the error.
-_PROPOSALS, _GAIN = 120, 0.1
+# Fits of laws that rules propose, at most; and by what a longer law must lower the error: this
+# share of it, or this share of what is typical.
+_PROPOSALS, _GAIN, _FALL = 120, 0.1, 0.005
 
 # Laws that are refitted: the last of a front, and others that err nearly as little.
 _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
@@ -188,7 +188,8 @@ def pick(
     Raises:
         RegressionError: no law is finite.
     """
-    rows = improve(candidates, objective, rules, gain=_GAIN, budget=_PROPOSALS, until=until)
+    options: Any = dict(gain=_GAIN, enough=_FALL, budget=_PROPOSALS, until=until)
+    rows = improve(candidates, objective, rules, **options)
     if not rows:
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]

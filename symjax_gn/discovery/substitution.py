@@ -25,6 +25,7 @@ from symjax_gn.discovery.selection import (
     in_stages,
     operators_of,
     pick,
+    simplest,
     simplest_first,
 )
 from symjax_gn.discovery.separation import SplineLaw
@@ -49,6 +50,10 @@ _SAMPLES, _SEEN = 500, (0.003, 0.997)
 # An uncertainty of this share of how much a factor varies counts as much as that.
 _NOISE = 0.01
 
+# Laws that are compared once more, fitted to all data: those that err no more than such a factor
+# of the best, nor by such a share of what is typical more; at most so many.
+_TWICE, _NEAR, _MOST_FITTED = 2.0, 0.03, 10
+
 # A sum is measured from a point this share of its range beyond its ends.
 _BEYOND = 0.02
 
@@ -62,6 +67,8 @@ class Chosen(NamedTuple):
     """Mean held-out error."""
     rows: tuple[Rated, ...]
     """What it was chosen from."""
+    held_out: tuple[float, ...]
+    """[row], their mean held-out errors."""
 
 
 def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
@@ -186,7 +193,7 @@ def choose_factors(
     Args:
         splines: terms with their factors.
         train: what the splines were fitted to.
-        few: what laws are fitted to as they are compared.
+        few: what laws are fitted to as they are compared; the best in the end to all.
         valid: other data, by which laws are chosen.
         regressors: engines that search for what is no sum of known functions.
         seconds: after which no more candidates are tried; half as long for those that engines
@@ -201,7 +208,7 @@ def choose_factors(
     def rated(candidates):
         rules = list(RULES.values())
         rows, means, picked = pick(candidates, objective, held_out.errors, rules, until)
-        return Chosen(rows[picked].candidate, means[picked], tuple(rows))
+        return Chosen(rows[picked].candidate, means[picked], tuple(rows), means)
 
     def choose(ways):
         tried = []
@@ -225,8 +232,18 @@ def choose_factors(
     # Rules that shorten laws choose between gauges.
     until = time.monotonic() + seconds / 2
     variants = gauges(splines, few, found.candidate)
-    simplest = rated(variants)
-    return simplest._replace(rows=(*found.rows, *simplest.rows))
+    last = rated(variants)
+    rows, means = (*found.rows, *last.rows), np.array([*found.held_out, *last.held_out])
+    # What few data say of constants may hide which law is the better one.
+    least = np.min(means)
+    near = np.flatnonzero(means <= min(_TWICE * least, least + _NEAR))
+    near = near[np.argsort(means[near], kind="stable")][:_MOST_FITTED]
+    best = sorted((rows[k] for k in near), key=lambda row: row.complexity)
+    on_all = OnTargets(splines, train)
+    fitted = [on_all.fit(row.candidate)[0] for row in best]
+    errors = [held_out.errors(candidate) for candidate in fitted]
+    k = simplest(errors)
+    return Chosen(fitted[k], float(np.mean(errors[k])), rows, tuple(means))
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:

@@ -24,7 +24,7 @@ from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.discovery.separation import SplineLaw, find_law
-from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
+from symjax_gn.discovery.substitution import choose_factors, whole
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, ParetoFront, select, to_front
@@ -100,11 +100,10 @@ def find_sum(
     few = gather_sums(train, *_CHOSEN)
     choose = kept(choose_factors, folder)
     found = choose(splines, seen, few, held_out, regressors, seconds=seconds)
-    candidate, error = OnTargets(splines, seen).fit(found.candidate)
     messages = [whole(splines, row.candidate)[0] for row in found.rows]
     updates = [whole(splines, row.candidate)[1] for row in found.rows]
-    message, update = whole(splines, candidate)
-    chosen, front = _on_front(message, messages, found.rows, error)
+    message, update = whole(splines, found.candidate)
+    chosen, front = _on_front(message, messages, found.rows, found.error)
     unit = f"typical |{train.quantity.name}|, of message and update together"
     law = VectorLaw(
         "components",
@@ -114,7 +113,7 @@ def find_sum(
         error_unit=unit,
         gauge="messages",
     )
-    chosen, front = _on_front(update, updates, found.rows, error)
+    chosen, front = _on_front(update, updates, found.rows, found.error)
     model = _model((message,), (update,), train)
     return SumLaw(law, UpdateLaw((chosen,), (front,)), model, splines)
 

@@ -52,11 +52,12 @@ class RegressionError(RuntimeError):
 _Row = TypeVar("_Row", bound=tuple)
 
 
-def pareto(rows: Iterable[_Row], gain: float = 0.0) -> list[_Row]:
+def pareto(rows: Iterable[_Row], gain: float = 0.0, enough: float = math.inf) -> list[_Row]:
     """The rows `(complexity, error, ...)` on the Pareto front, simplest first.
 
     This is the one rule by which laws are accepted: a more complex law must lower the
-    error of the last simpler one on the front by the share `gain`.
+    error of the last simpler one on the front by the share `gain`, or by `enough`, which
+    counts where noise leaves large errors.
 
     >>> pareto([(3, 1.0), (1, 2.0), (5, 0.95), (2, 3.0)], gain=0.1)
     [(1, 2.0), (3, 1.0)]
@@ -65,7 +66,8 @@ def pareto(rows: Iterable[_Row], gain: float = 0.0) -> list[_Row]:
     for row in sorted(rows, key=lambda row: row[:2]):
         if not math.isfinite(row[1]):
             continue
-        if front and (row[1] >= (1 - gain) * front[-1][1] or row[0] == front[-1][0]):
+        least = front[-1][1] if front else math.inf
+        if front and (row[1] >= max((1 - gain) * least, least - enough) or row[0] == front[-1][0]):
             continue
         front.append(row)
     return front

@@ -73,6 +73,7 @@ def improve(
     rules: Iterable[Rule],
     *,
     gain: float = 0.1,
+    enough: float = math.inf,
     rounds: int = 8,
     budget: int = FITS,
     per_constant: float = 1e-3,
@@ -83,7 +84,7 @@ def improve(
 
     All candidates are fitted. Laws on the Pareto front are changed by each of the rules, the
     results are fitted too, and newcomers on the front are changed in turn. The front decides
-    alone: a more complex law must lower the error by the share `gain`.
+    alone: a more complex law must lower the error by the share `gain`, or by `enough`.
 
     Args:
         candidates: laws, each a tuple of components, which may share constants.
@@ -92,6 +93,7 @@ def improve(
             components the expression is a function of them (its `args` are the components),
             so that what they have in common changes together.
         gain: see above.
+        enough: see above.
         rounds: how often newcomers are changed in turn.
         budget: largest number of fits, those of the candidates not counted.
         per_constant: share by which one constant more must lower the error of a law that is
@@ -113,12 +115,18 @@ def improve(
     def burden(candidate):
         return 1 + per_constant * len({value for one in candidate for value in constants(one)})
 
+    def front():
+        rows = [(row.complexity, row.rank, row) for row in rated.values()]
+        return [row[2] for row in pareto(rows, gain, enough)]
+
     def limit(packed):
         """The error that a law must stay below to be on the front."""
         size = _complexity(packed)
         limits = [
-            row.rank * (1 - (gain if row.complexity < size else 0.5 * per_constant))
-            for row in _front(rated.values(), gain)
+            max(row.rank * (1 - gain), row.rank - enough)
+            if row.complexity < size
+            else row.rank * (1 - 0.5 * per_constant)
+            for row in front()
             if row.complexity <= size
         ]
         return min(limits, default=math.inf) / burden(_unpacked(packed))
@@ -137,7 +145,7 @@ def improve(
             rate(packed, math.inf)
     changed: set[Candidate] = set()
     for _ in range(rounds):
-        fresh = [row for row in _front(rated.values(), gain) if row.candidate not in changed]
+        fresh = [row for row in front() if row.candidate not in changed]
         if not fresh:
             break
         for row in fresh:
@@ -150,11 +158,7 @@ def improve(
                 if not known and _is_finite(variant):
                     budget -= 1
                     rate(variant, limit(variant))
-    return _front(rated.values(), gain)
-
-
-def _front(rated: Iterable[Rated], gain: float) -> list[Rated]:
-    return [row[2] for row in pareto([(row.complexity, row.rank, row) for row in rated], gain)]
+    return front()
 
 
 class _Together(sympy.Function):
@@ -242,6 +246,7 @@ def refine(
     *,
     weight: Column | None = None,
     gain: float = 0.1,
+    enough: float = math.inf,
     rounds: int = 8,
     budget: int = FITS,
 ) -> ParetoFront:

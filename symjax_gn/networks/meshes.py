@@ -43,8 +43,9 @@ def members_at_once(prepared: Prepared, count: int, at_once: int | None, mesh: M
             there = (device.memory_stats() or {}).get("bytes_limit") or bytes_there() or math.inf
             each = prepared.bytes_needed()[0]
             at_once = max(1, int(min(count / lots, _SHARE * there / each))) * lots
-    check_count("at_once", at_once)
-    return lots * math.ceil(min(at_once, count) / lots)
+    wanted: Any = at_once
+    check_count("at_once", wanted)
+    return lots * math.ceil(min(wanted, count) / lots)
 
 
 def last_kept(kept: Checkpoints | None, tree: Any) -> tuple[int, Any]:
@@ -93,5 +94,6 @@ def _rows(x):
 
 def calls_at_once(mesh: Mesh | None) -> int:
     """Calls of the program side by side: on a CPU one on each core, elsewhere one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    here = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if here else os.cpu_count() or 1
     return cores if mesh is None and jax.devices()[0].platform == "cpu" else 1
