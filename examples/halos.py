@@ -2,12 +2,12 @@
 
     python examples/halos.py --out halos
     python examples/halos.py --no-masses --out halos-without-masses
-    python examples/halos.py --sparse --out halos-sparse
+    python examples/halos.py --leave-out dense --out halos-dense
 
 By default on the catalogue that comes with the package, halos above 1.9e13 Msun/h. Where in the
 box a halo is says whether it is learned from: slabs are held out. Published formulas are fitted
-to the same halos. With --sparse halos with overdensities above 1 are left out of the training,
-and errors are those inside and outside of it.
+to the same halos. With --leave-out some halos are left out of it altogether, those with
+overdensities above 1 or half of the box, and the errors of these come beside.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--least-mass", type=float, default=1.9e3, help="1e10 Msun/h")
     parser.add_argument("--radius", type=float, default=50.0, help="of neighbours, Mpc/h")
     parser.add_argument("--no-masses", action="store_true", help="masses are not seen")
-    parser.add_argument("--sparse", action="store_true", help="train where overdensities are < 1")
+    parser.add_argument("--leave-out", choices=("dense", "half"), help="and test on it")
     parser.add_argument("--strategy", default="bottleneck")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--time-limit", type=float, default=120.0, help="of searches, s")
@@ -62,8 +62,12 @@ def main():
     halos = load_catalogue(args.catalogue) if args.catalogue else shipped_catalogue()
     halos = halos.take(halos.mass > args.least_mass)
     options = dict(masses=not args.no_masses)
-    sparse = halos.overdensity < 1 if args.sparse else None
-    data = halo_dataset(halos, args.radius, receivers=sparse, **options)
+    left_out = np.zeros(len(halos.mass), bool)
+    if args.leave_out == "half":
+        left_out = halos.position[:, 2] > halos.box / 2
+    elif args.leave_out == "dense" and halos.overdensity is not None:
+        left_out = halos.overdensity > 1
+    data = halo_dataset(halos, args.radius, receivers=~left_out, **options)
     settings = Settings(
         strategy=args.strategy,
         steps=args.steps,
@@ -76,9 +80,8 @@ def main():
     found = discover(key, data, settings, progress=True, folder=args.out, resume=args.resume)
     train, _, test = found.parts
     sets = {"held out": test}
-    if args.sparse:
-        dense = halo_dataset(halos, args.radius, receivers=~sparse, **options)
-        sets["outside"] = dense
+    if args.leave_out:
+        sets["left out"] = halo_dataset(halos, args.radius, receivers=left_out, **options)
     laws = {"network": found.trained, "law": found.law}
     for name, (message, update) in PUBLISHED.items():
         if args.no_masses == (name == "without masses"):
