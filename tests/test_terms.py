@@ -296,6 +296,22 @@ def named(name, coupling=1):
     return Term(vectors[name], sympy.sympify(coupling), True)
 
 
+def test_bodies_without_properties():
+    """There is one coupling then, and nothing to multiply it with."""
+
+    def bare(columns):
+        return {name: x for name, x in columns.items() if name[0] not in "mq"}
+
+    stars, *bodies = spring()
+    stars = stars._replace(pairs=bare(stars.pairs))
+    train, valid = (one._replace(pairs=bare(one.pairs), nodes=bare(one.nodes)) for one in bodies)
+    vectors = pair_vectors(stars.pairs, 2)
+    assert len(rank_pairs(stars, None, vectors, [sympy.Integer(1)])) == len(vectors)
+    assert all(groups(stars, None, vectors, [sympy.Integer(1)], 4))
+    fit = structure.find_terms(stars, train, valid, enough=0.01)
+    assert names(fit) == {("1", LINE)} and fit.error < 1e-4
+
+
 def test_exponents_are_found_and_written_as_fractions():
     third = sympy.Rational(1, 3)
     train, valid = planted([(named(LINE, QI * QJ * MI**third / MJ**third), R)])

@@ -1,6 +1,5 @@
 """Which terms explain what a network has recorded of pairs: one by one, and several at once."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -140,8 +139,8 @@ def rank_pairs(
     factors = np.stack([values(way, stars.pairs) for way in ways])
 
     def gained(parts, some):
-        count = max(1, math.ceil(len(some) / _SIMPLEST))
-        several = (recorded.columns(parts, few) for few in np.array_split(some, count))
+        lots = (some[k : k + _SIMPLEST] for k in range(0, len(some), _SIMPLEST))
+        several = (recorded.columns(parts, few) for few in lots)
         return [gain for few in several for gain in recorded.explained(*recorded.normal(few))]
 
     found = []
