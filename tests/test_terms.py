@@ -209,6 +209,36 @@ def test_a_threshold_is_found_and_the_empty_side_left_out():
     assert structure.split_at_break(of_springs(), train, valid) is None
 
 
+@pytest.mark.parametrize(("start", "noise"), [(1.498, 0.0), (1.514, 0.0), (1.49, 0.1)])
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_threshold_is_written_as_the_plainest_number_there(start, noise, side):
+    """Forces that end at 1.5, or begin there."""
+    law = 1 / (R + 0.2)
+
+    def ends(place):
+        return named(LINE, sympy.Heaviside(side * (sympy.Float(place) - R)))
+
+    def with_noise(bodies):
+        size = noise * np.random.default_rng(0).normal(size=bodies.target.shape)
+        return bodies._replace(target=bodies.target + size)
+
+    train, valid = map(with_noise, planted([(ends(1.5), law)]))
+    laws = choice.Laws((ends(start),), (law,), 0.0, (), (), ())
+    (found,) = choice.with_plain_thresholds(laws, train, valid).terms
+    assert found == ends(1.5)
+
+
+def test_a_threshold_that_is_no_plain_number_keeps_its_digits():
+    place = sympy.Float(1.5037)
+    train, valid = planted([(named(LINE, sympy.Heaviside(place - R)), 1 / (R + 0.2))])
+    start = named(LINE, sympy.Heaviside(sympy.Float(1.5) - R))
+    laws = choice.Laws((start,), (1 / (R + 0.2),), 0.0, (), (), ())
+    laws = choice.with_plain_thresholds(laws, train, valid)
+    assert np.mean(OnKernels(laws.terms, valid).errors(laws.kernels)) < 1e-12
+    (found,) = constants(laws.terms[0].coupling)
+    assert float(found) == pytest.approx(1.5037, abs=1e-3)
+
+
 def test_gradients_of_laws_are_those_of_differences():
     _, train, _ = spring()
     line = pair_vectors(train.pairs, 2)[0]

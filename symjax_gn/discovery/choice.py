@@ -29,7 +29,7 @@ from symjax_gn.discovery.selection import (
     screened,
 )
 from symjax_gn.discovery.structure import split_at_break
-from symjax_gn.discovery.terms import Term
+from symjax_gn.discovery.terms import Term, values
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import constants
@@ -51,6 +51,10 @@ _NOISE = 0.01
 
 # Fractions that are offered have one of these below; numbers nearer than this share are one.
 _PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
+
+# Thresholds of couplings are moved by such a share at most, looked for at so many places at a
+# time, and written with fewer digits than these where errors grow by no more than such a factor.
+_MOVED, _PLACES, _DIGITS, _PLAIN_ERROR = 0.02, 9, 8, 1.05
 
 
 class Kernel(NamedTuple):
@@ -201,6 +205,66 @@ def _choose(fit, ways, train, valid, until):
         rows=tuple(rows),
         held_out=means,
     )
+
+
+def with_plain_thresholds(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
+    """Laws whose couplings end, or jump, where all data say, at the plainest number there.
+
+    Terms were compared on fewer bodies, with splines. The error changes only as a threshold
+    passes a pair: between the two pairs where it is least all numbers are as good, and beyond
+    them those that are not significantly worse.
+
+    Args:
+        laws: what `choose` gave.
+        train: bodies whose accelerations laws are fitted to.
+        valid: bodies of other recordings.
+    """
+    steps = [one for term in laws.terms for one in term.coupling.atoms(sympy.Heaviside)]
+    for step in dict.fromkeys(steps):
+        for old in constants(step):
+            laws = _at_plain_place(laws, step, old, train, valid)
+    return laws
+
+
+def _at_plain_place(laws, step, old, train, valid):
+    """The laws with one threshold moved."""
+    place = sympy.Dummy()
+    variable = (place - step.args[0].xreplace({old: place})).expand()
+    if variable.has(place):
+        variable = (place + step.args[0].xreplace({old: place})).expand()
+    x = np.sort(np.concatenate([values(variable, one.pairs) for one in (train, valid)]))
+    near = np.unique(x[np.abs(x - float(old)) < _MOVED * abs(float(old))])
+    if variable.has(place) or len(near) < 2:
+        return laws
+
+    def moved(number):
+        number = {old: sympy.Float(number)}
+        return [term._replace(coupling=term.coupling.xreplace(number)) for term in laws.terms]
+
+    def errors(number):
+        objectives = (OnKernels(moved(number), one) for one in (train, valid))
+        return np.concatenate([one.errors(laws.kernels) for one in objectives])
+
+    between = 0.5 * (near[1:] + near[:-1])
+    low, high = 0, len(between) - 1
+    while True:
+        tried = np.unique(np.linspace(low, high, _PLACES).astype(int))
+        k = int(np.argmin([np.mean(errors(between[n])) for n in tried]))
+        low, high = tried[max(k - 1, 0)], tried[min(k + 1, len(tried) - 1)]
+        if high - low <= 2:
+            break
+    best = tried[k]
+    found = errors(between[best])
+    for digits in range(1, _DIGITS):
+        plain = float(f"{between[best]:.{digits}g}")
+        if near[best] < plain < near[best + 1]:
+            break
+        trial = errors(plain)
+        if np.mean(trial) <= _PLAIN_ERROR * np.mean(found) and as_good(trial, found, 1.0):
+            break
+    else:
+        plain = float(between[best])
+    return laws._replace(terms=tuple(moved(plain)))
 
 
 def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
