@@ -8,6 +8,7 @@ from symjax_gn.data.datasets import dataset_from_graphs, split
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition
+from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.discovery.separation import SplineLaw, find_law, fit_law, fit_terms
 from symjax_gn.discovery.splines import Curve, place_knots
@@ -79,6 +80,34 @@ def test_splines_say_of_which_variables_a_message_is_a_sum(data):
     assert set(found.message) == {("x_1",), ("x_2",)}
     assert list(found.update) == [(composition.SUM,)]
     assert found.error < 1e-3
+
+
+def test_constants_are_plain_numbers_where_data_allow(data):
+    """One that is none keeps its digits, and one that does nothing is 0."""
+    seen, held_out = data
+    x, y = (seen.elements[name] for name in ("x_1", "x_2"))
+    knots = place_knots(np.linspace(0, 1, 50), 6)
+    curve = Curve(knots, np.ones(len(knots) - 4))
+    law = SplineLaw((("x_1",), ("x_2",)), ((composition.SUM,),), (curve,) * 3, (), np.zeros(0))
+    total = seen.matrix @ (x * np.exp(-1.2345 * x) + 0.5 * y)
+    other = held_out.elements
+    total_there = held_out.matrix @ (
+        other["x_1"] * np.exp(-1.2345 * other["x_1"]) + 0.5 * other["x_2"]
+    )
+    ends = [
+        OnTargets(law, part._replace(target=(3 * sums**2)[:, None]))
+        for part, sums in ((seen, total), (held_out, total_there))
+    ]
+    number = sympy.Float
+    near = (
+        R * sympy.exp(-number(1.2344) * R),
+        number(0.50001) * R,
+        number(2.9999) * (R + number(1e-4)) ** 2,
+    )
+    found = with_plain_numbers(near, ends[0], ends[1].errors)
+    assert found[1] == R / 2 and found[2] == 3 * R**2
+    assert float(-found[0].args[1].args[0].coeff(R)) == pytest.approx(1.2345, rel=1e-6)
+    assert np.max(ends[1].errors(found)) < 1e-5
 
 
 def test_speeds_are_among_what_sums_depend_on():

@@ -18,7 +18,8 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
 from symjax_gn.discovery.kernels import Fit, accelerations, on_variable, variable_of
-from symjax_gn.discovery.objective import Interval, OnKernels
+from symjax_gn.discovery.objective import OnKernels
+from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
     as_good,
     beside_best,
@@ -35,7 +36,7 @@ from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import constants
 from symjax_gn.laws.fronts import ParetoFront, select, to_front
 from symjax_gn.laws.refinement import Rated
-from symjax_gn.laws.rules import RULES, one_power, softened
+from symjax_gn.laws.rules import RULES, softened
 
 # Stages of the searches for a broken kernel that come before those for the whole one.
 _SOON = 2
@@ -48,9 +49,6 @@ _SEEN = (0.003, 0.997)
 
 # An uncertainty of this share of a kernel counts as much as the kernel's size.
 _NOISE = 0.01
-
-# Fractions that are offered have one of these below; numbers nearer than this share are one.
-_PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
 
 # Thresholds of couplings are moved by such a share at most, looked for at so many places at a
 # time, and written with fewer digits than these where errors grow by no more than such a factor.
@@ -268,11 +266,7 @@ def _at_plain_place(laws, step, old, train, valid):
 
 
 def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
-    """Laws whose constants are plain numbers where the data allow.
-
-    A constant is offered as 0, a simple fraction or a multiple of pi / 2 if that is within its
-    95% interval. The others are fitted again, and held-out accelerations say whether the offer
-    is taken.
+    """Laws whose constants are plain numbers where the data allow, see `with_plain_numbers`.
 
     Args:
         laws: what `choose` gave.
@@ -280,53 +274,8 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         valid: bodies of other recordings.
     """
     objective, held_out = OnKernels(laws.terms, train), OnKernels(laws.terms, valid)
-    candidate, _ = objective.fit(tuple(map(_in_short, laws.kernels)))
-    errors = held_out.errors(candidate)
-    if not as_good(errors, held_out.errors(laws.kernels), 1.0):
-        candidate, errors = laws.kernels, held_out.errors(laws.kernels)
-    refused: set[Any] = set()
-    while True:
-        together: Any = sympy.Tuple(*candidate)
-        offers = (
-            (old, plain)
-            for old, interval in zip(
-                constants(together), objective.intervals(candidate), strict=True
-            )
-            for plain in _plain(interval)
-            if (old, plain) not in refused
-        )
-        offer = next(offers, None)
-        if offer is None:
-            break
-        offered = map(_in_short, together.xreplace(dict([offer])).args)
-        trial, error = objective.fit(tuple(offered))
-        found = held_out.errors(trial) if math.isfinite(error) else np.full(1, np.inf)
-        if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
-            candidate, errors = trial, found
-            refused.clear()
-        else:
-            refused.add(offer)
-    return laws._replace(kernels=candidate, error=float(np.mean(errors)))
-
-
-def _in_short(law: Any) -> Any:
-    """The law of a positive variable with no power of a power."""
-    return next(map(_in_short, one_power(law)), law)
-
-
-def _plain(interval: Interval) -> Iterator[Any]:
-    """Plain numbers in an interval: 0, the simplest other fraction, a multiple of pi / 2."""
-    least = _FLOAT32 * abs(interval.value)
-
-    def within(number):
-        return interval.low - least <= float(number) <= interval.high + least
-
-    fractions = (sympy.Rational(round(interval.value * n), n) for n in _PARTS)
-    fraction = next((number for number in fractions if number != 0 and within(number)), None)
-    turns = round(interval.value / (0.5 * math.pi)) * sympy.pi / 2
-    for number in dict.fromkeys([sympy.Integer(0), fraction, turns]):
-        if number is not None and within(number):
-            yield number
+    found = with_plain_numbers(laws.kernels, objective, held_out.errors)
+    return laws._replace(kernels=found, error=float(np.mean(held_out.errors(found))))
 
 
 def by_score(laws: Laws) -> Laws:

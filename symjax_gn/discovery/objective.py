@@ -28,6 +28,11 @@ class Interval(NamedTuple):
     high: float
 
 
+def interval(value: float, error: float) -> Interval:
+    """That of a normal distribution with this standard error."""
+    return Interval(float(value), float(value - _NORMAL * error), float(value + _NORMAL * error))
+
+
 class OnKernels:
     """Laws of kernels against accelerations; see `refinement.Objective`."""
 
@@ -97,11 +102,7 @@ class OnKernels:
         residual, slopes = self._functions(candidate, old)
         found = np.asarray([float(value) for value in old])
         spread = standard_errors(residual(found).reshape(-1), slopes(found))
-        reach = _NORMAL * spread
-        return tuple(
-            Interval(float(x), float(x - d), float(x + d))
-            for x, d in zip(found, reach, strict=True)
-        )
+        return tuple(map(interval, found, spread))
 
     def mean_error(self, residual: Float[np.ndarray, "node dim"]) -> float:
         """What laws are rated by."""

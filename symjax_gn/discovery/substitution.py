@@ -19,6 +19,8 @@ from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.discovery.composition import SUM, Composition, Frozen, Summed, formulas
 from symjax_gn.discovery.distillation import search_in_units
+from symjax_gn.discovery.objective import Interval, interval
+from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
     beside_best,
     first_exact,
@@ -32,7 +34,7 @@ from symjax_gn.discovery.separation import SplineLaw
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import with_constants
-from symjax_gn.laws.fitting import fit_in_stages
+from symjax_gn.laws.fitting import fit_in_stages, standard_errors
 from symjax_gn.laws.fronts import ParetoFront, is_usable
 from symjax_gn.laws.refinement import Candidate, Rated
 from symjax_gn.laws.rules import RULES, over
@@ -122,6 +124,14 @@ class OnTargets:
         composition, start = self._composed(candidate)
         found = np.abs(composition.errors(start))
         return np.where(np.isfinite(found), found, np.inf)
+
+    def intervals(self, candidate: Candidate) -> tuple[Interval, ...]:
+        """The constants of a fitted candidate with their intervals."""
+        composition, found = self._composed(candidate)
+        if not len(found):
+            return ()
+        reached = composition.errors(found), composition.slopes(found)
+        return tuple(map(interval, found, standard_errors(*reached)))
 
     def fit(self, candidate: Candidate, limit: float = math.inf) -> tuple[Candidate, float]:
         """See `Objective.fit`."""
@@ -242,8 +252,9 @@ def choose_factors(
     on_all = OnTargets(splines, train)
     fitted = [on_all.fit(row.candidate)[0] for row in best]
     errors = [held_out.errors(candidate) for candidate in fitted]
-    k = simplest(errors)
-    return Chosen(fitted[k], float(np.mean(errors[k])), rows, tuple(means))
+    until = time.monotonic() + seconds / 2
+    plain = with_plain_numbers(fitted[simplest(errors)], on_all, held_out.errors, until)
+    return Chosen(plain, float(np.mean(held_out.errors(plain))), rows, tuple(means))
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:

@@ -1,0 +1,97 @@
+"""Constants of laws as plain numbers, where their intervals hold one and other data do not mind."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import sympy
+from jaxtyping import Float
+
+from symjax_gn.discovery.objective import Interval
+from symjax_gn.discovery.selection import as_good
+from symjax_gn.laws.expressions import constants
+from symjax_gn.laws.refinement import Candidate
+from symjax_gn.laws.rules import one_power
+
+# Fractions that are offered have one of these below; numbers nearer than this share are one.
+_PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
+
+
+class WithIntervals(Protocol):
+    """What laws are fitted to."""
+
+    def fit(self, candidate: Candidate, limit: float = math.inf) -> tuple[Candidate, float]:
+        """See `refinement.Objective.fit`."""
+        ...
+
+    def intervals(self, candidate: Candidate) -> tuple[Interval, ...]:
+        """The constants of a fitted candidate with their intervals."""
+        ...
+
+
+def with_plain_numbers(
+    laws: Candidate,
+    objective: WithIntervals,
+    held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
+    until: float = math.inf,
+) -> Candidate:
+    """Laws whose constants are plain numbers where the data allow.
+
+    A constant is offered as 0, a simple fraction or a multiple of pi / 2 if that is within its
+    95% interval. The others are fitted again, and held-out data say whether the offer is taken.
+
+    Args:
+        laws: one law or several, of which constants are fitted together.
+        objective: what they are fitted to.
+        held_out: errors of laws on other data.
+        until: the reading of `time.monotonic` after which nothing is offered.
+    """
+    candidate, _ = objective.fit(tuple(map(_in_short, laws)))
+    errors = held_out(candidate)
+    if not as_good(errors, held_out(laws), 1.0):
+        candidate, errors = laws, held_out(laws)
+    refused: set[Any] = set()
+    while time.monotonic() < until:
+        together: Any = sympy.Tuple(*candidate)
+        offers = (
+            (old, plain)
+            for old, interval in zip(
+                constants(together), objective.intervals(candidate), strict=True
+            )
+            for plain in _plain(interval)
+            if (old, plain) not in refused
+        )
+        offer = next(offers, None)
+        if offer is None:
+            break
+        offered = map(_in_short, together.xreplace(dict([offer])).args)
+        trial, error = objective.fit(tuple(offered))
+        found = held_out(trial) if math.isfinite(error) else np.full(1, np.inf)
+        if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
+            candidate, errors = trial, found
+            refused.clear()
+        else:
+            refused.add(offer)
+    return candidate
+
+
+def _in_short(law: Any) -> Any:
+    """The law of a positive variable with no power of a power."""
+    return next(map(_in_short, one_power(law)), law)
+
+
+def _plain(interval: Interval) -> Iterator[Any]:
+    """Plain numbers in an interval: 0, the simplest other fraction, a multiple of pi / 2."""
+    least = _FLOAT32 * abs(interval.value)
+
+    def within(number):
+        return interval.low - least <= float(number) <= interval.high + least
+
+    fractions = (sympy.Rational(round(interval.value * n), n) for n in _PARTS)
+    fraction = next((number for number in fractions if number != 0 and within(number)), None)
+    turns = round(interval.value / (0.5 * math.pi)) * sympy.pi / 2
+    for number in dict.fromkeys([sympy.Integer(0), fraction, turns]):
+        if number is not None and within(number):
+            yield number
