@@ -13,7 +13,7 @@ from symjax_gn.discovery.objective import Interval
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.laws.expressions import constants
 from symjax_gn.laws.refinement import Candidate
-from symjax_gn.laws.rules import one_power
+from symjax_gn.laws.rules import one_power, substituted
 
 # Fractions that are offered have one of these below; numbers nearer than this share are one.
 _PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
@@ -66,8 +66,9 @@ def with_plain_numbers(
         offer = next(offers, None)
         if offer is None:
             break
-        offered = map(_in_short, together.xreplace(dict([offer])).args)
-        trial, error = objective.fit(tuple(offered))
+        # What is no number then has no parts, and no error.
+        offered = tuple(map(_in_short, substituted(together, dict([offer])).args))
+        trial, error = objective.fit(offered) if offered else (offered, math.inf)
         found = held_out(trial) if math.isfinite(error) else np.full(1, np.inf)
         if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
             candidate, errors = trial, found

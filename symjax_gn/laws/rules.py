@@ -27,18 +27,21 @@ _LARGEST_POWER = 1000
 
 
 def substituted(expression: sympy.Expr, new: Mapping[Any, Any]) -> Any:
-    """The expression with some parts replaced; NaN where that makes numbers beyond floats.
+    """The expression with some parts replaced; NaN where that makes numbers that no float is.
 
     SymPy writes numbers out: where an exponential loses its variable, one that holds it would
-    get a number with a thousand million digits, and take for ever.
+    get a number with a thousand million digits, and take for ever. Where powers lose their
+    variable, they may be complex, which steps refuse.
 
     >>> r = sympy.Symbol("r")
     >>> substituted(sympy.exp(-3.0 * sympy.exp(1e10 * r)), {r: sympy.Integer(1)})
     nan
+    >>> substituted(sympy.Heaviside((r - 2) ** 1.5 - r), {r: sympy.Integer(1)})
+    nan
     """
     try:
         return _substituted(expression, new)
-    except OverflowError:
+    except ArithmeticError:
         return sympy.nan
 
 
@@ -50,10 +53,12 @@ def _substituted(node: Any, new: Mapping[Any, Any]) -> Any:
     if all(part is one for part, one in zip(parts, old, strict=True)):
         return node
     if node.is_Pow and parts[1].is_Rational and abs(parts[1]) > _LARGEST_POWER:
-        raise OverflowError
+        raise ArithmeticError
     made = node.func(*parts)
     if made is sympy.nan or (made.is_Number and not abs(made) < LARGEST_CONSTANT):
-        raise OverflowError
+        raise ArithmeticError
+    if made.is_number and made.is_extended_real is False:
+        raise ArithmeticError
     return made
 
 
