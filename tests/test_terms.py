@@ -12,7 +12,7 @@ from symjax_gn.data.datasets import make_dataset, split
 from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
-from symjax_gn.discovery import choice, finishing, kernels, structure
+from symjax_gn.discovery import choice, finishing, kernels, rounding, structure
 from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
 from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.ranking import groups, rank_pairs
@@ -455,7 +455,7 @@ def test_constants_are_rounded_where_the_data_allow():
     ],
 )
 def test_plain_numbers_within_an_interval(value, reach, plain):
-    assert list(choice._plain(Interval(value, value - reach, value + reach))) == plain
+    assert list(rounding._plain(Interval(value, value - reach, value + reach))) == plain
 
 
 def test_the_papers_score_is_an_option():
