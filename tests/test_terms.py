@@ -373,6 +373,21 @@ def test_one_term_in_place_of_several():
     assert names(fit) == {("1", "relative velocity"), ("m_j", LINE)}
 
 
+def test_what_is_the_same_for_all_senders_is_of_bodies_alone():
+    """Where all have as many; drag that others make is not, for it depends on their distance."""
+    drag = named("velocity of the receiver")
+    terms = [named(LINE), drag]
+    for kernel, expected in (
+        (sympy.Float(-0.5), ("1", "velocity")),
+        (-sympy.exp(-R), ("1", "velocity of the receiver")),
+    ):
+        train, valid = planted([(named(LINE), R), (drag, kernel)])
+        fit = finishing.finish(fitted(terms, train, valid)[1], train, valid)
+        assert names(fit) == {("1", LINE), expected} and fit.error < 1e-6
+        alone = [term for term in fit.terms if not term.pair]
+        assert len(alone) == (expected[1] == "velocity")
+
+
 def test_of_variables_that_say_the_same_the_simplest_is_taken():
     train, valid = planted([(named(LINE, QI * QJ), sympy.Integer(2))])
     terms = [named(f"{LINE}, by r/(m_i + m_j)", QI * QJ)]

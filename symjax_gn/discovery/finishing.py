@@ -75,7 +75,7 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
             best, chosen = least, rows
     best, chosen = _merged(best, chosen, train, valid)
     for k, one in enumerate(chosen):
-        for term in _simpler(one.term, train):
+        for term in [*_alone(one.term, train), *_simpler(one.term, train)]:
             rows = [*chosen[:k], again(one, term, train, valid), *chosen[k + 1 :]]
             trial = solved(rows, train, valid)
             if trial.error <= max(SAME * best.error, ROUNDING):
@@ -165,6 +165,18 @@ def _within(columns, spans):
 
 def _alike(term):
     return term.pair, term.coupling, term.vector.variable
+
+
+def _alone(term: Term, bodies: Bodies) -> list[Term]:
+    """Terms of bodies alone that may be in the place of one that is the same for all senders.
+
+    E.g. drag in place of a third of it for each of three senders.
+    """
+    known = term.coupling.free_symbols.union(*(part.free_symbols for part in term.vector.along))
+    if not term.pair or not all(str(symbol).endswith("_i") for symbol in known):
+        return []
+    alike = body_vectors(bodies.nodes, len(term.vector.along))
+    return [Term(one, term.coupling, False) for one in alike if one.along == term.vector.along]
 
 
 def _simpler(term: Term, bodies: Bodies) -> list[Term]:
