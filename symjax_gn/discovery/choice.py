@@ -218,9 +218,9 @@ def with_plain_thresholds(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         valid: bodies of other recordings.
     """
     steps = [one for term in laws.terms for one in term.coupling.atoms(sympy.Heaviside)]
-    for step in dict.fromkeys(steps):
-        for old in constants(step):
-            laws = _at_plain_place(laws, step, old, train, valid)
+    # Both sides of a jump have one threshold.
+    for old, step in {old: step for step in steps for old in constants(step)}.items():
+        laws = _at_plain_place(laws, step, old, train, valid)
     return laws
 
 
@@ -230,9 +230,11 @@ def _at_plain_place(laws, step, old, train, valid):
     variable = (place - step.args[0].xreplace({old: place})).expand()
     if variable.has(place):
         variable = (place + step.args[0].xreplace({old: place})).expand()
-    x = np.sort(np.concatenate([values(variable, one.pairs) for one in (train, valid)]))
+    if variable.has(place):
+        return laws
+    x = np.concatenate([values(variable, one.pairs) for one in (train, valid)])
     near = np.unique(x[np.abs(x - float(old)) < _MOVED * abs(float(old))])
-    if variable.has(place) or len(near) < 2:
+    if len(near) < 2:
         return laws
 
     def moved(number):
