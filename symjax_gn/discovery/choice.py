@@ -217,9 +217,10 @@ def with_plain_thresholds(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
         train: bodies whose accelerations laws are fitted to.
         valid: bodies of other recordings.
     """
-    steps = [one for term in laws.terms for one in term.coupling.atoms(sympy.Heaviside)]
+    found = [one for term in laws.terms for one in term.coupling.atoms(sympy.Heaviside)]
     # Both sides of a jump have one threshold.
-    for old, step in {old: step for step in steps for old in constants(step)}.items():
+    thresholds = {old: step for step in found for old in constants(step)}
+    for old, step in thresholds.items():
         laws = _at_plain_place(laws, step, old, train, valid)
     return laws
 
