@@ -6,6 +6,7 @@ from symjax_gn.laws.dictionary import KINDS, search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS
 from symjax_gn.laws.expressions import complexity, evaluate
 from symjax_gn.laws.products import search_products
+from symjax_gn.laws.rationals import search_rationals
 from symjax_gn.laws.refinement import SampleObjective
 
 X = np.abs(2 * np.random.default_rng(0).normal(size=2000))
@@ -70,6 +71,7 @@ PRODUCTS = {
     "screened, softened": np.exp(-X) / (X**2 + 0.1),
     "screened, saturating": np.exp(-X) * np.tanh(2 * X),
     "rational": X / (1 + X**3),
+    "screened, of a softened potential": (1.4 + 1 / (X + 0.05)) / (X + 0.05) * np.exp(-1.4 * X),
     "any powers": 1 / (1 + (X / 1.3) ** 2.6),
     "stretched": X * np.exp(-(X**1.5)),
     "logarithm": np.log(1 + X**2) / X,
@@ -90,6 +92,25 @@ def test_products_are_found_by_their_logarithms(name):
     # Fits of many constants end before they are exact; rules that shorten laws go on.
     assert min(errors) < 1e-3
     assert not any(law.has(sympy.exp) for _, law in search_products(X, y, weight, ["log", "sin"]))
+
+
+@pytest.mark.parametrize(
+    ("above", "below"), [(X**2 - 1.2, 1 + X**3), (2 * X, 0.5 + X**2), (1 + X, X**4 + 3 * X + 0.2)]
+)
+def test_quotients_are_found(above, below):
+    y = above / below
+    weight = 1 / (np.abs(y) + 0.1 * np.median(np.abs(y)))
+    error, law = search_rationals(X, y, weight)[0]
+    assert error < 1e-9
+    np.testing.assert_allclose(evaluate(law, {"r": X}), y, atol=1e-9)
+
+
+def test_quotients_have_no_poles_among_the_samples():
+    found = search_rationals(X, 1 / (X - 1.50001) ** 3, np.ones(len(X)))
+    assert all(np.all(np.isfinite(evaluate(law, {"r": X}))) for _, law in found)
+    for _, law in found:
+        bottom = evaluate(1 / law * sympy.numer(law), {"r": X})
+        assert np.min(bottom) * np.max(bottom) > 0
 
 
 def test_a_law_of_the_wrong_zeros_is_no_product():

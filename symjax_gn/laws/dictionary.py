@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Column
 from symjax_gn.laws.products import search_products
+from symjax_gn.laws.rationals import search_rationals
 from symjax_gn.laws.refinement import SampleObjective, improve
 from symjax_gn.laws.rules import left_out, near_integer, zero
 
@@ -352,7 +353,8 @@ def search_sums(
     """Sums of up to four functions of one variable `r`, with their errors, in stages.
 
     Each stage gives all that was found so far: single functions and sums of whole powers;
-    sums of two; products (`laws.products`), unless a constant is added; sums of two of a
+    sums of two; products and quotients (`laws.products`, `laws.rationals`), unless a constant is
+    added; sums of two of a
     variable with something added; longer sums.
 
     Args:
@@ -390,9 +392,10 @@ def search_sums(
         return ranked(atoms, [(_sum(atoms, which, flat), which) for which in several])
 
     def whole():
-        """Products, with exponents that are whole where this is as good."""
+        """Products, with exponents that are whole where this is as good, and quotients."""
         place = _R / sympy.Float(unit) if unit != 1 else _R
         offered = search_products(x / unit, target, weight, operators)
+        offered += search_rationals(x / unit, target, weight)
         written: Any = [(law.xreplace({_R: place}),) for _, law in offered]
         rows = improve(written, objective, _PLAIN, budget=_REFINED)
         return [(row.error, row.candidate[0]) for row in rows]

@@ -18,8 +18,8 @@ from symjax_gn.laws.fronts import Column
 _R = sympy.Symbol("r")
 
 # Products that are offered for each way to have the zeros: so many of one factor, so many of
-# two, for the plainest way and the best so many others.
-_SINGLES, _PAIRS, _WAYS = 6, 14, 2
+# two, so many of two with an exponential, for the plainest way and the best so many others.
+_SINGLES, _PAIRS, _SCREENED, _WAYS = 6, 14, 8, 2
 
 # Zeros of a product that are told from noise; a wave's are as evenly spaced as this share.
 _MOST_ZEROS, _EVEN = 12, 0.1
@@ -209,10 +209,18 @@ def search_products(
             continue
         size = np.where(usable, size, 0.0)
         log = np.log(np.where(usable, sign * rest, 1.0))
+        powers = [(np.ones_like(x), lambda e: sympy.exp(sympy.Float(e)).evalf())]
+        if np.all(x > 0):
+            powers.append((np.log(x), lambda e: _R ** sympy.Float(e)))
+        bases = [(powers, _SINGLES, _PAIRS)]
+        if "exp" in operators:
+            screen = (x, lambda e: sympy.exp(sympy.Float(e) * _R))
+            bases.append(([*powers, screen], 0, _SCREENED))
         ways.append(
             [
-                (left, sign * zeros * _written(columns, which, exponents))
-                for left, which, exponents in _fitted(x, log, size, columns)
+                (left, sign * zeros * _written([write for _, write in base], columns, *found))
+                for base, *most in bases
+                for left, *found in _fitted([one for one, _ in base], log, size, columns, *most)
             ]
         )
     # The first way is the plainest.
@@ -220,9 +228,8 @@ def search_products(
     return sorted(itertools.chain(*best), key=lambda row: row[0])
 
 
-def _fitted(x, log, size, columns):
+def _fitted(plain, log, size, columns, most_singles, most_pairs):
     """Sums of logarithms: what is left, which factors, and the exponents of all."""
-    plain = [np.ones_like(x), np.log(x)] if np.all(x > 0) else [np.ones_like(x)]
     base, _ = np.linalg.qr(np.stack(plain, axis=1) * size[:, None])
     weighted = columns.logs * size
     weighted = weighted - (weighted @ base) @ base.T
@@ -245,19 +252,17 @@ def _fitted(x, log, size, columns):
             i, j = np.unravel_index(int(np.argmax(gained)), gained.shape)
             pairs.append((float(gained[i, j]), (one.start + int(i), other.start + int(j))))
     singles, pairs = (sorted(some, reverse=True) for some in (singles, pairs))
-    for which in [(), *(row[1] for row in singles[:_SINGLES] + pairs[:_PAIRS])]:
+    for which in [(), *(row[1] for row in singles[:most_singles] + pairs[:most_pairs])]:
         design = np.stack([*plain, *columns.logs[list(which)]], axis=1)
         exponents = np.linalg.lstsq(design * size[:, None], log * size, rcond=None)[0]
         left = (design @ exponents - log) * size
         yield float(np.sqrt(np.mean(left**2))), which, exponents
 
 
-def _written(columns, which, exponents):
+def _written(plain, columns, which, exponents):
     """The product as an expression."""
     counted = iter(exponents)
-    made = sympy.exp(sympy.Float(next(counted))).evalf()
-    if len(exponents) > len(which) + 1:
-        made *= _R ** sympy.Float(next(counted))
+    made = sympy.Mul(*(write(next(counted)) for write in plain))
     for k in which:
         factor, parameters = columns.factors[k]
         numbers = [
