@@ -47,23 +47,29 @@ def search_rationals(x: Column, target: Column, weight: Column) -> list[tuple[fl
     for above, below in _powers():
         over = np.stack([columns[k] for k in above], axis=1)
         under = np.stack([columns[k] for k in below], axis=1)
-        # The largest power below has the factor 1.
-        known = target * under[:, -1]
-        design = np.concatenate([over, -target[:, None] * under[:, :-1]], axis=1)
-        bottom = np.ones_like(x)
-        for _ in range(_ROUNDS):
-            factor = weight / np.abs(bottom)
-            numbers = np.linalg.lstsq(design * factor[:, None], known * factor, rcond=None)[0]
-            bottom = under @ np.append(numbers[len(above) :], 1.0)
-            if np.min(bottom) * np.max(bottom) <= 0:
-                break
-        else:
-            top = over @ numbers[: len(above)]
-            error = float(np.mean(np.abs(top / bottom - target) * weight))
-            law = _sum(above, numbers) / _sum(below, np.append(numbers[len(above) :], 1.0))
-            found.setdefault(len(numbers), []).append((error, law))
+        numbers = _fitted(over, under, target, weight)
+        if numbers is None:
+            continue
+        top, bottom = np.split(numbers, [len(above)])
+        error = np.mean(np.abs((over @ top) / (under @ bottom) - target) * weight)
+        law = _sum(above, top) / _sum(below, bottom)
+        found.setdefault(len(numbers), []).append((float(error), law))
     best = [sorted(rows, key=lambda row: row[0])[:_OFFERED] for rows in found.values()]
     return sorted(itertools.chain(*best), key=lambda row: row[0])
+
+
+def _fitted(over, under, target, weight):
+    """Factors of powers above and below, of which the last is 1; None if there is a pole."""
+    known = target * under[:, -1]
+    design = np.concatenate([over, -target[:, None] * under[:, :-1]], axis=1)
+    numbers, bottom = np.zeros(0), np.ones_like(target)
+    for _ in range(_ROUNDS):
+        factor = weight / np.abs(bottom)
+        numbers = np.linalg.lstsq(design * factor[:, None], known * factor, rcond=None)[0]
+        bottom = under @ np.append(numbers[over.shape[1] :], 1.0)
+        if np.min(bottom) * np.max(bottom) <= 0:
+            return None
+    return np.append(numbers, 1.0)
 
 
 def _sum(powers, numbers):
