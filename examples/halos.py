@@ -51,7 +51,9 @@ def main():
     parser.add_argument("--least-mass", type=float, default=1.9e3, help="1e10 Msun/h")
     parser.add_argument("--radius", type=float, default=50.0, help="of neighbours, Mpc/h")
     parser.add_argument("--no-masses", action="store_true", help="masses are not seen")
-    parser.add_argument("--leave-out", choices=("dense", "half"), help="and test on it")
+    parser.add_argument(
+        "--leave-out", choices=("dense", "half"), help="of training, and test on it"
+    )
     parser.add_argument("--strategy", default="bottleneck")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--time-limit", type=float, default=120.0, help="of searches, s")

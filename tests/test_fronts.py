@@ -88,3 +88,10 @@ def test_errors_are_weighted_and_infinite_where_there_is_no_value():
 def test_nothing_usable_is_an_error():
     with pytest.raises(RegressionError, match="no expression that is finite"):
         make_front([sympy.log(-R)], FEATURES, TARGET)
+
+
+def test_where_errors_are_large_a_smaller_share_is_enough():
+    """A law that lowers 0.50 by 0.01 counts where that is enough, not by a tenth of it."""
+    rows = [(1, 0.5), (3, 0.49), (5, 0.4899), (7, 0.01), (9, 0.0095)]
+    assert pareto(rows, 0.1) == [(1, 0.5), (7, 0.01)]
+    assert pareto(rows, 0.1, 0.005) == [(1, 0.5), (3, 0.49), (7, 0.01)]

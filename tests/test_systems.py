@@ -10,7 +10,7 @@ import pytest
 
 from symjax_gn.data.graphs import chain_edges, complete_edges
 from symjax_gn.data.nodes import Nodes, take_nodes
-from symjax_gn.data.space import Space
+from symjax_gn.data.space import Space, safe_norm
 from symjax_gn.physics import forces
 from symjax_gn.physics.checking import check_system
 from symjax_gn.physics.systems import (
@@ -21,7 +21,6 @@ from symjax_gn.physics.systems import (
     one_body_force,
     pair_energy,
     pair_force,
-    safe_norm,
     sample_normal,
     sample_starts,
     true_forces,

@@ -17,7 +17,7 @@ from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
 from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
-from symjax_gn.discovery.selection import first_exact
+from symjax_gn.discovery.selection import as_good, first_exact
 from symjax_gn.discovery.terms import (
     Term,
     body_vectors,
@@ -386,6 +386,16 @@ def test_what_is_the_same_for_all_senders_is_of_bodies_alone():
         assert names(fit) == {("1", LINE), expected} and fit.error < 1e-6
         alone = [term for term in fit.terms if not term.pair]
         assert len(alone) == (expected[1] == "velocity")
+
+
+def test_what_errs_significantly_more_is_not_as_good():
+    """A tenth more is: of errors that are small, not of large ones, but by chance."""
+    rng = np.random.default_rng(0)
+    errors = np.abs(rng.normal(size=4000))
+    assert as_good(1.08 * 0.01 * errors, 0.01 * errors)
+    assert not as_good(1.08 * errors, errors)
+    gap = rng.normal(0.03, 1.0, 40_000)
+    assert as_good(gap[:100], 0 * gap[:100]) and not as_good(gap, 0 * gap)
 
 
 def test_of_variables_that_say_the_same_the_simplest_is_taken():

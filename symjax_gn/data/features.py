@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from symjax_gn.data.nodes import AXES, Nodes
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.space import FREE, Space, safe_norm
 
 _SHORT = {"mass": "m", "charge": "q"}
 _LONG = {short: name for name, short in _SHORT.items()}
@@ -119,7 +119,7 @@ def pair_features(
         displacement = space.displacement(receiver.position, sender.position)
         for k in range(displacement.shape[-1]):
             columns[f"d{AXES[k]}"] = displacement[..., k]
-        columns["r"] = _length(displacement, numpy)
+        columns["r"] = safe_norm(displacement, numpy)
     for end, body in (("i", receiver), ("j", sender)):
         for name, column in body.properties.items():
             columns[property_feature(name, end)] = column
@@ -127,10 +127,10 @@ def pair_features(
         if body.velocity is not None:
             for k in range(body.velocity.shape[-1]):
                 columns[f"v{AXES[k]}_{end}"] = body.velocity[..., k]
-            columns[f"v_{end}"] = _length(body.velocity, numpy)
+            columns[f"v_{end}"] = safe_norm(body.velocity, numpy)
     if receiver.velocity is not None and sender.velocity is not None:
         relative = sender.velocity - receiver.velocity
-        columns["v_ij"] = _length(relative, numpy)
+        columns["v_ij"] = safe_norm(relative, numpy)
         if displacement is not None:
             away = numpy.sum(relative * displacement, axis=-1)
             columns["vr_ij"] = away / numpy.where(columns["r"] > 0, columns["r"], 1.0)
@@ -138,13 +138,6 @@ def pair_features(
         for k in range(receiver.position.shape[-1]):
             columns[f"{AXES[k]}_i"] = receiver.position[..., k]
     return columns
-
-
-def _length(vectors, numpy):
-    """Lengths of vectors. The gradient of a root at 0 is not finite."""
-    square = numpy.sum(vectors**2, axis=-1)
-    some = square > 0
-    return numpy.where(some, numpy.sqrt(numpy.where(some, square, 1.0)), 0.0)
 
 
 def scalar_features(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,24 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from symjax_gn.data.nodes import AnyArray
+
+
+def safe_norm(vector: Float[AnyArray, "*batch dim"], numpy: Any = jnp) -> Float[Array, "*batch"]:
+    """Euclidean norm over the last axis; its gradient at zero is zero, not NaN.
+
+    Args:
+        vector: `[..., dim]`.
+        numpy: `jax.numpy`, or NumPy, whose norms are float64 arrays of its own.
+
+    >>> safe_norm(jnp.array([3.0, 4.0])).item()
+    5.0
+    """
+    square = numpy.sum(vector**2, axis=-1)
+    positive = square > 0
+    return numpy.where(positive, numpy.sqrt(numpy.where(positive, square, 1.0)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,10 @@ from symjax_gn.data.checks import check_choice, check_count
 from symjax_gn.data.features import parse_feature, property_feature
 from symjax_gn.data.graphs import Edges, check_edges, flatten, stack_graphs
 from symjax_gn.data.nodes import Nodes, check_nodes, take_nodes
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.space import FREE, Space, safe_norm
 from symjax_gn.laws.expressions import to_jax
 from symjax_gn.networks.training import Trained
 from symjax_gn.physics.dynamics import Hamiltonian, energy_drift, roll_out, to_canonical
-from symjax_gn.physics.systems import safe_norm
 
 # Leapfrog is left out: what a network learns need not part into kinetic and potential energy.
 SOLVERS = ("midpoint", "adaptive")

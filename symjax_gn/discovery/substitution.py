@@ -243,18 +243,25 @@ def choose_factors(
     until = time.monotonic() + seconds / 2
     variants = gauges(splines, few, found.candidate)
     last = rated(variants)
-    rows, means = (*found.rows, *last.rows), np.array([*found.held_out, *last.held_out])
-    # What few data say of constants may hide which law is the better one.
+    rows, means = (*found.rows, *last.rows), (*found.held_out, *last.held_out)
+    on_all = OnTargets(splines, train)
+    fitted = _best_on_all(rows, np.array(means), on_all, held_out)
+    until = time.monotonic() + seconds / 2
+    plain = with_plain_numbers(fitted, on_all, held_out.errors, until)
+    return Chosen(plain, float(np.mean(held_out.errors(plain))), rows, means)
+
+
+def _best_on_all(rows, means, on_all, held_out) -> Candidate:
+    """The choice between laws that err nearly alike, once all data have fitted them.
+
+    What few data say of constants may hide which law is the better one.
+    """
     least = np.min(means)
     near = np.flatnonzero(means <= min(_TWICE * least, least + _NEAR))
     near = near[np.argsort(means[near], kind="stable")][:_MOST_FITTED]
     best = sorted((rows[k] for k in near), key=lambda row: row.complexity)
-    on_all = OnTargets(splines, train)
     fitted = [on_all.fit(row.candidate)[0] for row in best]
-    errors = [held_out.errors(candidate) for candidate in fitted]
-    until = time.monotonic() + seconds / 2
-    plain = with_plain_numbers(fitted[simplest(errors)], on_all, held_out.errors, until)
-    return Chosen(plain, float(np.mean(held_out.errors(plain))), rows, tuple(means))
+    return fitted[simplest([held_out.errors(candidate) for candidate in fitted])]
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:

@@ -35,7 +35,7 @@ def members_at_once(prepared: Prepared, count: int, at_once: int | None, mesh: M
         raise ValueError(
             f'The mesh needs the axis "model", or "model" and "data", got {mesh.axis_names}.'
         )
-    lots = 1 if mesh is None else mesh.shape["model"]
+    lots: int = 1 if mesh is None else mesh.shape["model"]
     if at_once is None:
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         at_once = lots
@@ -43,9 +43,8 @@ def members_at_once(prepared: Prepared, count: int, at_once: int | None, mesh: M
             there = (device.memory_stats() or {}).get("bytes_limit") or bytes_there() or math.inf
             each = prepared.bytes_needed()[0]
             at_once = max(1, int(min(count / lots, _SHARE * there / each))) * lots
-    wanted: Any = at_once
-    check_count("at_once", wanted)
-    return lots * math.ceil(min(wanted, count) / lots)
+    check_count("at_once", at_once)
+    return lots * math.ceil(min(at_once, count) / lots)
 
 
 def last_kept(kept: Checkpoints | None, tree: Any) -> tuple[int, Any]:

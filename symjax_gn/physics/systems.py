@@ -27,7 +27,7 @@ from symjax_gn.data.checks import check_choice, check_count, check_number, check
 from symjax_gn.data.graphs import Edges, chain_edges, complete_edges
 from symjax_gn.data.nodes import AXES, AnyArray, Nodes
 from symjax_gn.data.quantities import ACCELERATION, VELOCITY, Quantity
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.space import FREE, Space, safe_norm
 
 PairPotential = Callable[[Float[Array, ""], Nodes, Nodes], Float[AnyArray, ""]]
 PairForce = Callable[[Float[Array, " dim"], Nodes, Nodes], Float[AnyArray, " dim"]]
@@ -215,17 +215,6 @@ class System:
     def quantity(self) -> Quantity:
         """What the law gives: accelerations, or velocities in first-order motion."""
         return QUANTITY_OF_ORDER[self.order]
-
-
-def safe_norm(vector: Float[AnyArray, "*batch dim"]) -> Float[Array, "*batch"]:
-    """Euclidean norm over the last axis; its gradient at zero is zero, not NaN.
-
-    >>> safe_norm(jnp.array([3.0, 4.0])).item()
-    5.0
-    """
-    square = jnp.sum(vector**2, axis=-1)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
 def _displacement(system: System, receiver: Any, sender: Any) -> Float[Array, " dim"]:
