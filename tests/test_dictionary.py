@@ -26,6 +26,7 @@ PLANTED = {
     "saturating": np.tanh(1.2 * X),
     "logarithm": np.log(1 + 0.8 * X),
     "switch": 1 / (1 + np.exp(5 * (X - 1.5))),
+    "quotient": (X**2 - 1.2) / (0.5 + X + 0.3 * X**4),
     "bump": (X - 1.2) * np.exp(-3 * (X - 1.2) ** 2),
 }
 

@@ -7,12 +7,13 @@ from scipy import sparse
 from symjax_gn.data.datasets import dataset_from_graphs, split
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
-from symjax_gn.discovery import composition
+from symjax_gn.discovery import composition, substitution
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.discovery.separation import SplineLaw, find_law, fit_law, fit_terms
 from symjax_gn.discovery.splines import Curve, place_knots
-from symjax_gn.discovery.substitution import OnTargets
+from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
+from symjax_gn.laws.refinement import Rated
 
 R = sympy.Symbol("r")
 
@@ -108,6 +109,46 @@ def test_constants_are_plain_numbers_where_data_allow(data):
     assert found[1] == R / 2 and found[2] == 3 * R**2
     assert float(-found[0].args[1].args[0].coeff(R)) == pytest.approx(1.2345, rel=1e-6)
     assert np.max(ends[1].errors(found)) < 1e-5
+
+
+def test_laws_of_all_factors_end_in_plain_numbers(data):
+    """Splines give way to what they stand for.
+
+    The sums span a factor of 3 only, where other laws are within 1e-6.
+    """
+    train, held_out = data
+
+    def summed(part):
+        return part.matrix @ (1.2345 * part.elements["x_1"] ** 2)
+
+    def planted(part):
+        return part._replace(target=np.sqrt(summed(part) + 3.4 * 1.2345)[:, None])
+
+    train, held_out = map(planted, (train, held_out))
+    x = train.elements["x_1"]
+    curves = fit_terms([("x_1",)], {"x_1": x}, 1.2345 * x**2, 14)
+    splines = fit_law([("x_1",)], curves, [(composition.SUM,)], train, held_out, 14)
+    few = planted(composition.gather_sums(split(jax.random.key(0), sets(100))[0], 10**5))
+    found = choose_factors(splines, train, few, held_out, [])
+    message, update = whole(splines, found.candidate)
+    (sums,) = update.free_symbols
+    assert message == sympy.Symbol("x_1") ** 2
+    assert update.coeff(sympy.sqrt(sums + sympy.Rational(17, 5))) == pytest.approx(1.2345**0.5)
+
+
+def test_laws_that_err_alike_are_compared_fitted_to_all_data(data):
+    """Few data left the true law no better than a simpler one."""
+    seen, held_out = (
+        part._replace(target=(part.matrix @ part.elements["x_1"] + 3.0)[:, None]) for part in data
+    )
+    x = seen.elements["x_1"]
+    curve = Curve(place_knots(x, 6), np.ones(2))
+    law = SplineLaw((("x_1",),), ((composition.SUM,),), (curve,) * 2, (), np.zeros(0))
+    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    candidates = [(R, sympy.Float(1.09) * R), (R, R + sympy.Float(2.7))]
+    rows = [Rated(k, 0.02, one, 0.02) for k, one in enumerate(candidates)]
+    found = substitution._best_on_all(rows, np.array([0.01, 0.02]), *ends)
+    assert found[1].as_coeff_Add()[0] == pytest.approx(3.0, rel=1e-5)
 
 
 def test_speeds_are_among_what_sums_depend_on():

@@ -224,7 +224,7 @@ def test_a_threshold_is_written_as_the_plainest_number_there(start, noise, side)
 
     train, valid = map(with_noise, planted([(ends(1.5), law)]))
     laws = choice.Laws((ends(start),), (law,), 0.0, (), (), ())
-    (found,) = choice.with_plain_thresholds(laws, train, valid).terms
+    (found,) = choice.rounded(laws, train, valid).terms
     assert found == ends(1.5)
 
 
@@ -233,7 +233,7 @@ def test_a_threshold_that_is_no_plain_number_keeps_its_digits():
     train, valid = planted([(named(LINE, sympy.Heaviside(place - R)), 1 / (R + 0.2))])
     start = named(LINE, sympy.Heaviside(sympy.Float(1.5) - R))
     laws = choice.Laws((start,), (1 / (R + 0.2),), 0.0, (), (), ())
-    laws = choice.with_plain_thresholds(laws, train, valid)
+    laws = choice.rounded(laws, train, valid)
     assert np.mean(OnKernels(laws.terms, valid).errors(laws.kernels)) < 1e-12
     (found,) = constants(laws.terms[0].coupling)
     assert float(found) == pytest.approx(1.5037, abs=1e-3)

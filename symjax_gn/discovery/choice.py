@@ -205,17 +205,12 @@ def _choose(fit, ways, train, valid, until):
     )
 
 
-def with_plain_thresholds(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
+def _with_plain_thresholds(laws, train, valid):
     """Laws whose couplings end, or jump, where all data say, at the plainest number there.
 
     Terms were compared on fewer bodies, with splines. The error changes only as a threshold
     passes a pair: between the two pairs where it is least all numbers are as good, and beyond
     them those that are not significantly worse.
-
-    Args:
-        laws: what `choose` gave.
-        train: bodies whose accelerations laws are fitted to.
-        valid: bodies of other recordings.
     """
     found = [one for term in laws.terms for one in term.coupling.atoms(sympy.Heaviside)]
     # Both sides of a jump have one threshold.
@@ -269,13 +264,16 @@ def _at_plain_place(laws, step, old, train, valid):
 
 
 def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
-    """Laws whose constants are plain numbers where the data allow, see `with_plain_numbers`.
+    """Laws whose thresholds and constants are plain numbers where the data allow.
+
+    For constants see `with_plain_numbers`.
 
     Args:
         laws: what `choose` gave.
         train: bodies whose accelerations constants are fitted to.
         valid: bodies of other recordings.
     """
+    laws = _with_plain_thresholds(laws, train, valid)
     objective, held_out = OnKernels(laws.terms, train), OnKernels(laws.terms, valid)
     found = with_plain_numbers(laws.kernels, objective, held_out.errors)
     return laws._replace(kernels=found, error=float(np.mean(held_out.errors(found))))

@@ -120,7 +120,6 @@ def find_laws(
     )
     laws = kept(choice.choose, folder)(fit, few, held_out, regressors, seconds=seconds)
     laws = choice.by_score(laws) if by_score else laws
-    laws = choice.with_plain_thresholds(laws, seen, held_out)
     return Found(fit, choice.rounded(laws, seen, held_out), seen, network_error)
 
 

@@ -55,6 +55,7 @@ def first_exact(
     choose: Callable[[Sequence[Sequence[sympy.Expr]]], _Found],
     until: float = math.inf,
     best: _Found | None = None,
+    rounding: float = ROUNDING,
 ) -> _Found:
     """What is chosen of the first stage that leaves nothing but rounding, or the best choice.
 
@@ -63,12 +64,13 @@ def first_exact(
         choose: chooses of the laws of a stage.
         until: the reading of `time.monotonic` after which no stage begins.
         best: what is known already.
+        rounding: errors that are nothing but rounding.
     """
     for ways in stages:
         found = choose(ways)
         if best is None or found.error < best.error / _AS_GOOD:
             best = found
-        if best.error <= ROUNDING or time.monotonic() > until:
+        if best.error <= rounding or time.monotonic() > until:
             break
     assert best is not None
     return best
@@ -135,6 +137,7 @@ def simplest_first(
     objective: Objective,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
     until: float = math.inf,
+    rounding: float = ROUNDING,
 ) -> list[sympy.Expr]:
     """The Pareto front of laws of one of several functions, with fitted constants.
 
@@ -146,10 +149,11 @@ def simplest_first(
         objective: rates one law, where the other functions are known.
         held_out: errors of fitted laws on other data.
         until: the reading of `time.monotonic` after which no more are fitted.
+        rounding: see `as_good`.
     """
     front = [row[2] for row in pareto(_fitted(laws, objective, until))][-_TRIED:]
     errors = [held_out((law,)) for law in front]
-    first = front[simplest(errors)]
+    first = front[simplest(errors, rounding)]
     return [first, *(law for law in reversed(front[-_COMBINED:]) if law != first)]
 
 
@@ -172,6 +176,7 @@ def pick(
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
     rules: Sequence[Rule],
     until: float = math.inf,
+    rounding: float = ROUNDING,
 ) -> tuple[list[Rated], tuple[float, ...], int]:
     """The simplest laws of several functions whose held-out error is as small as the least.
 
@@ -181,6 +186,7 @@ def pick(
         held_out: errors of fitted laws on other data.
         rules: what make new candidates of good ones.
         until: the reading of `time.monotonic` after which no more are fitted.
+        rounding: see `as_good`.
 
     Returns:
         The candidates, simplest first; their mean held-out errors; the number of the choice.
@@ -194,35 +200,38 @@ def pick(
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]
     means = tuple(float(np.mean(one)) for one in errors)
-    return rows, means, simplest(errors)
+    return rows, means, simplest(errors, rounding)
 
 
-def simplest(errors: Sequence[Float[np.ndarray, " sample"]]) -> int:
+def simplest(errors: Sequence[Float[np.ndarray, " sample"]], rounding: float = ROUNDING) -> int:
     """Which of some laws, simplest first, is the first that errs no more than the best one.
 
     Args:
         errors: `[sample]` of each law, on the same held-out data.
+        rounding: see `as_good`.
 
     >>> noise = 0.1 * np.abs(np.random.default_rng(0).normal(size=1000))
     >>> simplest([2 * noise, 1.05 * noise, noise])
     1
     """
     best = min(errors, key=np.mean)
-    return next(k for k, one in enumerate(errors) if as_good(one, best))
+    return next(k for k, one in enumerate(errors) if as_good(one, best, rounding=rounding))
 
 
 def as_good(
     errors: Float[np.ndarray, " sample"],
     best: Float[np.ndarray, " sample"],
     factor: float = _AS_GOOD,
+    rounding: float = ROUNDING,
 ) -> bool:
     """Whether errors, as shares of what is typical, are not above others.
 
-    Those that are above by chance, or by no more than a factor and little altogether, are not.
+    Those that are above by chance, or by no more than a factor and little altogether, are not;
+    nor are those that are nothing but `rounding`.
     """
     gap = errors - best
     with np.errstate(all="ignore"):
         chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
     mean = float(np.mean(best))
     near = min(factor * mean, mean + _AS_GOOD_SHARE)
-    return bool(np.mean(errors) <= max(near, mean + chance, ROUNDING))
+    return bool(np.mean(errors) <= max(near, mean + chance, rounding))

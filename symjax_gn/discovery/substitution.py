@@ -16,7 +16,6 @@ from jaxtyping import Float
 from scipy import sparse
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.discovery.composition import SUM, Composition, Frozen, Summed, formulas
 from symjax_gn.discovery.distillation import search_in_units
 from symjax_gn.discovery.objective import Interval, interval
@@ -55,6 +54,10 @@ _NOISE = 0.01
 # Laws that are compared once more, fitted to all data: those that err no more than such a factor
 # of the best, nor by such a share of what is typical more; at most so many.
 _TWICE, _NEAR, _MOST_FITTED = 2.0, 0.03, 10
+
+# Errors below this are those of single numbers in float32. Accelerations, which are sums of
+# forces that may cancel each other, are less exact.
+_ROUNDING = 3e-7
 
 # A sum is measured from a point this share of its range beyond its ends.
 _BEYOND = 0.02
@@ -217,7 +220,7 @@ def choose_factors(
 
     def rated(candidates):
         rules = list(RULES.values())
-        rows, means, picked = pick(candidates, objective, held_out.errors, rules, until)
+        rows, means, picked = pick(candidates, objective, held_out.errors, rules, until, _ROUNDING)
         return Chosen(rows[picked].candidate, means[picked], tuple(rows), means)
 
     def choose(ways):
@@ -225,11 +228,12 @@ def choose_factors(
         for k, laws in enumerate(ways):
             # Splines stand for the other factors.
             alone, errors = OnTargets(splines, few, k), OnTargets(splines, valid, k).errors
-            tried.append(simplest_first(laws, alone, errors, until))
+            tried.append(simplest_first(laws, alone, errors, until, _ROUNDING))
         return rated(beside_best(tried))
 
-    found = first_exact(in_stages([_laws(*one, operators) for one in samples]), choose, until)
-    if found.error > max(splines.error, ROUNDING):
+    stages = in_stages([_laws(*one, operators) for one in samples])
+    found = first_exact(stages, choose, until, rounding=_ROUNDING)
+    if found.error > max(splines.error, _ROUNDING):
         # What is no sum of known functions is searched for.
         fronts = [_search(*one, regressors) for one in samples]
         ways = [
@@ -261,7 +265,7 @@ def _best_on_all(rows, means, on_all, held_out) -> Candidate:
     near = near[np.argsort(means[near], kind="stable")][:_MOST_FITTED]
     best = sorted((rows[k] for k in near), key=lambda row: row.complexity)
     fitted = [on_all.fit(row.candidate)[0] for row in best]
-    return fitted[simplest([held_out.errors(candidate) for candidate in fitted])]
+    return fitted[simplest([held_out.errors(one) for one in fitted], _ROUNDING)]
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:
