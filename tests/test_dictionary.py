@@ -59,9 +59,12 @@ def test_values_and_expressions_agree(kind):
             )
 
 
-def test_variables_that_are_small_large_or_negative():
+def test_variables_and_targets_that_are_small_large_or_negative():
     for unit in (1e-9, 1e11):
         rated = next(search_sums(unit * X, 3 * X**2, operators=["+"]))
+        assert min(rated.values()) < 1e-8
+        y = unit**4 * X**2
+        rated = next(search_sums(X, y, 1 / y, operators=["+"]))
         assert min(rated.values()) < 1e-8
     x = np.linspace(-2, 2, 200)
     rated = next(search_sums(x, 3 * x**2 - x, operators=["+"]))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from symjax_gn.laws.fitting import fit_constants
+from symjax_gn.laws.fitting import fit_constants, fit_in_stages
 
 X = np.linspace(0.5, 3.0, 200)
 NOISE = np.random.default_rng(0).normal(size=200)
@@ -131,3 +131,26 @@ def test_laws_that_are_far_too_large_to_fit():
     """The squares of such errors overflow."""
     found = fit_constants(lambda c: 1e200 * c * X, np.array([2.0]), np.ones(1), f_scale=1e199)
     assert np.all(np.isfinite(found))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-38, 1e25])
+@pytest.mark.parametrize("start", [(0.7, 2.0), (0.9, 0.0)])
+def test_constants_may_be_in_any_unit(unit, start):
+    """Both are found, whatever their sizes, and where one has not begun to matter."""
+    place = 1e11 * X
+    size = unit * np.array([1.0, 1e-11])
+
+    def law(c):
+        return c[0] * np.exp(-X) + c[1] * place
+
+    true = size * [1.2, 0.3]
+    typical = np.sqrt(np.mean(law(true) ** 2))
+    slopes = np.stack([np.exp(-X), place], axis=1) / typical
+    found, error = fit_in_stages(
+        lambda c: (law(c) - law(true)) / typical,
+        lambda c: slopes,
+        lambda residual: float(np.mean(np.abs(residual))),
+        size * start,
+    )
+    np.testing.assert_allclose(found, true, rtol=1e-6)
+    assert error < 1e-6

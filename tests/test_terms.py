@@ -192,6 +192,17 @@ def test_laws_are_chosen_by_accelerations(dim):
     assert laws.kernels == good[0].candidate
 
 
+@pytest.mark.parametrize("unit", [1e-38, 1e25])
+def test_forces_may_be_in_any_unit(unit):
+    """As G m m is with masses of stars in kg, or e e / (4 pi eps m) with those of electrons."""
+    law = unit * (1.2 / (R + 0.3) - sympy.exp(-0.7 * R))
+    _, fit = fitted([named(LINE)], *(ends := planted([(named(LINE), law)])))
+    laws = choice.rounded(choice.choose(fit, *ends, []), *ends)
+    assert laws.error < 1e-6
+    r = np.linspace(0.1, 4.0, 50)
+    np.testing.assert_allclose(evaluate(laws.kernels[0], {"r": r}), evaluate(law, {"r": r}), 1e-4)
+
+
 def test_a_threshold_is_found_and_the_empty_side_left_out():
     def force(way, i, j):
         r = jnp.sqrt(jnp.sum(way**2))

@@ -227,6 +227,8 @@ def _atoms(x, unit, shift, weight, operators, level) -> _Atoms:
     scaled = x / unit + shift
     atoms, columns, lengths, kinds, numbers = [], [], [], [], []
     known: dict[Any, int] = {}
+    # Targets, and so weights, may be in any unit.
+    usual = np.linalg.norm(weight)
     for number, kind in enumerate(KINDS):
         if not all(name in operators for name in kind.needs):
             continue
@@ -236,7 +238,7 @@ def _atoms(x, unit, shift, weight, operators, level) -> _Atoms:
                 whole = np.linalg.norm(column)
                 column = _without(column, level)
                 length = np.linalg.norm(column)
-            if not np.isfinite(length) or not 1 / _SPAN < length < _SPAN:
+            if not np.isfinite(length) or not 1 / _SPAN < length / usual < _SPAN:
                 continue
             if length < _CONSTANT * whole:
                 continue

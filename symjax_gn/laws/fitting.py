@@ -10,8 +10,8 @@ from scipy.optimize import least_squares
 
 _Residual = Callable[[np.ndarray], np.ndarray]
 
-# Constants below this are no smaller than this to the steps of a fit.
-_SMALLEST_SIZE = 1e-3
+# The smallest size of a constant to the steps of a fit: what changes errors by this share.
+_SMALLEST_SHARE = 1e-3
 
 # Stages of a fit, as (error that counts in full, as a share of the law's mean error;
 # tolerance): near to least squares, which comes from far, as long as a stage lowers the error
@@ -139,7 +139,7 @@ def fit_in_stages(
     array([2.])
     """
     first = mean_error(residual(start))
-    size = np.maximum(np.abs(start), _SMALLEST_SIZE)
+    size = _sizes(start, first, slopes(start))
     values, best, error = start, start, first
     stage = _COARSE
     for _ in range(_MOST_STAGES):
@@ -156,3 +156,12 @@ def fit_in_stages(
         if error > _GOES_ON * before:
             stage = _FINE
     return (start, first) if error >= limit else (best, error)
+
+
+def _sizes(start, error, slopes):
+    """Sizes of constants, which may be those of SI units or not have begun to matter."""
+    with np.errstate(all="ignore"):
+        steep = np.sqrt(np.mean(np.reshape(slopes, (-1, len(start))) ** 2, axis=0))
+        least = _SMALLEST_SHARE * error / steep
+    size = np.maximum(np.abs(start), np.where(np.isfinite(least), least, 0.0))
+    return np.where(size > 0, size, 1.0)
