@@ -7,9 +7,11 @@ import pytest
 import sympy
 
 from symjax_gn.data.datasets import dataset_from_graphs, make_dataset, take
-from symjax_gn.data.graphs import complete_edges
+from symjax_gn.data.graphs import GraphsTuple, complete_edges
+from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery.certificate import certify, relative_errors
 from symjax_gn.discovery.refitting import force_model
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
 
@@ -42,6 +44,10 @@ class Noisy:
 
 def checked(data, found, share=0.005):
     return certify(found, Noisy(law(data, SPRING), share), data, data)
+
+
+def model(data, message, update):
+    return SymbolicModel((message,), (update,), elements="nodes", quantity=data.quantity)
 
 
 def test_the_true_law_is_believed(data):
@@ -198,3 +204,39 @@ def separate_graphs(data):
         nodes |= dict(acceleration=np.asarray(data.target)[k])
         counts = (np.array([len(nodes["position"])]), np.array([len(senders)]))
         yield jraph.GraphsTuple(nodes, None, receivers, senders, None, *counts)
+
+
+def sets(noise):
+    """Sets of 8 to 23 elements with the mean of a^2, and noise."""
+    rng = np.random.default_rng(1)
+    graphs = []
+    for size in rng.integers(8, 24, 1200):
+        a = rng.normal(size=size)
+        target = np.mean(a**2) * (1 + noise * rng.normal())
+        nodes = Nodes(None, None, {"a": a, "b": rng.normal(size=size)})
+        ends = dict(senders=np.zeros(0, int), receivers=np.zeros(0, int), edges=None)
+        counts = dict(n_node=np.array([size]), n_edge=np.array([0]))
+        graphs.append(GraphsTuple(nodes, globals={"z": np.array([target])}, **ends, **counts))
+    return dataset_from_graphs(graphs, target="z")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_what_is_left_of_scalars_shows_what_is_missing(noise):
+    """The mean of a^2, and what is near to it for sets of the usual size."""
+    data = sets(noise)
+    a, total, count = sympy.symbols("a e_0 e_n")
+    laws = dict(
+        believe=(a**2, total / count), doubt=(a**2 - 0.94, 0.0625 * total + 0.94 - 0.001 * count)
+    )
+    for says, one in laws.items():
+        found = certify(model(data, *one), Noisy(model(data, *one), 0.01), data, data)
+        assert found.says == says, found
+        assert found.checks["structure"]["holds"] == (says == "believe")
+
+
+def test_sums_of_what_elements_have_are_structure():
+    data = sets(0.0)
+    a, b, total, count = sympy.symbols("a b e_0 e_n")
+    found = certify(*[model(data, a**2 + 0.1 * b, total / count)] * 2, data, data)
+    assert found.says == "doubt"
+    assert found.checks["structure"]["explained"] > 0.5

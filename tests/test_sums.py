@@ -5,6 +5,7 @@ import sympy
 from scipy import sparse
 
 from symjax_gn.data.datasets import dataset_from_graphs, split
+from symjax_gn.data.features import COUNT
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition, substitution
@@ -14,6 +15,8 @@ from symjax_gn.discovery.separation import SplineLaw, find_law, fit_law, fit_ter
 from symjax_gn.discovery.splines import Curve, place_knots
 from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
 from symjax_gn.laws.refinement import Rated
+from symjax_gn.laws.symbolic import SymbolicModel
+from symjax_gn.model import held_out_error, predict
 
 R = sympy.Symbol("r")
 
@@ -136,6 +139,37 @@ def test_laws_of_all_factors_end_in_plain_numbers(data):
     assert update.coeff(sympy.sqrt(sums + sympy.Rational(17, 5))) == pytest.approx(1.2345**0.5)
 
 
+def test_sums_may_depend_on_how_many_are_summed():
+    """Means of elements of sets of different sizes."""
+    rng = np.random.default_rng(0)
+    graphs = []
+    for size in rng.integers(5, 15, 500):
+        a = rng.uniform(0.5, 2.0, size)
+        graphs.append(
+            GraphsTuple(
+                nodes=Nodes(None, None, {"a": a}),
+                edges=None,
+                senders=np.zeros(0, int),
+                receivers=np.zeros(0, int),
+                globals={"z": np.array([np.mean(a**1.5)])},
+                n_node=np.array([size]),
+                n_edge=np.array([0]),
+            )
+        )
+    parts = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
+    train, held_out = (composition.gather_sums(part, 10**5) for part in parts[:2])
+    a = train.elements["a"]
+    splines = find_law({"a": a}, a**1.5 - 0.9, train, held_out, as_good)
+    assert (composition.SUM, COUNT) in splines.update
+    found = choose_factors(splines, train, train, held_out, [])
+    laws = [(one,) for one in whole(splines, found.candidate)]
+    law = SymbolicModel(*laws, elements="nodes", quantity=parts[2].quantity)
+    error, size = held_out_error(law, parts[2])
+    assert error < 1e-6 * size
+    inside = predict(law, law.init(), parts[2].graphs).value
+    np.testing.assert_allclose(inside, parts[2].target, rtol=1e-5)
+
+
 def test_laws_that_err_alike_are_compared_fitted_to_all_data(data):
     """Few data left the true law no better than a simpler one."""
     seen, held_out = (
@@ -178,7 +212,7 @@ def test_speeds_are_among_what_sums_depend_on():
     train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
     seen, held_out = (composition.gather_sums(part, 10**5) for part in (train, validation))
     receiver, sender = seen.matrix.tocsc().indices, seen.elements
-    assert list(seen.owners) == ["v_i"] and len(receiver) == len(sender["r"])
+    assert list(seen.owners) == ["v_i", "e_n"] and len(receiver) == len(sender["r"])
     np.testing.assert_allclose(seen.owners["v_i"][receiver], sender["v_i"])
     names = ("r", "vr_ij", "v_ij", "v_j")
     columns = {name: sender[name][:3000] for name in names}

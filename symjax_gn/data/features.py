@@ -15,7 +15,10 @@ _SHORT = {"mass": "m", "charge": "q"}
 _LONG = {short: name for name, short in _SHORT.items()}
 
 # Names that features have by themselves, and ends that say whose a feature is.
-_RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_\d+|.*_(i|j|ij)|_.*|position|velocity|properties|"
+_RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_(\d+|n)|.*_(i|j|ij)|_.*|position|velocity|properties|"
+
+# How many messages are summed.
+COUNT = "e_n"
 
 # Sizes of velocities, and the rate of a distance.
 _SPEEDS = ("v_i", "v_j", "v_ij", "vr_ij")
@@ -26,7 +29,7 @@ class Feature(NamedTuple):
 
     name: str
     kind: str
-    """"length", "velocity", "momentum", "message" or "property:<name>"."""
+    """"length", "velocity", "momentum", "message", "count" or "property:<name>"."""
     latex: str
 
 
@@ -37,7 +40,8 @@ def parse_feature(name: str) -> Feature:
     `q_j` masses and charges, `vx_i`, ... velocities, `x_i`, ... places, `v` a speed, `v_i` and
     `v_j` those of both ends, `v_ij` the size of the sender's velocity relative to the
     receiver's, `vr_ij` its part along the displacement (positive where they recede), `p`,
-    `p_i`, ... momenta, `e_0`, ... sums of messages, and all others properties.
+    `p_i`, ... momenta, `e_0`, ... sums of messages, `e_n` the number of messages that are
+    summed, and all others properties.
 
     >>> parse_feature("vx_i")
     Feature(name='vx_i', kind='velocity', latex='v_{x,i}')
@@ -52,6 +56,8 @@ def parse_feature(name: str) -> Feature:
         return Feature(name, "length", rf"\Delta {name[1]}")
     if re.fullmatch(r"e_\d+", name):
         return Feature(name, "message", rf"\bar{{e}}_{{{name[2:]}}}")
+    if name == COUNT:
+        return Feature(name, "count", "N")
     stem, _, end = name.rpartition("_")
     if name in _SPEEDS:
         return Feature(name, "velocity", f"v_{{{','.join([*stem[1:], end])}}}")

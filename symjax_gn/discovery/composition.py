@@ -17,6 +17,7 @@ from scipy import sparse
 
 from symjax_gn.data.datasets import Dataset, sends_elements, some_graphs
 from symjax_gn.data.features import (
+    COUNT,
     element_features,
     node_features,
     pair_features,
@@ -48,7 +49,8 @@ class Summed(NamedTuple):
     elements: dict[str, Float[np.ndarray, " element"]]
     """Feature columns of what sends messages: pairs, or elements of sets."""
     owners: dict[str, Float[np.ndarray, " owner"]]
-    """Scalars of what the messages are summed for: nodes; graphs have none."""
+    """Scalars of what the messages are summed for, of nodes or graphs: their number, and of
+    nodes their own."""
     matrix: Any
     """`[owner, element]`, sparse: sums over the elements of each owner."""
     target: Float[np.ndarray, "owner component"]
@@ -95,9 +97,10 @@ def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Sum
     matrix = sparse.csr_matrix((np.ones(sent), (owner, np.arange(sent))), (owners, sent))[kept]
     used = np.flatnonzero(np.asarray(matrix.sum(axis=0)).ravel())
     target = target[kept // (owners // len(target))]
+    own = {name: np.asarray(x, np.float64)[kept] for name, x in own.items()}
     return Summed(
         elements={name: np.asarray(x, np.float64)[used] for name, x in columns.items()},
-        owners={name: np.asarray(x, np.float64)[kept] for name, x in own.items()},
+        owners=own | {COUNT: np.diff(matrix.indptr).astype(float)},
         matrix=matrix[:, used],
         target=target,
         weight=1 / (typical_size(target) or 1.0),

@@ -15,7 +15,7 @@ import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.datasets import Dataset, sends_elements, take
-from symjax_gn.data.features import node_features, scalar_features
+from symjax_gn.data.features import COUNT, node_features, scalar_features
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING
@@ -220,16 +220,19 @@ def distill_update(
 def summed_messages(
     message: Sequence[sympy.Expr], dataset: Dataset
 ) -> tuple[dict[str, Float[np.ndarray, " owner"]], Float[np.ndarray, "owner component"]]:
-    """Sums of messages `e_0`, ... with the features of their owners, and the targets.
+    """Sums of messages `e_0`, ... with what is known of their owners, and the targets.
 
-    Owners are nodes or graphs, those whose target is known.
+    Owners are nodes or graphs, those whose target is known; their number of messages is among
+    the columns if it varies.
     """
-    sums = [sympy.Symbol(f"e_{k}") for k in range(len(message))]
-    model = _model(message, sums, dataset)
+    names = [*(f"e_{k}" for k in range(len(message))), COUNT]
+    model = _model(message, sympy.symbols(names), dataset)
     values = model.predict(dataset.graphs)
     values = values.reshape(-1, values.shape[-1])
     target = np.asarray(dataset.target, np.float64).reshape(len(values), -1)
-    columns = {f"e_{k}": values[:, k] for k in range(len(message))}
+    columns = dict(zip(names, values.T, strict=True))
+    if np.ptp(columns[COUNT]) == 0:
+        del columns[COUNT]
     if dataset.quantity.level == "node":
         columns |= scalar_features(node_features(flat_nodes(dataset.nodes)))
         known = known_targets(dataset)

@@ -14,7 +14,13 @@ import sympy
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from symjax_gn.data.checks import check_choice, check_type, shown
-from symjax_gn.data.features import element_features, node_features, pair_features, parse_feature
+from symjax_gn.data.features import (
+    COUNT,
+    element_features,
+    node_features,
+    pair_features,
+    parse_feature,
+)
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.graphs import GraphsTuple, flatten
 from symjax_gn.data.nodes import Nodes, leading_shape, take_nodes
@@ -126,8 +132,8 @@ class SymbolicModel:
         laws = self._functions()[0]
         return _values(laws, params["message"], columns, leading_shape(sender)), None
 
-    def _update(self, params, owner, aggregate):
-        columns = {} if owner is None else _node_columns(owner)
+    def _update(self, params, owner, aggregate, count):
+        columns = {COUNT: count} | ({} if owner is None else _node_columns(owner))
         columns |= {f"e_{k}": aggregate[..., k] for k in range(aggregate.shape[-1])}
         return _values(self._functions()[1], params["update"], columns, aggregate.shape[:-1])
 
@@ -147,7 +153,8 @@ class SymbolicModel:
             sizes = graphs.n_node if self.elements == "nodes" else graphs.n_edge
             index = jnp.repeat(jnp.arange(count), sizes, total_repeat_length=messages.shape[0])
         aggregate = jax.ops.segment_sum(messages, index, count)
-        return Prediction(self._update(params, owner, aggregate), messages)
+        sent = jax.ops.segment_sum(jnp.ones_like(index, messages.dtype), index, count)
+        return Prediction(self._update(params, owner, aggregate, sent), messages)
 
     def _contributions(self, params, receiver, senders, present, mask) -> Contributions:
         ends = receiver and jax.tree.map(
@@ -156,17 +163,21 @@ class SymbolicModel:
         messages = mask * self._message(params, ends, senders)[0]
         here = present[:, None]
         aggregate = jnp.sum(jnp.where(here, messages, 0.0), axis=0)
+
+        def updated(aggregate):
+            return self._update(params, receiver, aggregate, jnp.sum(present))
+
         weight: Any = 1.0
         if receiver is not None and self.quantity.weight:
             weight = receiver.properties.get(self.quantity.weight, 1.0)
 
         def weighed(aggregate):
-            return weight * self._update(params, receiver, aggregate)
+            return weight * updated(aggregate)
 
         jacobian = jax.jacobian(weighed)(aggregate)
         terms = messages @ jacobian.T
         alone = weighed(aggregate) - jnp.sum(jnp.where(here, terms, 0.0), axis=0)
-        value = self._update(params, receiver, aggregate)
+        value = updated(aggregate)
         return Contributions(terms, alone, value, messages, 0 * aggregate, jacobian)
 
     def predict(self, graphs: GraphsTuple) -> Float[np.ndarray, "graph *node component"]:
@@ -192,6 +203,7 @@ class SymbolicModel:
             index, total, own = np.repeat(np.arange(count * parts), sizes), count * parts, {}
         with np.errstate(all="ignore"):
             sums = {f"e_{k}": np.bincount(index, m, total) for k, m in enumerate(messages)}
+        sums[COUNT] = np.bincount(index, minlength=total).astype(float)
         value = np.stack([_on_host(law, own | sums, total) for law in self.update], axis=-1)
         if self.level == "node":
             return value.reshape(count, size, -1)
