@@ -170,6 +170,57 @@ def test_sums_may_depend_on_how_many_are_summed():
     np.testing.assert_allclose(inside, parts[2].target, rtol=1e-5)
 
 
+def of_neighbours(law, count=150, size=7, rate=0.5):
+    """Graphs of nodes with `a` and `b` in (-2, 2), each with some of the others."""
+    rng = np.random.default_rng(3)
+    graphs = []
+    for _ in range(count):
+        a, b = rng.uniform(-2, 2, (2, size))
+        linked = (rng.random((size, size)) < rate) & ~np.eye(size, dtype=bool)
+        receivers, senders = np.nonzero(linked)
+        target = law(linked, a[:, None], a, b[:, None], b)
+        ends = dict(senders=senders, receivers=receivers, edges=None, globals=None)
+        counts = dict(n_node=np.array([size]), n_edge=np.array([len(senders)]))
+        graphs.append(
+            GraphsTuple(nodes=Nodes(None, None, {"a": a, "b": b, "z": target}), **ends, **counts)
+        )
+    train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
+    return [composition.gather_sums(part, 10**5) for part in (train, validation)]
+
+
+A_I, A_J, B_I, B_J, SUM = sympy.symbols("a_i a_j b_i b_j e_0")
+TENTH = sympy.Rational(1, 10)
+
+
+@pytest.mark.parametrize(
+    ("law", "sent", "planted"),
+    [
+        (
+            lambda linked, ai, aj, bi, bj: bi[:, 0] + np.sum(linked * np.sin(aj - ai), axis=1),
+            lambda ai, aj, bi, bj: np.sin(aj - ai) + 0.2 * bi,
+            (sympy.sin(A_J - A_I), SUM + B_I),
+        ),
+        (
+            lambda linked, ai, aj, bi, bj: np.sum(linked * bj, axis=1) * ai[:, 0] - bi[:, 0] / 10,
+            lambda ai, aj, bi, bj: (2 + np.exp(ai / 2)) * (bj + 0.3) + ai**2,
+            (B_J, SUM * A_I - B_I * TENTH),
+        ),
+    ],
+)
+def test_messages_say_no_more_than_they_need_to(law, sent, planted):
+    """Differences of properties, and what receivers know of themselves, whatever was sent."""
+    train, held_out = of_neighbours(law)
+    columns = train.elements
+    message = sent(*(columns[name] for name in ("a_i", "a_j", "b_i", "b_j")))
+    message += 0.01 * np.random.default_rng(0).normal(size=len(message))
+    splines = find_law(columns, message, train, held_out, as_good)
+    found = choose_factors(splines, train, train, held_out, [])
+    message, update = whole(splines, found.candidate)
+    assert message == planted[0]
+    left = sympy.expand(update - planted[1]).as_coefficients_dict()
+    assert all(abs(number) < 1e-6 for number in left.values()), update
+
+
 def test_laws_that_err_alike_are_compared_fitted_to_all_data(data):
     """Few data left the true law no better than a simpler one."""
     seen, held_out = (

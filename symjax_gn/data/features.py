@@ -21,7 +21,7 @@ _RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_(\d+|n)|.*_(i|j|ij)|_.*|position|velocity|p
 COUNT = "e_n"
 
 # Sizes of velocities, and the rate of a distance.
-_SPEEDS = ("v_i", "v_j", "v_ij", "vr_ij")
+SPEEDS = ("v_i", "v_j", "v_ij", "vr_ij")
 
 
 class Feature(NamedTuple):
@@ -59,7 +59,7 @@ def parse_feature(name: str) -> Feature:
     if name == COUNT:
         return Feature(name, "count", "N")
     stem, _, end = name.rpartition("_")
-    if name in _SPEEDS:
+    if name in SPEEDS:
         return Feature(name, "velocity", f"v_{{{','.join([*stem[1:], end])}}}")
     if end not in ("i", "j") or not stem:
         return Feature(name, f"property:{name}", _latex_name(name))
@@ -155,7 +155,7 @@ def scalar_features(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: column
         for name, column in columns.items()
-        if name in ("r", *_SPEEDS) or parse_feature(name).kind.startswith("property:")
+        if name in ("r", *SPEEDS) or parse_feature(name).kind.startswith("property:")
     }
 
 

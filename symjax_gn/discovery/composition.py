@@ -6,7 +6,7 @@ targets in the same way.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -18,6 +18,7 @@ from scipy import sparse
 from symjax_gn.data.datasets import Dataset, sends_elements, some_graphs
 from symjax_gn.data.features import (
     COUNT,
+    SPEEDS,
     element_features,
     node_features,
     pair_features,
@@ -43,11 +44,44 @@ Term = tuple[str, ...]
 """The variables of a product of factors."""
 
 
+def with_differences(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of pairs, and the differences of properties, the sender's less the receiver's.
+
+    >>> with_differences({"age_i": np.array([2.0]), "age_j": np.array([5.0])})["age_ij"]
+    array([3.])
+    """
+    new = {}
+    for name in scalar_features(columns):
+        stem = name.removesuffix("i")
+        sender, both = f"{stem}j", f"{stem}ij"
+        if name.endswith("_i") and sender in columns and both not in (*columns, *SPEEDS):
+            new[both] = columns[sender] - columns[name]
+    return {**columns, **new}
+
+
+def written_out(law: sympy.Expr) -> sympy.Expr:
+    """A law with the differences of `with_differences` as such.
+
+    >>> written_out(sympy.sin(sympy.Symbol("age_ij")))
+    -sin(age_i - age_j)
+    """
+    names = (str(symbol) for symbol in law.free_symbols)
+    ends = {name: name.removesuffix("ij") for name in names if name.endswith("_ij")}
+    return law.xreplace(
+        {
+            sympy.Symbol(name): sympy.Symbol(f"{stem}j") - sympy.Symbol(f"{stem}i")
+            for name, stem in ends.items()
+            if name not in SPEEDS
+        }
+    )
+
+
 class Summed(NamedTuple):
     """Elements, their owners, and what is known of these; float64."""
 
     elements: dict[str, Float[np.ndarray, " element"]]
-    """Feature columns of what sends messages: pairs, or elements of sets."""
+    """Feature columns of what sends messages: pairs, with differences of their properties, or
+    elements of sets."""
     owners: dict[str, Float[np.ndarray, " owner"]]
     """Scalars of what the messages are summed for, of nodes or graphs: their number, and of
     nodes their own."""
@@ -79,7 +113,8 @@ def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Sum
         receiver, sender = (
             take_nodes(graphs.nodes, end) for end in (graphs.receivers, graphs.senders)
         )
-        columns, sizes = pair_features(receiver, sender, dataset.space), graphs.n_edge
+        columns = with_differences(pair_features(receiver, sender, dataset.space))
+        sizes = graphs.n_edge
     target = np.asarray(some.target, np.float64)
     target = target.reshape(-1, target.shape[-1])
     known = known_targets(some)

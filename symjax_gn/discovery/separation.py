@@ -31,6 +31,9 @@ _FIRST, _COMPARED, _FINAL = 6, 14, (28, 56)
 # A further product, or finer splines, must lower the held-out error by this factor.
 _FALL = 1.25
 
+# In the end terms are needless without which the error rises by no more than this factor.
+_NEEDLESS = 2.0
+
 # What terms leave below this share of a message is left to the network's errors.
 _LEFT = 0.01
 
@@ -295,7 +298,31 @@ def find_law(
         as_good: says of errors `[owner]` whether they are as small as others.
     """
     message = separate(columns, sent)
-    curves = fit_terms(message, columns, sent, _COMPARED)
+    # What receivers know of themselves need not be sent.
+    alone = [term for term in message if not any(name.endswith("_i") for name in term)]
+    starts = [(terms, n) for n in (_COMPARED, _FIRST) for terms in (alone, message) if terms]
+    trials = [(n, _started(terms, columns, sent, train, valid, n, as_good)) for terms, n in starts]
+    least = min((law for _, law in trials), key=lambda law: law.error)
+    number, best = next(row for row in trials if as_good(row[1].errors, least.errors))
+    best = _shortened(best, train, valid, number, as_good)
+    first = number
+    for pieces in (n for n in (_COMPARED, *_FINAL) if n > first):
+        count = sum(map(len, best.message))
+        curves = refined(best.message, best.curves[:count], train.elements, pieces)
+        finer = fit_law(best.message, curves, best.update, train, valid, pieces)
+        if finer.error > best.error / _FALL:
+            break
+        number, best = pieces, finer
+    if number > first:
+        # Where splines are all that is wrong, terms do some of what finer ones would do.
+        limit = _NEEDLESS * best.error
+        best = _shortened(best, train, valid, number, lambda errors, _: np.mean(errors) <= limit)
+    return best
+
+
+def _started(message, columns, sent, train, valid, pieces, as_good):
+    """A law with given terms of the message, and all those of the update that may be there."""
+    curves = fit_terms(message, columns, sent, pieces)
     sums = train.matrix @ evaluate_terms(message, curves, train.elements)
     owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
     update: list[Term] = [(SUM,)]
@@ -304,26 +331,17 @@ def find_law(
         update = separate(
             owners, train.target[:, 0], lambda before, after: not as_good(before, after)
         )
-    # Where targets have noise, fewer pieces may say more.
-    starts = {_COMPARED: curves, _FIRST: fit_terms(message, columns, sent, _FIRST)}
-    trials = {n: fit_law(message, one, update, train, valid, n) for n, one in starts.items()}
-    number, best = min(trials.items(), key=lambda trial: trial[1].error)
-    while True:
-        shorter = [fit_law(*parts, train, valid, number) for parts in _shorter(best)]
-        if not shorter:
+    return fit_law(message, curves, update, train, valid, pieces)
+
+
+def _shortened(law, train, valid, pieces, as_good):
+    """The law without the terms that it does not need."""
+    while shorter := [fit_law(*parts, train, valid, pieces) for parts in _shorter(law)]:
+        least = min(shorter, key=lambda one: one.error)
+        if not as_good(least.errors, law.errors):
             break
-        least = min(shorter, key=lambda law: law.error)
-        if not as_good(least.errors, best.errors):
-            break
-        best = least
-    for pieces in (n for n in (_COMPARED, *_FINAL) if n > number):
-        count = sum(map(len, best.message))
-        curves = refined(best.message, best.curves[:count], train.elements, pieces)
-        finer = fit_law(best.message, curves, best.update, train, valid, pieces)
-        if finer.error > best.error / _FALL:
-            break
-        best = finer
-    return best
+        law = least
+    return law
 
 
 def _shorter(law: SplineLaw):

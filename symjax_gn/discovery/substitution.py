@@ -16,7 +16,14 @@ from jaxtyping import Float
 from scipy import sparse
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.composition import SUM, Composition, Frozen, Summed, formulas
+from symjax_gn.discovery.composition import (
+    SUM,
+    Composition,
+    Frozen,
+    Summed,
+    formulas,
+    written_out,
+)
 from symjax_gn.discovery.distillation import search_in_units
 from symjax_gn.discovery.objective import Interval, interval
 from symjax_gn.discovery.rounding import with_plain_numbers
@@ -79,13 +86,12 @@ class Chosen(NamedTuple):
 def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
     """Message and update of laws of all factors."""
     counted: Iterator[Any] = iter(candidate)
+
+    def factor(name):
+        return written_out(next(counted).xreplace({_X: sympy.Symbol(name)}))
+
     return [
-        sympy.Add(
-            *(
-                sympy.Mul(*(next(counted).xreplace({_X: sympy.Symbol(name)}) for name in term))
-                for term in terms
-            )
-        )
+        sympy.Add(*(sympy.Mul(*map(factor, term)) for term in terms))
         for terms in (splines.message, splines.update)
     ]
 

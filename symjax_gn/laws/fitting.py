@@ -25,6 +25,9 @@ _HOPELESS = 2.0
 # A mean error below this is that of rounding.
 _LEAST_ERROR = 1e-12
 
+# No error, as a share of what is typical, is known to be smaller than this.
+_FLOAT32 = 6e-8
+
 
 def fit_constants(
     residual: _Residual,
@@ -108,7 +111,7 @@ def standard_errors(
         return np.full(slopes.shape[1], np.inf)
     scale = _FINE[0] * max(float(np.mean(np.abs(residual))), _LEAST_ERROR)
     root = np.sqrt(1 + (residual / scale) ** 2)
-    pull, stiffness = residual / root, root**-3
+    pull, stiffness = np.maximum(np.abs(residual), _FLOAT32) / root, root**-3
     size = np.sqrt(np.mean(slopes**2, axis=0)) + 1e-300
     flat = slopes / size
     inverse = np.linalg.pinv(flat.T @ (stiffness[:, None] * flat))
