@@ -300,10 +300,23 @@ def find_law(
     message = separate(columns, sent)
     # What receivers know of themselves need not be sent.
     alone = [term for term in message if not any(name.endswith("_i") for name in term)]
-    starts = [(terms, n) for n in (_COMPARED, _FIRST) for terms in (alone, message) if terms]
-    trials = [(n, _started(terms, columns, sent, train, valid, n, as_good)) for terms, n in starts]
-    least = min((law for _, law in trials), key=lambda law: law.error)
-    number, best = next(row for row in trials if as_good(row[1].errors, least.errors))
+    trials = {
+        (k, n): _started(terms, columns, sent, train, valid, n, as_good)
+        for n in (_COMPARED, _FIRST)
+        for k, terms in enumerate([alone, message])
+        if terms
+    }
+    least = min(trials.values(), key=lambda law: law.error)
+
+    def enough(k, n):
+        error, finer = trials[k, n].error, trials[k, _COMPARED].error
+        # Where splines are all that is wrong, more terms do some of what finer ones would do.
+        by_splines = n == _COMPARED and finer < trials[k, _FIRST].error / _FALL
+        limit = _NEEDLESS * least.error if by_splines else 0.0
+        return error <= limit or as_good(trials[k, n].errors, least.errors)
+
+    which = next(one for one in sorted(trials, key=lambda one: one[0]) if enough(*one))
+    number, best = which[1], trials[which]
     best = _shortened(best, train, valid, number, as_good)
     first = number
     for pieces in (n for n in (_COMPARED, *_FINAL) if n > first):
@@ -314,7 +327,6 @@ def find_law(
             break
         number, best = pieces, finer
     if number > first:
-        # Where splines are all that is wrong, terms do some of what finer ones would do.
         limit = _NEEDLESS * best.error
         best = _shortened(best, train, valid, number, lambda errors, _: np.mean(errors) <= limit)
     return best
@@ -335,24 +347,46 @@ def _started(message, columns, sent, train, valid, pieces, as_good):
 
 
 def _shortened(law, train, valid, pieces, as_good):
-    """The law without the terms that it does not need."""
-    while shorter := [fit_law(*parts, train, valid, pieces) for parts in _shorter(law)]:
-        least = min(shorter, key=lambda one: one.error)
-        if not as_good(least.errors, law.errors):
-            break
-        law = least
-    return law
+    """The law without the terms, and factors of terms, that it does not need."""
+    needed: set[Any] = set()
+    while True:
+        trials = {
+            one: fit_law(*parts, train, valid, pieces)
+            for one, parts in _shorter(law, train, pieces)
+            if one not in needed
+        }
+        # What is needed beside other terms is needed without them.
+        needed |= {one for one, trial in trials.items() if not as_good(trial.errors, law.errors)}
+        trials = [trial for one, trial in trials.items() if one not in needed]
+        if not trials:
+            return law
+        law = min(trials, key=lambda one: (len(one.variables), one.error))
 
 
-def _shorter(law: SplineLaw):
-    """Messages and updates with one term less."""
-    counted = iter(law.curves)
-    factors = [[next(counted) for _ in term] for term in law.message]
-    for k in range(len(law.message) if len(law.message) > 1 else 0):
-        rest = [curve for term in factors[:k] + factors[k + 1 :] for curve in term]
-        yield law.message[:k] + law.message[k + 1 :], rest, law.update
-    curves = [curve for term in factors for curve in term]
-    for k in range(len(law.update)):
-        update = law.update[:k] + law.update[k + 1 :]
-        if any(SUM in term for term in update):
-            yield law.message, curves, update
+def _shorter(law: SplineLaw, train: Summed, pieces: int):
+    """What may be left out, and message, its factors and update without it.
+
+    What is left of a message is fitted to the whole of it.
+    """
+    curves = law.curves[: sum(map(len, law.message))]
+    sent = evaluate_terms(law.message, curves, train.elements)
+    for one, rest in _without(law.message):
+        if rest:
+            yield (
+                ("message", *one),
+                (rest, fit_terms(rest, train.elements, sent, pieces), law.update),
+            )
+    for one, rest in _without(law.update):
+        if any(SUM in term for term in rest):
+            yield ("update", *one), (law.message, curves, rest)
+
+
+def _without(terms):
+    """Each term, and factor of a term, and the terms without it."""
+    for k, term in enumerate(terms):
+        others = terms[:k] + terms[k + 1 :]
+        yield (term, ""), others
+        for name in term if len(term) > 1 else ():
+            less = tuple(one for one in term if one != name)
+            if less not in others:
+                yield (term, name), (*terms[:k], less, *terms[k + 1 :])
