@@ -240,3 +240,16 @@ def test_sums_of_what_elements_have_are_structure():
     found = certify(*[model(data, a**2 + 0.1 * b, total / count)] * 2, data, data)
     assert found.says == "doubt"
     assert found.checks["structure"]["explained"] > 0.5
+
+
+def test_what_one_message_cannot_say_is_structure():
+    """The variance of a in each set takes two sums."""
+    data = sets(0.0)
+    target = [
+        np.var(a[: int(n[0])])
+        for a, n in zip(data.nodes.properties["a"], data.graphs.n_node, strict=True)
+    ]
+    data = dataclasses.replace(data, target=np.reshape(target, np.shape(data.target)))
+    a, total, count = sympy.symbols("a e_0 e_n")
+    found = certify(*[model(data, a**2, 0.93 * total / count)] * 2, data, data)
+    assert found.says == "doubt" and not found.checks["structure"]["holds"]

@@ -107,7 +107,7 @@ def certify(
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
       place, fitted to it on one half of the data, explains over 3% of it on the other; where
       it is of scalars, no sum of a spline over elements, and no splines of what is predicted,
-      of the number of elements and of a node's own scalars, one or two of them together.
+      of sums over elements, their number and a node's own scalars, one or two together.
     - `noise`: what the law leaves comes and goes. Where graphs are moments of recordings, what
       points the same way from one to the next is at most 1% of accelerations; where they are
       not, noise cannot be told from what is missing, and 10% may be left.
@@ -369,7 +369,9 @@ def _left_of_sums(law, dataset) -> Summed:
     sums = gather_sums(dataclasses.replace(dataset, target=both), _PAIRS, _OWNERS)
     left, predicted = np.split(sums.target, 2, axis=1)
     told = {f"law {k}": column for k, column in enumerate(predicted.T)}
-    return sums._replace(target=left, owners=sums.owners | told)
+    own = scalar_features(sums.elements)
+    told |= {name: sums.matrix @ x for name, x in own.items() if not name.endswith("_i")}
+    return sums._replace(target=left, owners=told | sums.owners)
 
 
 def _looked_for(bodies: Bodies) -> Sequence[Term]:
