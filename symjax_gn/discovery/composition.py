@@ -59,10 +59,10 @@ def with_differences(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {**columns, **new}
 
 
-def written_out(law: sympy.Expr) -> sympy.Expr:
-    """A law with the differences of `with_differences` as such.
+def without_differences(law: Any) -> Any:
+    """A law with the differences of `with_differences` written out.
 
-    >>> written_out(sympy.sin(sympy.Symbol("age_ij")))
+    >>> without_differences(sympy.sin(sympy.Symbol("age_ij")))
     -sin(age_i - age_j)
     """
     names = (str(symbol) for symbol in law.free_symbols)

@@ -22,7 +22,7 @@ from symjax_gn.discovery.composition import (
     Frozen,
     Summed,
     formulas,
-    written_out,
+    without_differences,
 )
 from symjax_gn.discovery.distillation import search_in_units
 from symjax_gn.discovery.objective import Interval, interval
@@ -88,7 +88,7 @@ def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
     counted: Iterator[Any] = iter(candidate)
 
     def factor(name):
-        return written_out(next(counted).xreplace({_X: sympy.Symbol(name)}))
+        return without_differences(next(counted).xreplace({_X: sympy.Symbol(name)}))
 
     return [
         sympy.Add(*(sympy.Mul(*map(factor, term)) for term in terms))
