@@ -275,6 +275,14 @@ def test_speeds_are_among_what_sums_depend_on():
     assert found.error < 0.02
 
 
+def test_constants_of_terms_that_cancel_leave_nothing():
+    law = SplineLaw((("a_ij",),), ((composition.SUM,), ("b_i",)), (), (), np.zeros(0))
+    third = sympy.Float(1) / 3
+    message, update = whole(law, (sympy.sin(R), 2 * R + third, R - third - sympy.Float(1e-15)))
+    assert message == sympy.sin(A_J - A_I) and update == 2 * SUM + B_I
+    assert whole(law, (R, R + third, R - 0.3))[1].as_coeff_Add()[0] == pytest.approx(1 / 3 - 0.3)
+
+
 def test_one_factor_alone_is_rated_as_among_all(data):
     """Where splines stand for the others; its values are taken at 1,000 places and more."""
     seen, _ = data

@@ -66,6 +66,9 @@ _TWICE, _NEAR, _MOST_FITTED = 2.0, 0.03, 10
 # forces that may cancel each other, are less exact.
 _ROUNDING = 3e-7
 
+# Constants of terms cancel each other if no more than this share is left.
+_CANCELLED = 1e-9
+
 # A sum is measured from a point this share of its range beyond its ends.
 _BEYOND = 0.02
 
@@ -91,9 +94,16 @@ def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
         return without_differences(next(counted).xreplace({_X: sympy.Symbol(name)}))
 
     return [
-        sympy.Add(*(sympy.Mul(*map(factor, term)) for term in terms))
+        _summed([sympy.Mul(*map(factor, term)) for term in terms])
         for terms in (splines.message, splines.update)
     ]
+
+
+def _summed(parts):
+    """The sum, without a constant that is nothing but what rounding leaves of others."""
+    number, rest = sympy.Add(*parts).as_coeff_Add()
+    largest = max(abs(one.as_coeff_Add()[0]) for one in parts)
+    return rest if abs(number) < _CANCELLED * largest else number + rest
 
 
 class OnTargets:
