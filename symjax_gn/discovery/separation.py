@@ -43,6 +43,9 @@ _MARGIN = 0.1
 # Derivatives below this are none.
 _UNSEEN = 1e-100
 
+# Elements that what is left of a message is fitted to.
+_SOME = 5_000
+
 # Products of so many variables, at most.
 _MOST_FACTORS = 3
 
@@ -366,19 +369,28 @@ def _shortened(law, train, valid, pieces, as_good):
 def _shorter(law: SplineLaw, train: Summed, pieces: int):
     """What may be left out, and message, its factors and update without it.
 
-    What is left of a message is fitted to the whole of it.
+    What is left of a message is fitted to the whole of it first, on some elements.
     """
     curves = law.curves[: sum(map(len, law.message))]
-    sent = evaluate_terms(law.message, curves, train.elements)
+    some = _some(train.elements, {name for term in law.message for name in term})
+    sent = evaluate_terms(law.message, curves, some)
     for one, rest in _without(law.message):
         if rest:
             yield (
                 ("message", *one),
-                (rest, fit_terms(rest, train.elements, sent, pieces), law.update),
+                (rest, fit_terms(rest, some, sent, pieces), law.update),
             )
     for one, rest in _without(law.update):
         if any(SUM in term for term in rest):
             yield ("update", *one), (law.message, curves, rest)
+
+
+def _some(columns, names):
+    """Evenly spaced samples, with the ends of all variables."""
+    ends = [place for name in names for place in (columns[name].argmin(), columns[name].argmax())]
+    count = len(next(iter(columns.values())))
+    rows = np.unique([*ends, *np.linspace(0, count - 1, min(count, _SOME)).astype(int)])
+    return {name: x[rows] for name, x in columns.items()}
 
 
 def _without(terms):
