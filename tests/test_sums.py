@@ -275,6 +275,14 @@ def test_speeds_are_among_what_sums_depend_on():
     assert found.error < 0.02
 
 
+def test_offsets_of_messages_are_no_scales(data):
+    """The sum may be taken in units of a term, but not of what is next to nothing."""
+    law = SplineLaw((("x_1",),), ((composition.SUM,),), (), (), np.zeros(0))
+    message, update = -0.25 * R**2 - sympy.Float(1e-8), sympy.sqrt(-R)
+    found = substitution.gauges(law, data[0], (message, update))
+    assert max(abs(one[0].coeff(R**2)) for one in found) == 1
+
+
 def test_constants_of_terms_that_cancel_leave_nothing():
     law = SplineLaw((("a_ij",),), ((composition.SUM,), ("b_i",)), (), (), np.zeros(0))
     third = sympy.Float(1) / 3

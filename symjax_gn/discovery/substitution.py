@@ -312,7 +312,8 @@ def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candi
             parts = moved(parts, _X + sympy.Float(int(counts[0]) * offset))
             parts[k] = rest
             found.append(tuple(parts))
-    factors = {one.as_coeff_Mul()[0] for k in starts[:-1] for one in _terms(parts[k])}
+    sent = [one for k in starts[:-1] for one in _terms(parts[k]) if one.has(_X)]
+    factors = {one.as_coeff_Mul()[0] for one in sent}
     for factor in sorted(x for x in factors if x.is_Float and x != 0):
         new = moved(parts, factor * _X)
         for k in set(inside) & set(starts.tolist()):
