@@ -253,3 +253,17 @@ def test_what_one_message_cannot_say_is_structure():
     a, total, count = sympy.symbols("a e_0 e_n")
     found = certify(*[model(data, a**2, 0.93 * total / count)] * 2, data, data)
     assert found.says == "doubt" and not found.checks["structure"]["holds"]
+
+
+def test_each_component_of_scalars_is_looked_at():
+    """One is exact; the other lacks a part that goes with the number of elements."""
+    data = sets(0.05)
+    means = np.asarray(data.target)
+    data = dataclasses.replace(data, target=np.concatenate([np.ones_like(means), means], axis=-1))
+    a, total, count = sympy.symbols("a e_0 e_n")
+    for missing, says in ((0.0, "believe"), (0.01, "doubt")):
+        update = (sympy.Integer(1), total / count + missing * count)
+        law = SymbolicModel((a**2,), update, elements="nodes", quantity=data.quantity)
+        found = certify(law, Noisy(law, 0.01), data, data)
+        assert found.says == says
+        assert found.checks["structure"]["holds"] == (says == "believe")

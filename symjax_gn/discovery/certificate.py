@@ -280,7 +280,15 @@ def _explained_of_vectors(law, *halves):
 def _explained_of_scalars(law, *halves):
     """The same of a sum over elements, or of functions of one or two scalars."""
     seen, held_out = (_left_of_sums(law, half) for half in halves)
-    target, there = seen.target[:, 0], held_out.target[:, 0]
+    components = zip(seen.target.T, held_out.target.T, strict=True)
+    return max(_explained_of(seen, held_out, *component) for component in components)
+
+
+def _explained_of(seen, held_out, target, there):
+    """The same of one component."""
+    before = float(np.mean(np.abs(there)))
+    if before == 0:
+        return 0.0
     after = []
     for name, x in scalar_features(seen.elements).items():
         knots = place_knots(x, _PIECES)
@@ -292,8 +300,7 @@ def _explained_of_scalars(law, *halves):
     ]:
         curves = fit_terms(terms, seen.owners, target, _PIECES)
         after.append(there - evaluate_terms(terms, curves, held_out.owners))
-    left = [float(np.mean(np.abs(one))) for one in after]
-    return 1 - min(left, default=np.inf) / float(np.mean(np.abs(there)))
+    return 1 - min((float(np.mean(np.abs(one))) for one in after), default=before) / before
 
 
 def _noise(law, test, error):
