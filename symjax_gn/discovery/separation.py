@@ -46,8 +46,9 @@ _UNSEEN = 1e-100
 # Elements that what is left of a message is fitted to.
 _SOME = 5_000
 
-# Products of so many variables, at most.
-_MOST_FACTORS = 3
+# Products of so many variables, at most; and of each round those that are tried in full, the
+# best ones by what they explain of what others leave.
+_MOST_FACTORS, _TRIED = 3, 3
 
 
 class SplineLaw(NamedTuple):
@@ -182,25 +183,37 @@ def separate(
     halves = [slice(k, None, 2) for k in range(2)]
     size = float(np.mean(np.abs(target - np.mean(target)))) or 1.0
 
-    def error(terms):
-        seen, held_out = ({name: x[half] for name, x in columns.items()} for half in halves)
-        curves = fit_terms(terms, seen, target[halves[0]], _FIRST)
-        return np.abs(evaluate_terms(terms, curves, held_out) - target[halves[1]]) / size
+    seen, held_out = ({name: x[half] for name, x in columns.items()} for half in halves)
+
+    def left(terms, target):
+        """What is left of the target on either half, once terms are fitted to the first."""
+        curves = fit_terms(terms, seen, target[0], _FIRST)
+        pairs = zip(target, (seen, held_out), strict=True)
+        return [one - evaluate_terms(terms, curves, x) for one, x in pairs]
+
+    def error(rest):
+        return np.abs(rest[1]) / size
 
     terms: list[Term] = [(name,) for name in columns]
-    least = error(terms)
-    while np.mean(least) > _LEFT:
+    whole = [target[half] for half in halves]
+    rest = left(terms, whole)
+    while np.mean(error(rest)) > _LEFT:
         longer = {
             tuple(sorted((*term, name), key=list(columns).index))
             for term in terms
             for name in columns
             if name not in term and len(term) < _MOST_FACTORS
         }
-        trials = [(error([*terms, one]), one) for one in sorted(longer - set(terms))]
-        trial, best = min(trials, key=lambda one: np.mean(one[0]), default=(least, None))
-        if best is None or not better(least, trial):
+        alone = {
+            one: left([*((name,) for name in one), one], rest)
+            for one in sorted(longer - set(terms))
+        }
+        tried = sorted(alone, key=lambda one: np.mean(error(alone[one])))[:_TRIED]
+        trials = [(left([*terms, one], whole), one) for one in tried]
+        trial, best = min(trials, key=lambda one: np.mean(error(one[0])), default=(rest, None))
+        if best is None or not better(error(rest), error(trial)):
             break
-        least = trial
+        rest = trial
         terms.append(best)
     return terms
 
