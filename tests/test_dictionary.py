@@ -99,6 +99,21 @@ def test_products_are_found_by_their_logarithms(name):
 
 
 @pytest.mark.parametrize(
+    "y",
+    [
+        np.exp(-X) * (X**2 + 0.4) ** 0.7 * np.tanh(1.5 * X),
+        np.exp(-1.3 * X) * (X**3 + 0.7) ** -1.5 * np.tanh(2 * X),
+    ],
+)
+def test_products_of_two_functions_may_have_an_exponential_beside(y):
+    weight = 1 / (np.abs(y) + 0.1 * np.median(np.abs(y)))
+    objective = SampleObjective({"r": X}, y, weight)
+    offered = search_products(X, y, weight, DEFAULT_OPERATORS)
+    # Without the exponential the best ones err by 5e-4.
+    assert min(objective.fit((law,))[1] for _, law in offered) < 5e-5
+
+
+@pytest.mark.parametrize(
     ("above", "below"), [(X**2 - 1.2, 1 + X**3), (2 * X, 0.5 + X**2), (1 + X, X**4 + 3 * X + 0.2)]
 )
 def test_quotients_are_found(above, below):
