@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from symjax_gn.laws.fitting import fit_constants, fit_in_stages
+from symjax_gn.laws.fitting import fit_constants, fit_in_stages, standard_errors
 
 X = np.linspace(0.5, 3.0, 200)
 NOISE = np.random.default_rng(0).normal(size=200)
@@ -154,3 +154,13 @@ def test_constants_may_be_in_any_unit(unit, start):
     )
     np.testing.assert_allclose(found, true, rtol=1e-6)
     assert error < 1e-6
+
+
+def test_spreads_of_constants_that_say_the_same_are_numbers():
+    """Rounding must not leave squares below 0."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        nearly = 1 + 10.0 ** -rng.uniform(6, 16) * rng.normal(size=200)
+        size = 10.0 ** rng.uniform(-9, 9)
+        slopes = np.stack([X, X * nearly, size * X**2, X**2 * (1 + 1e-15 * NOISE)], axis=1)
+        assert np.all(np.isfinite(standard_errors(1e-9 * NOISE, slopes)))

@@ -115,8 +115,8 @@ def standard_errors(
     size = np.sqrt(np.mean(slopes**2, axis=0)) + 1e-300
     flat = slopes / size
     inverse = np.linalg.pinv(flat.T @ (stiffness[:, None] * flat))
-    covariance = inverse @ (flat.T @ (pull[:, None] ** 2 * flat)) @ inverse
-    return np.sqrt(np.diag(covariance)) / size
+    # Root of the diagonal of the covariance, which rounding cannot make negative.
+    return np.linalg.norm(pull[:, None] * flat @ inverse, axis=0) / size
 
 
 def fit_in_stages(
