@@ -129,7 +129,7 @@ def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch,
     def find_laws(*args, **options):
         looks.append(options)
         found = plain(*args, **options)
-        return found and found._replace(laws=found.laws._replace(error=1e-4))
+        return found and found._replace(laws=found.laws._replace(errors=np.array([1e-4])))
 
     def search(*args, **options):
         searched.append(1)

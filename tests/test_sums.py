@@ -10,7 +10,7 @@ from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition, substitution
 from symjax_gn.discovery.rounding import with_plain_numbers
-from symjax_gn.discovery.selection import as_good
+from symjax_gn.discovery.selection import as_good, best_on_all
 from symjax_gn.discovery.separation import SplineLaw, find_law, fit_law, fit_terms
 from symjax_gn.discovery.splines import Curve, place_knots
 from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
@@ -232,7 +232,7 @@ def test_laws_that_err_alike_are_compared_fitted_to_all_data(data):
     ends = OnTargets(law, seen), OnTargets(law, held_out)
     candidates = [(R, sympy.Float(1.09) * R), (R, R + sympy.Float(2.7))]
     rows = [Rated(k, 0.02, one, 0.02) for k, one in enumerate(candidates)]
-    found = substitution._best_on_all(rows, np.array([0.01, 0.02]), *ends)
+    found = best_on_all(rows, [0.01, 0.02], ends[0], ends[1].errors)
     assert found[1].as_coeff_Add()[0] == pytest.approx(3.0, rel=1e-5)
 
 

@@ -18,6 +18,7 @@ from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.selection import as_good, first_exact
+from symjax_gn.discovery.substitution import Chosen
 from symjax_gn.discovery.terms import (
     Term,
     body_vectors,
@@ -234,7 +235,7 @@ def test_a_threshold_is_written_as_the_plainest_number_there(start, noise, side)
         return bodies._replace(target=bodies.target + size)
 
     train, valid = map(with_noise, planted([(ends(1.5), law)]))
-    laws = choice.Laws((ends(start),), (law,), 0.0, (), (), ())
+    laws = choice.Laws((ends(start),), (law,), np.zeros(0), (), (), ())
     (found,) = choice.rounded(laws, train, valid).terms
     assert found == ends(1.5)
 
@@ -243,7 +244,7 @@ def test_a_threshold_that_is_no_plain_number_keeps_its_digits():
     place = sympy.Float(1.5037)
     train, valid = planted([(named(LINE, sympy.Heaviside(place - R)), 1 / (R + 0.2))])
     start = named(LINE, sympy.Heaviside(sympy.Float(1.5) - R))
-    laws = choice.Laws((start,), (1 / (R + 0.2),), 0.0, (), (), ())
+    laws = choice.Laws((start,), (1 / (R + 0.2),), np.zeros(0), (), (), ())
     laws = choice.rounded(laws, train, valid)
     assert np.mean(OnKernels(laws.terms, valid).errors(laws.kernels)) < 1e-12
     (found,) = constants(laws.terms[0].coupling)
@@ -462,9 +463,10 @@ def of_powers(factor, power):
     for rival in rivals:
         found, error = on_train.fit((rival,))
         rows.append(Rated(complexity(found[0]), error, found, error))
-        held_out.append(float(np.mean(on_valid.errors(found))))
+        errors = on_valid.errors(found)
+        held_out.append(float(np.mean(errors)))
     last = rows[-1].candidate
-    laws = choice.Laws((term,), last, held_out[-1], last, tuple(rows), tuple(held_out))
+    laws = choice.Laws((term,), last, errors, last, tuple(rows), tuple(held_out))
     return laws, train, valid
 
 
@@ -495,12 +497,12 @@ def test_plain_numbers_within_an_interval(value, reach, plain):
 
 
 def test_the_papers_score_is_an_option():
-    laws, *_ = of_powers(2.0, 1.5)
+    laws, _, valid = of_powers(2.0, 1.5)
     errors = [row.error for row in laws.rows]
     falls = -np.diff(np.log(errors)) / np.diff([row.complexity for row in laws.rows])
-    picked = choice.by_score(laws)
+    picked = choice.by_score(laws, valid)
     assert picked.kernels == laws.rows[1 + int(np.argmax(falls))].candidate
-    assert picked.error == laws.held_out[1 + int(np.argmax(falls))]
+    assert picked.error == pytest.approx(laws.held_out[1 + int(np.argmax(falls))])
 
 
 def test_weights_by_noisy_targets_bias_and_those_by_predictions_do_not():
@@ -564,7 +566,7 @@ def test_more_terms_must_err_far_less(monkeypatch):
     """A fourth that makes good what splines leave leads to a fit that is no better in the end."""
     stars, train, valid = prepared(DRIFT)
     few = structure.find_terms(stars, train, valid, enough=0.01, seconds=5)
-    monkeypatch.setattr(structure, "_SMOOTH", 0.0)
+    monkeypatch.setattr(structure, "SMOOTH", 0.0)
     fit = structure.find_terms(stars, train, valid, enough=0.01, seconds=5)
     assert names(fit) == names(few) and fit.error == few.error
 
@@ -670,7 +672,9 @@ def test_a_law_is_chosen_even_when_time_is_over():
     laws = choice.choose(fit, train, valid, [], seconds=1e-9)
     assert len(laws.rows) == 1 and math.isfinite(laws.error)
     stages = iter([[[R]], [[R**2]]])
-    found = first_exact(stages, lambda ways: Rated(1, 0.5, tuple(ways[0]), 0.5), until=0.0)
+    found = first_exact(
+        stages, lambda ways: Chosen(tuple(ways[0]), np.array([0.5]), (), ()), until=0.0
+    )
     assert found.candidate == (R,) and next(stages) == [[R**2]]
 
 

@@ -17,6 +17,9 @@ from symjax_gn.model import known_targets
 # Errors below this are those of accelerations in float32.
 ROUNDING = 3e-6
 
+# Errors are relative to the size of an acceleration and this share of the typical one.
+SHARE = 0.1
+
 
 class Bodies(NamedTuple):
     """Bodies with the pairs that act on them and what they are seen to do; float64."""
@@ -32,7 +35,8 @@ class Bodies(NamedTuple):
     target: Float[np.ndarray, "node dim"]
     """[node, dim], user's units; 0 where it is not known."""
     weight: Float[np.ndarray, " node"]
-    """[node], 1 / (|target| + 0.1 typical |target|); 0 where it is not known."""
+    """[node], 1 / (|target| + 0.1 typical |target|), or see `reweighted`; 0 where it is not
+    known."""
     graph: Int[np.ndarray, " node"]
     """[node], the number of its graph."""
 
@@ -76,12 +80,16 @@ def gather(dataset: Dataset, num_pairs: int) -> Bodies:
     )
 
 
-def _weight(target, known):
+def _weight(target, known, share=SHARE):
     length = np.linalg.norm(target, axis=1)
-    return known / (length + 0.1 * typical_size(length[known]) + 1e-300)
+    # Whatever the share, a body of typical acceleration has the same weight.
+    size = (length + share * typical_size(length[known])) * (1 + SHARE) / (1 + share)
+    return known / (size + 1e-300)
 
 
-def reweighted(bodies: Bodies, predicted: Float[np.ndarray, "node dim"]) -> Bodies:
+def reweighted(
+    bodies: Bodies, predicted: Float[np.ndarray, "node dim"], share: float = SHARE
+) -> Bodies:
     """Bodies weighted by the size of what is predicted of them.
 
     Weights by noisy targets favour those that noise has made small, and so bias every fit.
@@ -89,8 +97,9 @@ def reweighted(bodies: Bodies, predicted: Float[np.ndarray, "node dim"]) -> Bodi
     Args:
         bodies: those to weight.
         predicted: `[node, dim]`, e.g. by splines.
+        share: of the typical acceleration that is added to each size.
     """
-    return bodies._replace(weight=_weight(predicted, bodies.weight > 0))
+    return bodies._replace(weight=_weight(predicted, bodies.weight > 0, share))
 
 
 def _ends(dataset):

@@ -23,6 +23,7 @@ from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
     as_good,
     beside_best,
+    best_on_all,
     first_exact,
     in_stages,
     operators_of,
@@ -102,14 +103,19 @@ class Laws(NamedTuple):
     terms: tuple[Term, ...]
     kernels: tuple[sympy.Expr, ...]
     """Each a function of `r`, which stands for the term's variable."""
-    error: float
-    """Held-out error, as of `kernels.Fit`."""
+    errors: Float[np.ndarray, " node"]
+    """[node], held-out errors, as of `kernels.Fit`."""
     before: tuple[sympy.Expr, ...]
     """The most accurate laws as the searches gave them, before any refit."""
     rows: tuple[Rated, ...]
     """The candidates it was chosen from, simplest first; errors on the data of the fit."""
     held_out: tuple[float, ...]
     """Their held-out errors."""
+
+    @property
+    def error(self) -> float:
+        """Mean held-out error."""
+        return float(np.mean(self.errors))
 
 
 def choose(
@@ -198,7 +204,7 @@ def _choose(fit, ways, train, valid, until):
     return Laws(
         terms=fit.terms,
         kernels=rows[picked].candidate,
-        error=means[picked],
+        errors=held_out.errors(rows[picked].candidate),
         before=tuple(way[0] for way in ways),
         rows=tuple(rows),
         held_out=means,
@@ -276,17 +282,34 @@ def rounded(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
     laws = _with_plain_thresholds(laws, train, valid)
     objective, held_out = OnKernels(laws.terms, train), OnKernels(laws.terms, valid)
     found = with_plain_numbers(laws.kernels, objective, held_out.errors)
-    return laws._replace(kernels=found, error=float(np.mean(held_out.errors(found))))
+    return laws._replace(kernels=found, errors=held_out.errors(found))
 
 
-def by_score(laws: Laws) -> Laws:
-    """The law of the largest score (paper, section 3) of those that were chosen from."""
+def best_of_all(laws: Laws, train: Bodies, valid: Bodies) -> Laws:
+    """The choice made once more between laws that err nearly alike, by more bodies.
+
+    Args:
+        laws: what `choose` gave.
+        train: bodies whose accelerations constants are fitted to.
+        valid: bodies of other recordings.
+    """
+    objective, held_out = OnKernels(laws.terms, train), OnKernels(laws.terms, valid)
+    found = best_on_all(laws.rows, laws.held_out, objective, held_out.errors)
+    return laws._replace(kernels=found, errors=held_out.errors(found))
+
+
+def by_score(laws: Laws, valid: Bodies) -> Laws:
+    """The law of the largest score (paper, section 3) of those that were chosen from.
+
+    Args:
+        laws: what `choose` gave.
+        valid: held-out bodies.
+    """
     rows: list[Any] = [
         (row.complexity, row.error, sympy.Tuple(*row.candidate)) for row in laws.rows
     ]
     kernels: Any = select(to_front(rows)).expression.args
-    k = [row.candidate for row in laws.rows].index(kernels)
-    return laws._replace(kernels=kernels, error=laws.held_out[k])
+    return laws._replace(kernels=kernels, errors=OnKernels(laws.terms, valid).errors(kernels))
 
 
 def _softening(bodies):

@@ -11,8 +11,8 @@ from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery import choice, kernels, structure
-from symjax_gn.discovery.bodies import Bodies, gather, reweighted
+from symjax_gn.discovery import choice, kernels, noise, structure
+from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.objective import OnKernels
@@ -27,6 +27,9 @@ from symjax_gn.networks.training import Trained
 
 # Pairs that terms are compared on, that kernels and laws are fitted to, and held-out ones.
 _COMPARED, _FITTED, _HELD_OUT = 8_000, 20_000, 8_000
+
+# Pairs of both that laws are compared on in the end, if there is noise.
+_ALL = 100_000
 
 # Terms explain a force if they err at most so many times as much as the network.
 _AS_WELL = 1.5
@@ -111,15 +114,26 @@ def find_laws(
     if fit.error > limit:
         # A threshold may be all that is wrong with smooth kernels.
         fit = structure.split_at_break(fit, few, held_out) or fit
+    if noise.is_noisy(fit, seen, held_out):
+        fit = kept(noise.find_terms_in_noise, folder)(stars, fit, seen, held_out)
     if not fit.error <= limit:
         return None
     if before is not None and set(before.fit.terms) == set(fit.terms):
         return before._replace(network_error=network_error)
-    few, seen, held_out = (
-        reweighted(bodies, kernels.accelerations(fit, bodies)) for bodies in (few, seen, held_out)
-    )
-    laws = kept(choice.choose, folder)(fit, few, held_out, regressors, seconds=seconds)
-    laws = choice.by_score(laws) if by_score else laws
+    share = noise.noise_share(held_out, kernels.accelerations(fit, held_out))
+
+    def weighted(bodies):
+        return reweighted(bodies, kernels.accelerations(fit, bodies), share)
+
+    few, seen, held_out = map(weighted, (few, seen, held_out))
+    even = kernels.fit_again(fit, seen, held_out)
+    laws = kept(choice.choose, folder)(even, few, held_out, regressors, seconds=seconds)
+    if by_score:
+        laws = choice.by_score(laws, held_out)
+    elif laws.error > ROUNDING:
+        # Through noise laws are told apart by all that there are.
+        seen, held_out = (weighted(gather(part, _ALL)) for part in (train, validation))
+        laws = choice.best_of_all(laws, seen, held_out)
     return Found(fit, choice.rounded(laws, seen, held_out), seen, network_error)
 
 

@@ -75,7 +75,7 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
             best, chosen = least, rows
     best, chosen = _merged(best, chosen, train, valid)
     for k, one in enumerate(chosen):
-        for term in [*_alone(one.term, train), *_simpler(one.term, train)]:
+        for term in [*_alone(one.term, train), *simpler(one.term, train)]:
             rows = [*chosen[:k], again(one, term, train, valid), *chosen[k + 1 :]]
             trial = solved(rows, train, valid)
             if trial.error <= max(SAME * best.error, ROUNDING):
@@ -179,8 +179,13 @@ def _alone(term: Term, bodies: Bodies) -> list[Term]:
     return [Term(one, term.coupling, False) for one in alike if one.along == term.vector.along]
 
 
-def _simpler(term: Term, bodies: Bodies) -> list[Term]:
-    """Terms with a simpler variable, and with simpler couplings by the same properties."""
+def simpler(term: Term, bodies: Bodies) -> list[Term]:
+    """Terms with a simpler variable, and with simpler couplings by the same properties.
+
+    Args:
+        term: of pairs or of bodies.
+        bodies: on which it acts.
+    """
     known = term.coupling.free_symbols
     if term.coupling.has(sympy.Heaviside):
         return []

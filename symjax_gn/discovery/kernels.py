@@ -198,6 +198,12 @@ def accelerations(
     return total
 
 
+def fit_again(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
+    """The same terms and splines, fitted to other bodies or with other weights."""
+    rows = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
+    return solved(rows, train, valid)
+
+
 def fit_terms(terms: Sequence[Term], train: Bodies, valid: Bodies, pieces: int) -> Fit:
     """Kernels of given terms.
 

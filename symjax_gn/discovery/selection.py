@@ -35,6 +35,10 @@ _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
 # Laws of each of several kernels that are tried together.
 _COMBINED = 6
 
+# Laws that are compared once more, fitted to all data: those that err no more than such a factor
+# of the best, nor by such a share of what is typical more; at most so many.
+_TWICE, _NEAR, _MOST_FITTED = 2.0, 0.03, 10
+
 
 def operators_of(regressors: Sequence[Regressor]) -> Sequence[str]:
     """The operators that engines may use together."""
@@ -42,12 +46,12 @@ def operators_of(regressors: Sequence[Regressor]) -> Sequence[str]:
     return sorted(operators) or DEFAULT_OPERATORS
 
 
-class _WithError(Protocol):
+class _WithErrors(Protocol):
     @property
-    def error(self) -> float: ...
+    def errors(self) -> np.ndarray: ...
 
 
-_Found = TypeVar("_Found", bound=_WithError)
+_Found = TypeVar("_Found", bound=_WithErrors)
 
 
 def first_exact(
@@ -68,9 +72,9 @@ def first_exact(
     """
     for ways in stages:
         found = choose(ways)
-        if best is None or found.error < best.error / _AS_GOOD:
+        if best is None or not as_good(best.errors, found.errors, 1.0, rounding):
             best = found
-        if best.error <= rounding or time.monotonic() > until:
+        if np.mean(best.errors) <= rounding or time.monotonic() > until:
             break
     assert best is not None
     return best
@@ -203,6 +207,31 @@ def pick(
     return rows, means, simplest(errors, rounding)
 
 
+def best_on_all(
+    rows: Sequence[Rated],
+    means: Sequence[float],
+    objective: Objective,
+    held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
+    rounding: float = ROUNDING,
+) -> Candidate:
+    """The choice between laws that err nearly alike, once all data have fitted them.
+
+    What few data say of constants may hide which law is the better one.
+
+    Args:
+        rows: what was chosen from.
+        means: their mean held-out errors.
+        objective: fits constants to all data.
+        held_out: errors of fitted laws on other data.
+        rounding: see `as_good`.
+    """
+    most = min(_TWICE * min(means), min(means) + _NEAR)
+    near = sorted((k for k in range(len(rows)) if means[k] <= most), key=lambda k: means[k])
+    best = sorted((rows[k] for k in near[:_MOST_FITTED]), key=lambda row: row.complexity)
+    fitted = [objective.fit(row.candidate, math.inf)[0] for row in best]
+    return fitted[simplest([held_out(one) for one in fitted], rounding)]
+
+
 def simplest(errors: Sequence[Float[np.ndarray, " sample"]], rounding: float = ROUNDING) -> int:
     """Which of some laws, simplest first, is the first that errs no more than the best one.
 
@@ -211,11 +240,11 @@ def simplest(errors: Sequence[Float[np.ndarray, " sample"]], rounding: float = R
         rounding: see `as_good`.
 
     >>> noise = 0.1 * np.abs(np.random.default_rng(0).normal(size=1000))
-    >>> simplest([2 * noise, 1.05 * noise, noise])
+    >>> simplest([2 * noise, noise + 1e-9, noise])
     1
     """
     best = min(errors, key=np.mean)
-    return next(k for k, one in enumerate(errors) if as_good(one, best, rounding=rounding))
+    return next(k for k, one in enumerate(errors) if as_good(one, best, 1.0, rounding))
 
 
 def as_good(
@@ -223,15 +252,16 @@ def as_good(
     best: Float[np.ndarray, " sample"],
     factor: float = _AS_GOOD,
     rounding: float = ROUNDING,
+    chance: float = _STANDARD_ERRORS,
 ) -> bool:
     """Whether errors, as shares of what is typical, are not above others.
 
-    Those that are above by chance, or by no more than a factor and little altogether, are not;
-    nor are those that are nothing but `rounding`.
+    Those that are above by so many standard errors of `chance`, or by no more than a factor and
+    little altogether, are not; nor are those that are nothing but `rounding`.
     """
     gap = errors - best
     with np.errstate(all="ignore"):
-        chance = _STANDARD_ERRORS * float(np.std(gap)) / math.sqrt(len(gap))
+        spread = chance * float(np.std(gap)) / math.sqrt(len(gap))
     mean = float(np.mean(best))
     near = min(factor * mean, mean + _AS_GOOD_SHARE)
-    return bool(np.mean(errors) <= max(near, mean + chance, rounding))
+    return bool(np.mean(errors) <= max(near, mean + spread, rounding))

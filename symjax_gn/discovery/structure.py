@@ -26,6 +26,7 @@ from symjax_gn.discovery.kernels import (
 from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
+    Columns,
     Term,
     body_vectors,
     couplings,
@@ -47,19 +48,51 @@ _TRIED, _SIMPLE, _OWN = 24, 3, 24
 _PLACES, _ZOOMS, _HALF = 30, 7, 14
 
 # Splines that err less than this have met no threshold.
-_SMOOTH = 10 * ROUNDING
+SMOOTH = 10 * ROUNDING
 
 # A threshold is rounded if it moves by less than the first share, and the error grows by no
 # more than the second factor.
 _PLAIN, _PLAIN_ERROR = 1e-3, 1.05
 
 # Terms of one force, at most, terms that a sum may start with, and that may be added at once.
-_MOST_TERMS, _STARTS, _TOGETHER = 6, 4, 4
+MOST_TERMS, _STARTS, _TOGETHER = 6, 4, 4
 
 # Steps and fits in a search for exponents, for each of them; the fractions that are offered, if
 # as near.
 _EXPONENT_STEP = 0.25
 _EXPONENT_FITS, _DENOMINATORS, _NEAR_FRACTION = 40, (1, 2, 3, 4, 5), 0.02
+
+
+class Candidates:
+    """Terms that a force may have."""
+
+    def __init__(self, stars: StarForces, nodes: Columns, dim: int):
+        """List what pairs and bodies may feel.
+
+        Args:
+            stars: what the network says of pairs.
+            nodes: feature columns of bodies.
+            dim: spatial dimension.
+        """
+        self._stars = stars
+        self.vectors = pair_vectors(stars.pairs, dim)
+        self.couplings = couplings(stars.pairs, "ij")
+        self._of_senders = [vector for vector in self.vectors if _of_sender(vector)]
+        self._simple = [
+            Term(self.vectors[0], way, True) for way in self.couplings if complexity(way) <= _SIMPLE
+        ]
+        own = couplings(nodes, "i")[:_OWN]
+        self.alone = [Term(one, way, False) for one in body_vectors(nodes, dim) for way in own]
+
+    def beside(self, terms: Sequence[Term], fit: Fit | None) -> list[Term]:
+        """What may be added to some terms, with a fit of these."""
+        ranked = [one for _, one in rank_pairs(self._stars, fit, self.vectors, self.couplings)]
+        # What is simple is tried whatever a network says that has not learned enough, and so
+        # are other vectors beside those found: a law's terms often share a coupling.
+        shared = dict.fromkeys([self.couplings[0], *(one.coupling for one in terms if one.pair)])
+        alike = [Term(vector, way, True) for way in shared for vector in self._of_senders]
+        tried = dict.fromkeys([*ranked[:_TRIED], *self._simple, *alike, *self.alone])
+        return [term for term in tried if term not in terms]
 
 
 def find_terms(
@@ -84,13 +117,7 @@ def find_terms(
         seconds: after which no other terms are tried to start with.
     """
     until = time.monotonic() + seconds
-    dim = train.target.shape[1]
-    vectors = pair_vectors(stars.pairs, dim)
-    of_senders = [vector for vector in vectors if _of_sender(vector)]
-    ways = couplings(stars.pairs, "ij")
-    simple = [Term(vectors[0], way, True) for way in ways if complexity(way) <= _SIMPLE]
-    own = couplings(train.nodes, "i")[:_OWN]
-    alone = [Term(vector, way, False) for vector in body_vectors(train.nodes, dim) for way in own]
+    candidates = Candidates(stars, train.nodes, train.target.shape[1])
     known: dict[Term, Ready] = {}
 
     def coarse(term):
@@ -100,13 +127,7 @@ def find_terms(
 
     def extended(rows, fit):
         """Fits with one more term, the best first; of those that are as good the simplest."""
-        ranked = [term for _, term in rank_pairs(stars, fit, vectors, ways)[:_TRIED]]
-        # What is simple is tried whatever a network says that has not learned enough, and so
-        # are other vectors beside those found: a law's terms often share a coupling.
-        shared = dict.fromkeys([ways[0], *(row.term.coupling for row in rows if row.term.pair)])
-        alike = [Term(vector, way, True) for way in shared for vector in of_senders]
-        tried = dict.fromkeys([*ranked, *simple, *alike, *alone])
-        more = [coarse(term) for term in tried if all(term != row.term for row in rows)]
+        more = map(coarse, candidates.beside([row.term for row in rows], fit))
         trials = [(solved([*rows, one], train, valid), [*rows, one]) for one in more]
         least = min(trial.error for trial, _ in trials)
 
@@ -119,7 +140,7 @@ def find_terms(
     def together(rows, fit):
         """A fit with several more terms at once, which say little one by one."""
         best = None
-        for terms in groups(stars, fit, vectors, ways, _TOGETHER):
+        for terms in groups(stars, fit, candidates.vectors, candidates.couplings, _TOGETHER):
             more = [*rows, *map(coarse, terms)]
             trial = solved(more, train, valid)
             if best is None or trial.error < best[0].error / FALL ** (len(more) - len(best[1])):
@@ -134,7 +155,9 @@ def find_terms(
         it: one by one they say nothing, nor do those of pairs without them.
         """
         plain = [
-            term for term in alone if not term.vector.variable and complexity(term.coupling) < 2
+            term
+            for term in candidates.alone
+            if not term.vector.variable and complexity(term.coupling) < 2
         ]
         return needed(*extended([*map(coarse, plain)], None)[0], train, valid, SAME)
 
@@ -160,7 +183,7 @@ def find_terms(
             # Coarse kernels may be all that is wrong with the right terms.
             finer = finish(fit, train, valid) if fit.error <= enough else None
             fewer = _least(fewer, finer) if finer is not None else fewer
-            if len(rows) >= _MOST_TERMS or (finer is not None and finer.error <= _SMOOTH):
+            if len(rows) >= MOST_TERMS or (finer is not None and finer.error <= SMOOTH):
                 break
             longer, more = extended(rows, fit)[0]
             if longer.error > fit.error / FALL and fit.error > enough:
@@ -237,7 +260,7 @@ def split_at_break(fit: Fit, train: Bodies, valid: Bodies) -> Fit | None:
     which two splines err least is taken, if they err less than one by far.
     """
     best: tuple[float, int, float] | None = None
-    for k, term in enumerate(fit.terms if fit.error > _SMOOTH else ()):
+    for k, term in enumerate(fit.terms if fit.error > SMOOTH else ()):
         if not term.pair or term.vector.variable is None or term.coupling.has(sympy.Heaviside):
             continue
         others = [

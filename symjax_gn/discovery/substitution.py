@@ -29,11 +29,11 @@ from symjax_gn.discovery.objective import Interval, interval
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
     beside_best,
+    best_on_all,
     first_exact,
     in_stages,
     operators_of,
     pick,
-    simplest,
     simplest_first,
 )
 from symjax_gn.discovery.separation import SplineLaw
@@ -58,10 +58,6 @@ _SAMPLES, _SEEN = 500, (0.003, 0.997)
 # An uncertainty of this share of how much a factor varies counts as much as that.
 _NOISE = 0.01
 
-# Laws that are compared once more, fitted to all data: those that err no more than such a factor
-# of the best, nor by such a share of what is typical more; at most so many.
-_TWICE, _NEAR, _MOST_FITTED = 2.0, 0.03, 10
-
 # Errors below this are those of single numbers in float32. Accelerations, which are sums of
 # forces that may cancel each other, are less exact.
 _ROUNDING = 3e-7
@@ -78,12 +74,17 @@ class Chosen(NamedTuple):
 
     candidate: Candidate
     """A law of `r` for each factor, those of the message first."""
-    error: float
-    """Mean held-out error."""
+    errors: Float[np.ndarray, " owner"]
+    """[owner], held-out errors over the typical target."""
     rows: tuple[Rated, ...]
     """What it was chosen from."""
     held_out: tuple[float, ...]
     """[row], their mean held-out errors."""
+
+    @property
+    def error(self) -> float:
+        """Mean held-out error."""
+        return float(np.mean(self.errors))
 
 
 def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
@@ -237,7 +238,8 @@ def choose_factors(
     def rated(candidates):
         rules = list(RULES.values())
         rows, means, picked = pick(candidates, objective, held_out.errors, rules, until, _ROUNDING)
-        return Chosen(rows[picked].candidate, means[picked], tuple(rows), means)
+        best = rows[picked].candidate
+        return Chosen(best, held_out.errors(best), tuple(rows), means)
 
     def choose(ways):
         tried = []
@@ -265,23 +267,10 @@ def choose_factors(
     last = rated(variants)
     rows, means = (*found.rows, *last.rows), (*found.held_out, *last.held_out)
     on_all = OnTargets(splines, train)
-    fitted = _best_on_all(rows, np.array(means), on_all, held_out)
+    fitted = best_on_all(rows, means, on_all, held_out.errors, _ROUNDING)
     until = time.monotonic() + seconds / 2
     plain = with_plain_numbers(fitted, on_all, held_out.errors, until)
-    return Chosen(plain, float(np.mean(held_out.errors(plain))), rows, means)
-
-
-def _best_on_all(rows, means, on_all, held_out) -> Candidate:
-    """The choice between laws that err nearly alike, once all data have fitted them.
-
-    What few data say of constants may hide which law is the better one.
-    """
-    least = np.min(means)
-    near = np.flatnonzero(means <= min(_TWICE * least, least + _NEAR))
-    near = near[np.argsort(means[near], kind="stable")][:_MOST_FITTED]
-    best = sorted((rows[k] for k in near), key=lambda row: row.complexity)
-    fitted = [on_all.fit(row.candidate)[0] for row in best]
-    return fitted[simplest([held_out.errors(one) for one in fitted], _ROUNDING)]
+    return Chosen(plain, held_out.errors(plain), rows, means)
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:

@@ -1,0 +1,66 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sympy
+from test_terms import LINE, MI, MJ, R, fitted, named, names, planted, prepared
+
+from symjax_gn.discovery import noise, structure
+from symjax_gn.discovery.bodies import SHARE, reweighted
+from symjax_gn.physics.systems import System, sample_normal
+
+SIZE = 0.05
+
+
+def noisy(bodies, seed=0, size=SIZE):
+    """Accelerations with noise of one size, a share of the typical one."""
+    typical = np.median(np.linalg.norm(bodies.target, axis=1))
+    gap = np.random.default_rng(seed).normal(size=bodies.target.shape)
+    return bodies._replace(target=bodies.target + size * typical * gap)
+
+
+@pytest.mark.parametrize(("grows", "share"), [(True, SHARE), (False, 100.0)])
+def test_the_spread_of_errors_says_how_accelerations_are_weighted(grows, share):
+    bodies, _ = planted([(named(LINE, MI * MJ), R)])
+    length = np.linalg.norm(bodies.target, axis=1, keepdims=True)
+    size = length + SHARE * np.median(length) if grows else np.median(length)
+    gap = 0.02 * size * np.random.default_rng(0).normal(size=bodies.target.shape)
+    found = noise.noise_share(bodies._replace(target=bodies.target + gap), bodies.target)
+    assert found == pytest.approx(share, rel=0.3)
+    # A body of typical acceleration has the same weight, whatever the share.
+    usual = np.argmin(np.abs(length[:, 0] - np.median(length)))
+    weights = [reweighted(bodies, bodies.target, x).weight[usual] for x in (SHARE, 1.0, 100.0)]
+    np.testing.assert_allclose(weights, weights[0], rtol=0.02)
+
+
+def test_errors_that_finer_splines_lower_are_no_noise():
+    exact = planted([(named(LINE, MI * MJ), 1 / (R + sympy.Float(0.05)))])
+    _, coarse = fitted([named(LINE, MI * MJ)], *exact)
+    assert not noise.is_noisy(structure.finish(coarse, *exact), *exact)
+    shaken = [noisy(part) for part in exact]
+    _, coarse = fitted([named(LINE, MI * MJ)], *shaken)
+    assert noise.is_noisy(structure.finish(coarse, *shaken), *shaken)
+
+
+def _two(way, i, j):
+    r = jnp.sqrt(jnp.sum(way**2) + 1e-12)
+    return (i.mass * j.mass / (r + 0.3) - 0.15 * i.mass) * way / r
+
+
+def test_a_term_that_is_smaller_than_noise_is_found():
+    """Without noise, what lowers the error so little counts as nothing."""
+    system = System("two", pair_force=_two, sample=sample_normal, dt=5e-3)
+    stars, *parts = prepared(system)
+    train, valid = (noisy(part, k) for k, part in enumerate(parts))
+    _, first = fitted([named(LINE, MI * MJ**1.1)], train, valid)
+    found = noise.find_terms_in_noise(stars, first, train, valid)
+    assert names(found) == {("m_i*m_j", LINE), ("m_i", LINE)}
+    assert first.error < structure.NEEDED * found.error
+
+
+def test_noise_makes_no_terms():
+    parts = planted([(named(LINE, MI * MJ), 1 / (R + sympy.Float(0.3)))])
+    system = System("one", lambda r, i, j: i.mass * j.mass * r, sample=sample_normal, dt=5e-3)
+    stars, *_ = prepared(system)
+    train, valid = (noisy(part, k) for k, part in enumerate(parts))
+    _, first = fitted([named(LINE, MI * MJ)], train, valid)
+    assert names(noise.find_terms_in_noise(stars, first, train, valid)) == {("m_i*m_j", LINE)}
