@@ -34,7 +34,7 @@ from symjax_gn.discovery.structure import split_at_break
 from symjax_gn.discovery.terms import Term, values
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
-from symjax_gn.laws.expressions import constants
+from symjax_gn.laws.expressions import complexity, constants
 from symjax_gn.laws.fronts import ParetoFront, select, to_front
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.rules import RULES, softened
@@ -116,6 +116,11 @@ class Laws(NamedTuple):
     def error(self) -> float:
         """Mean held-out error."""
         return float(np.mean(self.errors))
+
+    @property
+    def complexity(self) -> int:
+        """Of all its laws together."""
+        return sum(map(complexity, self.kernels))
 
 
 def choose(

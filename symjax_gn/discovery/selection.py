@@ -50,6 +50,9 @@ class _WithErrors(Protocol):
     @property
     def errors(self) -> np.ndarray: ...
 
+    @property
+    def complexity(self) -> int: ...
+
 
 _Found = TypeVar("_Found", bound=_WithErrors)
 
@@ -72,7 +75,7 @@ def first_exact(
     """
     for ways in stages:
         found = choose(ways)
-        if best is None or not as_good(best.errors, found.errors, 1.0, rounding):
+        if best is None or _is_better(found, best, rounding):
             best = found
         if np.mean(best.errors) <= rounding or time.monotonic() > until:
             break
@@ -80,17 +83,34 @@ def first_exact(
     return best
 
 
+def _is_better(found, best, rounding):
+    """Whether what was found errs less, or is simpler and errs no more."""
+    less = not as_good(best.errors, found.errors, 1.0, rounding)
+    simpler = found.complexity < best.complexity
+    return less or (simpler and as_good(found.errors, best.errors, 1.0, rounding))
+
+
 def in_stages(
     searches: Sequence[Iterator[dict[Any, float]]],
 ) -> Iterator[list[list[sympy.Expr]]]:
     """Promising laws of each of several functions, more in each stage of their searches."""
-    known = [math.inf] * len(searches)
+    known = [(math.inf, math.inf)] * len(searches)
     for rated in zip(*searches, strict=False):
-        least = [min(one.values()) for one in rated]
-        # Laws that explain a kernel no better are no news.
-        if any(new < old / _AS_GOOD for new, old in zip(least, known, strict=True)):
-            known = least
+        reached = list(map(_reached, rated))
+        # Laws that explain a kernel no better, and are no simpler, are no news.
+        if any(
+            error < old / _AS_GOOD or (size < largest and error <= old)
+            for (error, size), (old, largest) in zip(reached, known, strict=True)
+        ):
+            known = reached
             yield [_promising(one) for one in rated]
+
+
+def _reached(rated):
+    """The least error of some laws, and the least complexity of those that err about as little."""
+    least = min(rated.values())
+    near = (law for law, error in rated.items() if error <= _AS_GOOD * least)
+    return least, min(map(complexity, near))
 
 
 def _promising(rated):

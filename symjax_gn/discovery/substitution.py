@@ -39,7 +39,7 @@ from symjax_gn.discovery.selection import (
 from symjax_gn.discovery.separation import SplineLaw
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
-from symjax_gn.laws.expressions import with_constants
+from symjax_gn.laws.expressions import complexity, with_constants
 from symjax_gn.laws.fitting import fit_in_stages, standard_errors
 from symjax_gn.laws.fronts import ParetoFront, is_usable
 from symjax_gn.laws.refinement import Candidate, Rated
@@ -85,6 +85,11 @@ class Chosen(NamedTuple):
     def error(self) -> float:
         """Mean held-out error."""
         return float(np.mean(self.errors))
+
+    @property
+    def complexity(self) -> int:
+        """Of all its laws together."""
+        return sum(map(complexity, self.candidate))
 
 
 def whole(splines: SplineLaw, candidate: Candidate) -> list[Any]:
