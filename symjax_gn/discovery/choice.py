@@ -22,7 +22,7 @@ from symjax_gn.discovery.objective import OnKernels
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
     as_good,
-    beside_best,
+    beside,
     best_on_all,
     first_exact,
     in_stages,
@@ -195,17 +195,25 @@ def _searches(fit, train, operators):
 
 def _choose(fit, ways, train, valid, until):
     """Laws from candidates for each kernel."""
+    candidates = [(law,) for law in ways[0]]
     if len(ways) > 1:
-        found = []
+        tried = []
         for k, laws in enumerate(ways):
             # Splines stand for the others.
             others = [n for n in range(len(fit.terms)) if n != k]
-            left = train._replace(target=train.target - accelerations(fit, train, others))
-            found.append(screened(laws, OnKernels([fit.terms[k]], left), until))
-        ways = found
+            alone = [
+                OnKernels([fit.terms[k]], one._replace(target=left))
+                for one in (train, valid)
+                for left in [one.target - accelerations(fit, one, others)]
+            ]
+            tried.append(screened(laws, alone[0], alone[1].errors, until))
+        firsts, ways = zip(*tried, strict=True)
+        # Which of them are the right ones is not known: all the simplest, or all the best.
+        best = tuple(way[0] for way in ways)
+        candidates = list(dict.fromkeys([*beside(firsts, ways), *beside(best, ways)]))
     objective, held_out = OnKernels(fit.terms, train), OnKernels(fit.terms, valid)
     rules = [*RULES.values(), _softening(train)]
-    rows, means, picked = pick(beside_best(ways), objective, held_out.errors, rules, until)
+    rows, means, picked = pick(candidates, objective, held_out.errors, rules, until)
     return Laws(
         terms=fit.terms,
         kernels=rows[picked].candidate,

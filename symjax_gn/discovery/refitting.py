@@ -174,7 +174,8 @@ def refit(
     before = objective.error(start)
     if validation is not None and rows:
         held_out = _OnTargets(gather(validation, num_pairs), central)
-        best = rows[simplest([held_out.errors(row.candidate) for row in rows])].candidate
+        errors = [held_out.errors(row.candidate) for row in rows]
+        best = rows[simplest(errors, [row.complexity for row in rows])].candidate
     elif not objective.error(best) < before:
         best = start
     after = objective.error(best)

@@ -25,6 +25,9 @@ from symjax_gn.laws.rules import Rule
 _AS_GOOD, _AS_GOOD_SHARE = 1.1, 0.01
 _STANDARD_ERRORS = 2.0
 
+# What an operator, variable or constant of a law is worth: it is one of some twelve.
+_PER_NODE = math.log(12)
+
 # Fits of laws that rules propose, at most; and by what a longer law must lower the error: this
 # share of it, or this share of what is typical.
 _PROPOSALS, _GAIN, _FALL = 120, 0.1, 0.005
@@ -75,19 +78,13 @@ def first_exact(
     """
     for ways in stages:
         found = choose(ways)
-        if best is None or _is_better(found, best, rounding):
-            best = found
+        both = [found] if best is None else sorted([best, found], key=lambda one: one.complexity)
+        sizes = [one.complexity for one in both]
+        best = both[simplest([one.errors for one in both], sizes, rounding)]
         if np.mean(best.errors) <= rounding or time.monotonic() > until:
             break
     assert best is not None
     return best
-
-
-def _is_better(found, best, rounding):
-    """Whether what was found errs less, or is simpler and errs no more."""
-    less = not as_good(best.errors, found.errors, 1.0, rounding)
-    simpler = found.complexity < best.complexity
-    return less or (simpler and as_good(found.errors, best.errors, 1.0, rounding))
 
 
 def in_stages(
@@ -126,22 +123,6 @@ def _order(row):
     return row[:2]
 
 
-def screened(
-    laws: Sequence[sympy.Expr], objective: Objective, until: float = math.inf
-) -> list[sympy.Expr]:
-    """The best laws of one of several functions, the best first, with fitted constants.
-
-    Args:
-        laws: of `r`.
-        objective: rates one law, where the other functions are known.
-        until: the reading of `time.monotonic` after which no more are fitted.
-    """
-    rows = _fitted(laws, objective, until)
-    front = [row[2] for row in pareto(rows)]
-    good = [row[2] for row in sorted(rows, key=lambda row: row[1])[:_COMBINED]]
-    return list(dict.fromkeys([*good, *front[-_COMBINED:]]))
-
-
 def _fitted(laws, objective, until):
     """Complexity, error and fitted law of each that is finite, simplest first; at least one."""
     rows = []
@@ -156,17 +137,14 @@ def _fitted(laws, objective, until):
     return sorted(rows, key=_order)
 
 
-def simplest_first(
+def screened(
     laws: Sequence[sympy.Expr],
     objective: Objective,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
     until: float = math.inf,
     rounding: float = ROUNDING,
-) -> list[sympy.Expr]:
-    """The Pareto front of laws of one of several functions, with fitted constants.
-
-    The first is the simplest whose held-out error is as small as the least; then come the most
-    accurate ones.
+) -> tuple[sympy.Expr, list[sympy.Expr]]:
+    """The choice of laws of one of several functions, and the best ones, the best first.
 
     Args:
         laws: of `r`.
@@ -175,22 +153,24 @@ def simplest_first(
         until: the reading of `time.monotonic` after which no more are fitted.
         rounding: see `as_good`.
     """
-    front = [row[2] for row in pareto(_fitted(laws, objective, until))][-_TRIED:]
-    errors = [held_out((law,)) for law in front]
-    first = front[simplest(errors, rounding)]
-    return [first, *(law for law in reversed(front[-_COMBINED:]) if law != first)]
+    rows = _fitted(laws, objective, until)
+    front = pareto(rows)[-_TRIED:]
+    errors = [held_out((law,)) for *_, law in front]
+    first = front[simplest(errors, [size for size, *_ in front], rounding)][2]
+    good = sorted(rows, key=lambda row: row[1])[:_COMBINED]
+    return first, list(dict.fromkeys(row[2] for row in [*good, *front[-_COMBINED:]]))
 
 
-def beside_best(ways: Sequence[Sequence[sympy.Expr]]) -> list[Candidate]:
-    """The first laws of several functions together, and with one of them replaced.
+def beside(firsts: Candidate, ways: Sequence[Sequence[sympy.Expr]]) -> list[Candidate]:
+    """Laws of several functions together, and with one of them replaced.
 
     Args:
-        ways: candidates for each function, the best first.
+        firsts: one for each function.
+        ways: others for each function.
     """
-    best = tuple(way[0] for way in ways)
-    found = [best]
+    found = [firsts]
     for k, way in enumerate(ways):
-        found += [(*best[:k], law, *best[k + 1 :]) for law in way if law != best[k]]
+        found += [(*firsts[:k], law, *firsts[k + 1 :]) for law in way if law != firsts[k]]
     return found
 
 
@@ -224,7 +204,7 @@ def pick(
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]
     means = tuple(float(np.mean(one)) for one in errors)
-    return rows, means, simplest(errors, rounding)
+    return rows, means, simplest(errors, [row.complexity for row in rows], rounding)
 
 
 def best_on_all(
@@ -249,22 +229,41 @@ def best_on_all(
     near = sorted((k for k in range(len(rows)) if means[k] <= most), key=lambda k: means[k])
     best = sorted((rows[k] for k in near[:_MOST_FITTED]), key=lambda row: row.complexity)
     fitted = [objective.fit(row.candidate, math.inf)[0] for row in best]
-    return fitted[simplest([held_out(one) for one in fitted], rounding)]
+    sizes = [row.complexity for row in best]
+    return fitted[simplest([held_out(one) for one in fitted], sizes, rounding)]
 
 
-def simplest(errors: Sequence[Float[np.ndarray, " sample"]], rounding: float = ROUNDING) -> int:
+def simplest(
+    errors: Sequence[Float[np.ndarray, " sample"]],
+    sizes: Sequence[int],
+    rounding: float = ROUNDING,
+) -> int:
     """Which of some laws, simplest first, is the first that errs no more than the best one.
+
+    Nor does one that errs so little more that it does not make good for what the best one is
+    longer: by the logarithm of errors, which is what their description is longer by.
 
     Args:
         errors: `[sample]` of each law, on the same held-out data.
+        sizes: the complexity of each law.
         rounding: see `as_good`.
 
     >>> noise = 0.1 * np.abs(np.random.default_rng(0).normal(size=1000))
-    >>> simplest([2 * noise, noise + 1e-9, noise])
+    >>> simplest([2 * noise, 1.02 * noise, noise], [3, 5, 7])
+    2
+    >>> simplest([2 * noise, 1.02 * noise, noise], [3, 5, 15])
     1
     """
-    best = min(errors, key=np.mean)
-    return next(k for k, one in enumerate(errors) if as_good(one, best, 1.0, rounding))
+    means = [max(float(np.mean(one)), rounding) for one in errors]
+    best = int(np.argmin(means))
+
+    def enough(k):
+        with np.errstate(all="ignore"):
+            longer = len(errors[k]) * math.log(means[k] / means[best])
+        saved = _PER_NODE * (sizes[best] - sizes[k])
+        return longer <= saved or as_good(errors[k], errors[best], 1.0, rounding)
+
+    return next(k for k in range(len(errors)) if enough(k))
 
 
 def as_good(

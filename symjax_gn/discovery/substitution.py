@@ -28,13 +28,13 @@ from symjax_gn.discovery.distillation import search_in_units
 from symjax_gn.discovery.objective import Interval, interval
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
-    beside_best,
+    beside,
     best_on_all,
     first_exact,
     in_stages,
     operators_of,
     pick,
-    simplest_first,
+    screened,
 )
 from symjax_gn.discovery.separation import SplineLaw
 from symjax_gn.laws.dictionary import search_sums
@@ -251,8 +251,9 @@ def choose_factors(
         for k, laws in enumerate(ways):
             # Splines stand for the other factors.
             alone, errors = OnTargets(splines, few, k), OnTargets(splines, valid, k).errors
-            tried.append(simplest_first(laws, alone, errors, until, _ROUNDING))
-        return rated(beside_best(tried))
+            tried.append(screened(laws, alone, errors, until, _ROUNDING))
+        firsts, best = zip(*tried, strict=True)
+        return rated(beside(firsts, best))
 
     stages = in_stages([_laws(*one, operators) for one in samples])
     found = first_exact(stages, choose, until, rounding=_ROUNDING)
