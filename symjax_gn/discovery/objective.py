@@ -65,7 +65,8 @@ class OnKernels:
     def errors(self, candidate: Candidate) -> Float[np.ndarray, " node"]:
         """Relative errors `[node]` of bodies whose acceleration is known."""
         residual, *_ = self._functions(candidate, [])
-        found = np.linalg.norm(residual(np.zeros(0)), axis=1)[self._bodies.weight > 0]
+        with np.errstate(all="ignore"):
+            found = np.linalg.norm(residual(np.zeros(0)), axis=1)[self._bodies.weight > 0]
         return np.where(np.isfinite(found), found, np.inf)
 
     def _functions(self, candidate, old):
@@ -106,7 +107,8 @@ class OnKernels:
 
     def mean_error(self, residual: Float[np.ndarray, "node dim"]) -> float:
         """What laws are rated by."""
-        length = np.linalg.norm(residual, axis=1)
+        with np.errstate(all="ignore"):
+            length = np.linalg.norm(residual, axis=1)
         mean = np.sum(length) / max(1, np.count_nonzero(self._bodies.weight))
         return float(mean) if math.isfinite(mean) else math.inf
 
