@@ -17,7 +17,7 @@ from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
 from symjax_gn.discovery.objective import Interval, OnKernels
 from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
-from symjax_gn.discovery.selection import as_good, first_exact
+from symjax_gn.discovery.selection import as_good, first_exact, in_stages
 from symjax_gn.discovery.substitution import Chosen
 from symjax_gn.discovery.terms import (
     Term,
@@ -676,6 +676,26 @@ def test_a_law_is_chosen_even_when_time_is_over():
         stages, lambda ways: Chosen(tuple(ways[0]), np.array([0.5]), (), ()), until=0.0
     )
     assert found.candidate == (R,) and next(stages) == [[R**2]]
+
+
+def test_later_stages_are_for_laws_that_err_less_or_are_simpler():
+    rated = {R**2 + 2 * R: 0.01}, {R**2 + 2 * R: 0.01, R: 0.0102}, {R**3: 0.0099}, {R**2: 0.008}
+    offered = list(in_stages([iter(rated)]))
+    assert [stage[0][0] for stage in offered] == [R**2 + 2 * R, R**2 + 2 * R, R**2]
+    assert R in offered[1][0]
+
+
+def test_a_simpler_law_that_errs_no_more_is_taken_whenever_it_is_found():
+    noise = np.abs(np.random.default_rng(0).normal(size=2000))
+    laws = {R**2 + 2 * R: 1.0, R: 1.0001, R**4 + R**3 + R**2 + R: 0.995, R**3: 0.9}
+
+    def choose(ways):
+        (law,) = ways[0]
+        return Chosen((law,), laws[law] * noise, (), ())
+
+    stages = [[[law]] for law in laws]
+    assert first_exact(stages[:3], choose).candidate == (R,)
+    assert first_exact(stages, choose).candidate == (R**3,)
 
 
 def test_nothing_to_tell_terms_apart():
