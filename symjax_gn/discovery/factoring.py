@@ -178,7 +178,7 @@ def _scalar(laws, candidate) -> Any:
 
 def _pair_law(laws, force, scalar):
     """The law of pairs with the candidates it was chosen from."""
-    unit = "|a| + 0.1 typical |a|, in accelerations"
+    unit = "|a| + 0.1 typical |a|, with noise a larger share of it, in accelerations"
     if scalar is not None:
         found = [_scalar(laws, row.candidate) for row in laws.rows]
         rows = [(complexity(x), row.error, x) for x, row in zip(found, laws.rows, strict=True)]

@@ -1,6 +1,7 @@
 """Terms of a force with kernels as fine as the data allow, and no term that is needless."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,25 +75,48 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
                 break
             best, chosen = least, rows
     best, chosen = _merged(best, chosen, train, valid)
+    best, chosen = simplified(best, chosen, train, valid, within(SAME))
+    return needed(best, chosen, train, valid, within(NEEDED))[0]
+
+
+def within(factor: float) -> Callable[[Fit, Fit], bool]:
+    """Says of two fits whether the first errs at most so many times as much as the second."""
+    return lambda fit, best: fit.error <= max(factor * best.error, ROUNDING)
+
+
+def simplified(
+    best: Fit,
+    chosen: Sequence[Ready],
+    train: Bodies,
+    valid: Bodies,
+    as_good: Callable[[Fit, Fit], bool],
+) -> tuple[Fit, Sequence[Ready]]:
+    """Simpler terms in the place of some, where the fit is as good, see `within`."""
     for k, one in enumerate(chosen):
-        for term in [*_alone(one.term, train), *simpler(one.term, train)]:
+        for term in [*_alone(one.term, train), *_simpler(one.term, train)]:
             rows = [*chosen[:k], again(one, term, train, valid), *chosen[k + 1 :]]
             trial = solved(rows, train, valid)
-            if trial.error <= max(SAME * best.error, ROUNDING):
+            if as_good(trial, best):
                 best, chosen = trial, rows
                 break
-    return needed(best, chosen, train, valid, NEEDED)[0]
+    return best, chosen
 
 
-def needed(best, chosen, train, valid, factor):
-    """The terms without each of which the error is larger by a factor at least."""
+def needed(
+    best: Fit,
+    chosen: Sequence[Ready],
+    train: Bodies,
+    valid: Bodies,
+    as_good: Callable[[Fit, Fit], bool],
+) -> tuple[Fit, Sequence[Ready]]:
+    """The terms without each of which the fit is not as good, see `within`."""
     while len(chosen) > 1:
         trials = []
         for k in range(len(chosen)):
-            rest = chosen[:k] + chosen[k + 1 :]
+            rest = [*chosen[:k], *chosen[k + 1 :]]
             trials.append((solved(rest, train, valid), rest))
         least, rest = min(trials, key=lambda one: one[0].error)
-        if least.error > max(factor * best.error, ROUNDING):
+        if not as_good(least, best):
             break
         best, chosen = least, rest
     return best, chosen
@@ -179,13 +203,8 @@ def _alone(term: Term, bodies: Bodies) -> list[Term]:
     return [Term(one, term.coupling, False) for one in alike if one.along == term.vector.along]
 
 
-def simpler(term: Term, bodies: Bodies) -> list[Term]:
-    """Terms with a simpler variable, and with simpler couplings by the same properties.
-
-    Args:
-        term: of pairs or of bodies.
-        bodies: on which it acts.
-    """
+def _simpler(term: Term, bodies: Bodies) -> list[Term]:
+    """Terms with a simpler variable, and with simpler couplings by the same properties."""
     known = term.coupling.free_symbols
     if term.coupling.has(sympy.Heaviside):
         return []

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from symjax_gn.discovery.bodies import SHARE, Bodies, reweighted
-from symjax_gn.discovery.finishing import FALL, again, simpler
+from symjax_gn.discovery.finishing import FALL, needed, simplified
 from symjax_gn.discovery.kernels import (
     Fit,
     accelerations,
@@ -90,29 +90,14 @@ def find_terms_in_noise(stars: StarForces, fit: Fit, train: Bodies, valid: Bodie
             more = [*rows, ready(term, make_spline(term, train, _PIECES), train, valid)]
             trials.append((solved(more, train, valid), more))
         least = min((trial for trial, _ in trials), key=lambda trial: trial.error)
-        if not _is_worse(best, least):
+        if _no_worse(best, least):
             break
-        good = [one for one in trials if not _is_worse(one[0], least)]
+        good = [one for one in trials if _no_worse(one[0], least)]
         best, rows = min(good, key=lambda one: one[1][-1].term.complexity)
-    for k, row in enumerate(rows):
-        for term in sorted(simpler(row.term, train), key=lambda term: term.complexity):
-            others = [*rows[:k], again(row, term, train, valid), *rows[k + 1 :]]
-            trial = solved(others, train, valid)
-            if not _is_worse(trial, best):
-                best, rows = trial, others
-                break
-    while len(rows) > 1:
-        trials = []
-        for k in range(len(rows)):
-            rest = rows[:k] + rows[k + 1 :]
-            trials.append((solved(rest, train, valid), rest))
-        trial, rest = min(trials, key=lambda one: one[0].error)
-        if _is_worse(trial, best):
-            break
-        best, rows = trial, rest
-    return fit_again(best, *ends)
+    best, rows = simplified(best, rows, train, valid, _no_worse)
+    return fit_again(needed(best, rows, train, valid, _no_worse)[0], *ends)
 
 
-def _is_worse(fit, other):
-    """Whether one fit errs more than another by far more than chance."""
-    return not as_good(fit.errors, other.errors, 1.0, chance=_FAR)
+def _no_worse(fit, other):
+    """Whether one fit errs no more than another, or by no more than chance allows."""
+    return as_good(fit.errors, other.errors, 1.0, chance=_FAR)

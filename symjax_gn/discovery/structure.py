@@ -14,7 +14,7 @@ import sympy
 from scipy.optimize import minimize
 
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
-from symjax_gn.discovery.finishing import FALL, NEEDED, SAME, again, finish, needed
+from symjax_gn.discovery.finishing import FALL, NEEDED, SAME, again, finish, needed, within
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
@@ -159,7 +159,7 @@ def find_terms(
             for term in candidates.alone
             if not term.vector.variable and complexity(term.coupling) < 2
         ]
-        return needed(*extended([*map(coarse, plain)], None)[0], train, valid, SAME)
+        return needed(*extended([*map(coarse, plain)], None)[0], train, valid, within(SAME))
 
     def starts():
         trials = extended([], None)
