@@ -43,7 +43,7 @@ def test_errors_that_finer_splines_lower_are_no_noise():
 
 def _two(way, i, j):
     r = jnp.sqrt(jnp.sum(way**2) + 1e-12)
-    return (i.mass * j.mass / (r + 0.3) - 0.15 * i.mass) * way / r
+    return (i.mass * j.mass / (r + 0.3) - 0.05 * i.mass) * way / r
 
 
 def test_a_term_that_is_smaller_than_noise_is_found():
@@ -63,4 +63,14 @@ def test_noise_makes_no_terms():
     stars, *_ = prepared(system)
     train, valid = (noisy(part, k) for k, part in enumerate(parts))
     _, first = fitted([named(LINE, MI * MJ)], train, valid)
+    assert names(noise.find_terms_in_noise(stars, first, train, valid)) == {("m_i*m_j", LINE)}
+
+
+def test_the_simpler_of_two_terms_that_noise_makes_alike_is_taken():
+    """Of a constant kernel, whatever its variable."""
+    exact = planted([(named(LINE, MI * MJ), sympy.Integer(2))])
+    system = System("one", lambda r, i, j: i.mass * j.mass * r, sample=sample_normal, dt=5e-3)
+    stars, *_ = prepared(system)
+    train, valid = (noisy(part, k) for k, part in enumerate(exact))
+    _, first = fitted([named(f"{LINE}, by r/(m_i + m_j)", MI * MJ)], train, valid)
     assert names(noise.find_terms_in_noise(stars, first, train, valid)) == {("m_i*m_j", LINE)}

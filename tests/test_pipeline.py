@@ -145,6 +145,42 @@ def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch,
     assert looks[1]["before"] is not None and searched == [1]
 
 
+def test_noisy_accelerations_are_weighted_alike_and_laws_told_by_all_of_them(
+    monkeypatch, spring_trajectory
+):
+    dataset = make_dataset(spring_trajectory)
+    exact = np.asarray(dataset.target)
+    size = 0.05 * np.median(np.linalg.norm(exact, axis=-1))
+    noise = size * np.random.default_rng(0).normal(size=exact.shape).astype(np.float32)
+    dataset = dataclasses.replace(dataset, target=exact + noise)
+    seen = {}
+
+    def spy(module, name, place):
+        old = getattr(module, name)
+
+        def called(*args, **options):
+            seen[name] = args[place]
+            return old(*args, **options)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy(factoring.noise, "find_terms_in_noise", 2)
+    spy(choice, "choose", 1)
+    spy(choice, "best_of_all", 1)
+    monkeypatch.setattr(factoring, "_COMPARED", 600)
+    settings = dataclasses.replace(QUICK, form="auto")
+    found = discover(jax.random.key(0), dataset, settings, system=SYSTEMS["spring"])
+    assert set(seen) == {"find_terms_in_noise", "choose", "best_of_all"}
+    for bodies in (seen["choose"], seen["best_of_all"]):
+        assert np.max(bodies.weight) < 1.2 * np.median(bodies.weight)
+    assert len(seen["best_of_all"].weight) > len(seen["choose"].weight)
+    assert found.refit is not None
+    law = found.refit.scalar
+    values = [float(law.subs(sympy.Symbol("r"), x)) for x in (0.5, 1.0, 2.0)]
+    # Some 1,500 accelerations with 5% of noise.
+    assert values == pytest.approx([-0.98, 0.02, 2.02], abs=0.02)
+
+
 def test_a_law_is_found_term_by_term(spring_trajectory):
     """A network that has hardly learned anything is enough to see which terms there are."""
     settings = dataclasses.replace(QUICK, form="auto")
