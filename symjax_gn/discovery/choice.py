@@ -49,7 +49,7 @@ _SAMPLES = 500
 _SEEN = (0.003, 0.997)
 
 # An uncertainty of this share of a kernel counts as much as the kernel's size.
-_NOISE = 0.01
+_NOISE = 1e-3
 
 # Thresholds of couplings are moved by such a share at most, looked for at so many places at a
 # time, and written with fewer digits than these where errors grow by no more than such a factor.

@@ -126,7 +126,7 @@ def find_laws(
         return reweighted(bodies, kernels.accelerations(fit, bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
-    even = kernels.fit_again(fit, seen, held_out)
+    even = noise.finish_in_noise(fit, seen, held_out)
     laws = kept(choice.choose, folder)(even, few, held_out, regressors, seconds=seconds)
     if by_score:
         laws = choice.by_score(laws, held_out)

@@ -53,6 +53,24 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
     chosen = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
     chosen = _with_plain_couplings(chosen, train, valid)
     best, chosen = _merged(solved(chosen, train, valid), chosen, train, valid)
+    best, chosen = finer(best, chosen, train, valid, _falls)
+    best, chosen = _merged(best, chosen, train, valid)
+    best, chosen = simplified(best, chosen, train, valid, within(SAME))
+    return needed(best, chosen, train, valid, within(NEEDED))[0]
+
+
+def finer(
+    best: Fit,
+    chosen: Sequence[Ready],
+    train: Bodies,
+    valid: Bodies,
+    better: Callable[[Fit, Fit], bool],
+) -> tuple[Fit, Sequence[Ready]]:
+    """Kernels in as many pieces as make each fit better than the one before.
+
+    Those of each term are of the variable or of its logarithm, and may be multiplied with the
+    power of the variable that the kernel is nearest to.
+    """
     several = list(zip(best.terms, best.splines, best.parts, strict=True))
     for k, (term, spline, parts) in enumerate(several):
         if term.vector.variable is None:
@@ -67,16 +85,19 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
         for pieces in _PIECES:
             trials = []
             for way in ways:
-                finer = ready(term, make_spline(term, train, pieces, **way), train, valid)
-                rows = [*chosen[:k], finer, *chosen[k + 1 :]]
+                fine = ready(term, make_spline(term, train, pieces, **way), train, valid)
+                rows = [*chosen[:k], fine, *chosen[k + 1 :]]
                 trials.append((solved(rows, train, valid), rows))
             least, rows = min(trials, key=lambda one: one[0].error)
-            if least.error > best.error / FALL:
+            if not better(least, best):
                 break
             best, chosen = least, rows
-    best, chosen = _merged(best, chosen, train, valid)
-    best, chosen = simplified(best, chosen, train, valid, within(SAME))
-    return needed(best, chosen, train, valid, within(NEEDED))[0]
+    return best, chosen
+
+
+def _falls(fit, best):
+    """Whether finer kernels are worth it."""
+    return fit.error <= best.error / FALL
 
 
 def within(factor: float) -> Callable[[Fit, Fit], bool]:

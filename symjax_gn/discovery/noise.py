@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from symjax_gn.discovery.bodies import SHARE, Bodies, reweighted
-from symjax_gn.discovery.finishing import FALL, needed, simplified
+from symjax_gn.discovery.finishing import FALL, finer, needed, simplified
 from symjax_gn.discovery.kernels import (
     Fit,
     accelerations,
@@ -101,3 +101,14 @@ def find_terms_in_noise(stars: StarForces, fit: Fit, train: Bodies, valid: Bodie
 def _no_worse(fit, other):
     """Whether one fit errs no more than another, or by no more than chance allows."""
     return as_good(fit.errors, other.errors, 1.0, chance=_FAR)
+
+
+def finish_in_noise(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
+    """The same terms with kernels in as many pieces as lower the error more than by chance."""
+    rows = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
+    return finer(solved(rows, train, valid), rows, train, valid, _less)[0]
+
+
+def _less(fit, other):
+    """Whether one fit errs less than another, by more than chance allows."""
+    return not as_good(other.errors, fit.errors, 1.0)

@@ -28,12 +28,16 @@ _STANDARD_ERRORS = 2.0
 # What an operator, variable or constant of a law is worth: it is one of some twelve.
 _PER_NODE = math.log(12)
 
-# Fits of laws that rules propose, at most; and by what a longer law must lower the error: this
-# share of it, or this share of what is typical.
-_PROPOSALS, _GAIN, _FALL = 120, 0.1, 0.005
+# Fits of laws that rules propose, at most; and the share of the error by which a longer law must
+# lower it, over the number of samples, where they are more than ten.
+_PROPOSALS, _GAIN, _MOST_GAIN = 120, 1.0, 0.1
 
 # Laws that are refitted: the last of a front, and others that err nearly as little.
 _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
+
+# Values of a kernel that are independent, as many as its splines have pieces at least; and an
+# error that has a logarithm.
+_VALUES, _TINY = 40, 1e-300
 
 # Laws of each of several kernels that are tried together.
 _COMBINED = 6
@@ -111,11 +115,18 @@ def _reached(rated):
 
 
 def _promising(rated):
-    """The best laws, the most accurate first, and those on the Pareto front."""
+    """The laws that err about as little as the best one, and those on the Pareto front.
+
+    Of the former those come first that describe the kernel in the fewest words: a more accurate
+    one may only follow its noise.
+    """
     rows = sorted(((complexity(law), error, law) for law, error in rated.items()), key=_order)
     front = [row[2] for row in pareto(rows)]
     least = min(error for _, error, _ in rows)
-    good = sorted((row for row in rows if row[1] <= _NEARLY * least), key=lambda row: row[1])
+    # Laws that say the same differ by rounding.
+    good = {(size, f"{error:.6g}"): (size, error, law) for size, error, law in reversed(rows)}
+    near = [row for row in good.values() if row[1] <= _NEARLY * least]
+    good = sorted(near, key=lambda row: _PER_NODE * row[0] + _VALUES * math.log(row[1] + _TINY))
     return list(dict.fromkeys([*(row[2] for row in good[:_ALSO]), *front[-_TRIED:]]))
 
 
@@ -198,8 +209,8 @@ def pick(
     Raises:
         RegressionError: no law is finite.
     """
-    options: Any = dict(gain=_GAIN, enough=_FALL, budget=_PROPOSALS, until=until)
-    rows = improve(candidates, objective, rules, **options)
+    gain = min(_GAIN / len(held_out(candidates[0])), _MOST_GAIN)
+    rows = improve(candidates, objective, rules, gain=gain, budget=_PROPOSALS, until=until)
     if not rows:
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]
