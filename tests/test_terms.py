@@ -681,8 +681,19 @@ def test_a_law_is_chosen_even_when_time_is_over():
 def test_later_stages_are_for_laws_that_err_less_or_are_simpler():
     rated = {R**2 + 2 * R: 0.01}, {R**2 + 2 * R: 0.01, R: 0.0102}, {R**3: 0.0099}, {R**2: 0.008}
     offered = list(in_stages([iter(rated)]))
-    assert [stage[0][0] for stage in offered] == [R**2 + 2 * R, R**2 + 2 * R, R**2]
-    assert R in offered[1][0]
+    assert [stage[0][0] for stage in offered] == [R**2 + 2 * R, R, R**2]
+
+
+def test_laws_that_few_words_describe_are_tried_first():
+    long = R**4 + 2 * R**3 + R**2 + 3 * R
+    # A kernel's noise may be followed by a longer law; a true one errs far less than others.
+    (rated,) = in_stages([iter([{R: 1e-3, long: 0.9e-3}])])
+    assert rated[0] == [R, long]
+    (rated,) = in_stages([iter([{R: 1e-3, long: 1e-4}])])
+    assert rated[0] == [long, R]
+    # Twice the same law is one.
+    (rated,) = in_stages([iter([{2.0 * R: 1e-3, 2.0000001 * R: 1e-3}])])
+    assert len(rated[0]) == 1
 
 
 def test_a_simpler_law_that_errs_no_more_is_taken_whenever_it_is_found():
