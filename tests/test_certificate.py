@@ -96,6 +96,19 @@ def test_noise_has_no_structure(data):
     assert found.says == "believe"
 
 
+def test_noise_that_is_the_same_for_all_hides_neither_law_nor_what_it_leaves(data):
+    """A third of the accelerations is noise; an eighth of the noise is missed by a law."""
+    exact = np.asarray(data.target)
+    size = 0.3 * np.median(np.linalg.norm(exact, axis=-1))
+    noise = size * np.random.default_rng(2).normal(size=exact.shape)
+    noisy = dataclasses.replace(data, target=exact + noise)
+    found = checked(noisy, law(data, SPRING)).checks["structure"]
+    assert found["holds"] and found["explained"] < 1e-3
+    missing = 0.12 * size * sympy.cos(3 * R)
+    found = checked(noisy, law(data, SPRING + missing)).checks["structure"]
+    assert not found["holds"] and found["explained"] < 0.02
+
+
 def test_what_goes_on_is_no_noise(data):
     """A hidden property changes accelerations by a tenth, noise by a fifth."""
     rng = np.random.default_rng(2)

@@ -15,8 +15,9 @@ from symjax_gn.data.features import scalar_features
 from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import kernels
-from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather
+from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
 from symjax_gn.discovery.composition import Summed, gather_sums
+from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.separation import evaluate_terms, fit_terms
 from symjax_gn.discovery.splines import design, place_knots
@@ -31,8 +32,9 @@ _KNOWS = 0.5
 # else if it errs more than so many times as much.
 _SAYS, _SAYS_NOT = 1.5, 3.0
 
-# Splines may lower the error of what a law leaves by this share, by chance.
-_STRUCTURE = 0.03
+# Splines may lower the error of what a law leaves by this share, beyond so many standard errors:
+# dozens of terms are tried.
+_STRUCTURE, _FAR = 0.005, 3.0
 
 # Errors on the pairs that are nearest and farthest may be so many times those of all.
 _BEYOND = 3.0
@@ -105,9 +107,10 @@ def certify(
     - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
       times as much it does not say what the network knows.
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
-      place, fitted to it on one half of the data, explains over 3% of it on the other; where
-      it is of scalars, no sum of a spline over elements, and no splines of what is predicted,
-      of sums over elements, their number and a node's own scalars, one or two together.
+      place, fitted to it on one half of the data, explains over 0.5% of it on the other, and
+      three standard errors; where it is of scalars, no sum of a spline over elements, and no
+      splines of what is predicted, of sums over elements, their number and a node's own
+      scalars, one or two together.
     - `noise`: what the law leaves comes and goes. Where graphs are moments of recordings, what
       points the same way from one to the next is at most 1% of accelerations; where they are
       not, noise cannot be told from what is missing, and 10% may be left.
@@ -268,13 +271,26 @@ def _structure(law, test, error):
 def _explained_of_vectors(law, *halves):
     """The share of what a law leaves that a term explains."""
     seen, held_out = (_left_by(law, half) for half in halves)
-    before = np.linalg.norm(held_out.target, axis=1) * held_out.weight
-    before = before[held_out.weight > 0]
+    known = held_out.weight > 0
+
+    def errors(left):
+        # Of a body that flies away some terms make more than of all others.
+        return np.minimum(np.linalg.norm(left, axis=1) * held_out.weight, 1.0)[known]
+
     # One term at a time: many together would fit the noise, and hide what one of them finds.
-    after = min(
-        kernels.fit_terms([term], seen, held_out, _PIECES).error for term in _looked_for(seen)
-    )
-    return 1 - after / float(np.mean(before))
+    fits = (kernels.fit_terms([term], seen, held_out, _PIECES) for term in _looked_for(seen))
+    left = (held_out.target - kernels.accelerations(fit, held_out) for fit in fits)
+    return _share(errors(held_out.target), map(errors, left))
+
+
+def _share(before, trials):
+    """The share of errors of samples that the best of some trials takes off, less chance."""
+    mean = float(np.mean(before))
+    if mean == 0:
+        return 0.0
+    gaps = [before - after for after in trials]
+    chance = _FAR / math.sqrt(len(before))
+    return max([0.0, *(float(np.mean(x) - chance * np.std(x)) / mean for x in gaps)])
 
 
 def _explained_of_scalars(law, *halves):
@@ -286,9 +302,6 @@ def _explained_of_scalars(law, *halves):
 
 def _explained_of(seen, held_out, target, there):
     """The same of one component."""
-    before = float(np.mean(np.abs(there)))
-    if before == 0:
-        return 0.0
     after = []
     for name, x in scalar_features(seen.elements).items():
         knots = place_knots(x, _PIECES)
@@ -300,7 +313,7 @@ def _explained_of(seen, held_out, target, there):
     ]:
         curves = fit_terms(terms, seen.owners, target, _PIECES)
         after.append(there - evaluate_terms(terms, curves, held_out.owners))
-    return 1 - min((float(np.mean(np.abs(one))) for one in after), default=before) / before
+    return _share(np.abs(there), map(np.abs, after))
 
 
 def _noise(law, test, error):
@@ -364,10 +377,13 @@ def _whole(dataset):
 
 
 def _left_by(law, dataset) -> Bodies:
-    """Bodies whose targets are what a law leaves of them."""
-    weights = gather(dataset, _PAIRS).weight
-    left = dataclasses.replace(dataset, target=_left(law, dataset))
-    return gather(left, _PAIRS)._replace(weight=weights)
+    """Bodies whose targets are what a law leaves of them, weighted by what it predicts."""
+    seen, predicted, left = (
+        gather(dataclasses.replace(dataset, target=target), _PAIRS)
+        for target in (dataset.target, np.nan_to_num(_predicted(law, dataset)), _left(law, dataset))
+    )
+    weighted = reweighted(seen, predicted.target, noise_share(seen, predicted.target))
+    return left._replace(weight=weighted.weight)
 
 
 def _left_of_sums(law, dataset) -> Summed:
