@@ -103,8 +103,8 @@ class Settings:
     iterations: int = _option(40, "per search (pysr)", "search")
     time_limit: float = _option(
         40.0,
-        "seconds for each search of an engine, for the terms of a force, and for their formulas; "
-        "what was begun is ended",
+        "seconds for each search of an engine; of one core for the terms of a force, and for their "
+        "formulas; what was begun is ended",
         "search",
     )
     factor: bool = _option(

@@ -74,3 +74,16 @@ def test_the_simpler_of_two_terms_that_noise_makes_alike_is_taken():
     train, valid = (noisy(part, k) for k, part in enumerate(exact))
     _, first = fitted([named(f"{LINE}, by r/(m_i + m_j)", MI * MJ)], train, valid)
     assert names(noise.find_terms_in_noise(stars, first, train, valid)) == {("m_i*m_j", LINE)}
+
+
+def test_kernels_in_noise_are_as_fine_as_the_data_allow():
+    """Finer than when terms are looked for where the kernel is steep, no finer where it is not."""
+    pieces = {}
+    for name, kernel in (("steep", 1 / (R + sympy.Float(0.02)) ** 3), ("flat", R)):
+        parts = planted([(named(LINE, MI * MJ), kernel)])
+        train, valid = (noisy(part, k, 0.01) for k, part in enumerate(parts))
+        terms, first = fitted([named(LINE, MI * MJ)], train, valid)
+        best = noise.finish_in_noise(first, train, valid)
+        assert best.error <= first.error
+        pieces[name] = best.splines[0].pieces - first.splines[0].pieces
+    assert pieces["steep"] > 0 == pieces["flat"]

@@ -142,7 +142,7 @@ def choose(
             find, whose searches have limits of their own.
     """
     operators = operators_of(regressors)
-    until = time.monotonic() + seconds
+    until = time.thread_time() + seconds
 
     def first(fit, stages, best=None):
         """The laws of the first stage that leave nothing but rounding, or the best ones."""
@@ -161,7 +161,7 @@ def choose(
         # A kernel that only looks broken must not take all the time.
         tries = [(broken, itertools.islice(halves, _SOON)), *tries, (broken, halves)]
     for trial, more in tries:
-        if found.error <= ROUNDING or time.monotonic() > until:
+        if found.error <= ROUNDING or time.thread_time() > until:
             break
         again = first(trial, more, found)
         if again is not found:
@@ -175,7 +175,7 @@ def choose(
                 continue
             front = search_kernel(sample_kernel(fit, k, train), regressors)
             ways.append([found.kernels[k], *(law.expression for law in front.laws)])
-        again = _choose(fit, ways, train, valid, time.monotonic() + seconds / 2)
+        again = _choose(fit, ways, train, valid, time.thread_time() + seconds / 2)
         found = again if again.error < found.error else found
     return found
 

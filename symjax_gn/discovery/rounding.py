@@ -46,14 +46,14 @@ def with_plain_numbers(
         laws: one law or several, of which constants are fitted together.
         objective: what they are fitted to.
         held_out: errors of laws on other data.
-        until: the reading of `time.monotonic` after which nothing is offered.
+        until: the reading of `time.thread_time` after which nothing is offered.
     """
     candidate, _ = objective.fit(tuple(map(_in_short, laws)))
     errors = held_out(candidate)
     if not as_good(errors, held_out(laws), 1.0):
         candidate, errors = laws, held_out(laws)
     refused: set[Any] = set()
-    while time.monotonic() < until:
+    while time.thread_time() < until:
         together: Any = sympy.Tuple(*candidate)
         offers = (
             (old, plain)

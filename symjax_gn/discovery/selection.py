@@ -76,7 +76,7 @@ def first_exact(
     Args:
         stages: what `in_stages` gave.
         choose: chooses of the laws of a stage.
-        until: the reading of `time.monotonic` after which no stage begins.
+        until: the reading of `time.thread_time` after which no stage begins.
         best: what is known already.
         rounding: errors that are nothing but rounding.
     """
@@ -85,7 +85,7 @@ def first_exact(
         both = [found] if best is None else sorted([best, found], key=lambda one: one.complexity)
         sizes = [one.complexity for one in both]
         best = both[simplest([one.errors for one in both], sizes, rounding)]
-        if np.mean(best.errors) <= rounding or time.monotonic() > until:
+        if np.mean(best.errors) <= rounding or time.thread_time() > until:
             break
     assert best is not None
     return best
@@ -138,7 +138,7 @@ def _fitted(laws, objective, until):
     """Complexity, error and fitted law of each that is finite, simplest first; at least one."""
     rows = []
     for law in laws:
-        if rows and time.monotonic() > until:
+        if rows and time.thread_time() > until:
             break
         (fitted,), error = objective.fit((law,), math.inf)
         if math.isfinite(error):
@@ -161,7 +161,7 @@ def screened(
         laws: of `r`.
         objective: rates one law, where the other functions are known.
         held_out: errors of fitted laws on other data.
-        until: the reading of `time.monotonic` after which no more are fitted.
+        until: the reading of `time.thread_time` after which no more are fitted.
         rounding: see `as_good`.
     """
     rows = _fitted(laws, objective, until)
@@ -200,7 +200,7 @@ def pick(
         objective: fits their constants.
         held_out: errors of fitted laws on other data.
         rules: what make new candidates of good ones.
-        until: the reading of `time.monotonic` after which no more are fitted.
+        until: the reading of `time.thread_time` after which no more are fitted.
         rounding: see `as_good`.
 
     Returns:

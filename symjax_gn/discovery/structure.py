@@ -116,7 +116,7 @@ def find_terms(
         enough: an error that is small enough, e.g. the network's own.
         seconds: after which no other terms are tried to start with.
     """
-    until = time.monotonic() + seconds
+    until = time.thread_time() + seconds
     candidates = Candidates(stars, train.nodes, train.target.shape[1])
     known: dict[Term, Ready] = {}
 
@@ -194,7 +194,7 @@ def find_terms(
         fit = _least(fewer, finer or finish(fit, train, valid))
         if best is None or fit.error < best.error / FALL:
             best = fit
-        if best.error <= enough or time.monotonic() > until:
+        if best.error <= enough or time.thread_time() > until:
             break
     assert best is not None
     return best

@@ -234,7 +234,7 @@ def choose_factors(
         seconds: after which no more candidates are tried; half as long for those that engines
             find, and for gauges.
     """
-    until = time.monotonic() + seconds
+    until = time.thread_time() + seconds
     samples = [_sample(splines, k, train) for k in range(len(splines.curves))]
     operators = operators_of(regressors)
 
@@ -264,17 +264,17 @@ def choose_factors(
             [law, *(row.expression for row in front.laws)]
             for law, front in zip(found.candidate, fronts, strict=True)
         ]
-        until = time.monotonic() + seconds / 2
+        until = time.thread_time() + seconds / 2
         again = choose(ways)
         found = again if again.error < found.error else found
     # Rules that shorten laws choose between gauges.
-    until = time.monotonic() + seconds / 2
+    until = time.thread_time() + seconds / 2
     variants = gauges(splines, few, found.candidate)
     last = rated(variants)
     rows, means = (*found.rows, *last.rows), (*found.held_out, *last.held_out)
     on_all = OnTargets(splines, train)
     fitted = best_on_all(rows, means, on_all, held_out.errors, _ROUNDING)
-    until = time.monotonic() + seconds / 2
+    until = time.thread_time() + seconds / 2
     plain = with_plain_numbers(fitted, on_all, held_out.errors, until)
     return Chosen(plain, held_out.errors(plain), rows, means)
 

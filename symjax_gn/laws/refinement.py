@@ -98,7 +98,7 @@ def improve(
         budget: largest number of fits, those of the candidates not counted.
         per_constant: share by which one constant more must lower the error of a law that is
             otherwise as complex; of errors nearer than half of it, the first law stays.
-        until: the reading of `time.monotonic` after which nothing more is fitted.
+        until: the reading of `time.thread_time` after which nothing more is fitted.
         tidy: gives the form that every law takes before it is fitted, e.g. `sign_powers`.
 
     >>> r = np.linspace(1.0, 2.0, 50)
@@ -141,7 +141,7 @@ def improve(
             rated[key] = Rated(_complexity(key), error, fitted, rank)
 
     for packed in dict.fromkeys(tidy(_packed(candidate)) for candidate in candidates):
-        if not rated or time.monotonic() < until:
+        if not rated or time.thread_time() < until:
             rate(packed, math.inf)
     changed: set[Candidate] = set()
     for _ in range(rounds):
@@ -153,7 +153,7 @@ def improve(
             packed = _packed(row.candidate)
             for variant in (tidy(one) for rule in rules for one in rule(packed)):
                 known = variant in tried or starts[_shape(variant)] >= _STARTS
-                if budget <= 0 or time.monotonic() > until:
+                if budget <= 0 or time.thread_time() > until:
                     break
                 if not known and _is_finite(variant):
                     budget -= 1
