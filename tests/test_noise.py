@@ -82,7 +82,7 @@ def test_kernels_in_noise_are_as_fine_as_the_data_allow():
     for name, kernel in (("steep", 1 / (R + sympy.Float(0.02)) ** 3), ("flat", R)):
         parts = planted([(named(LINE, MI * MJ), kernel)])
         train, valid = (noisy(part, k, 0.01) for k, part in enumerate(parts))
-        terms, first = fitted([named(LINE, MI * MJ)], train, valid)
+        _, first = fitted([named(LINE, MI * MJ)], train, valid)
         best = noise.finish_in_noise(first, train, valid)
         assert best.error <= first.error
         pieces[name] = best.splines[0].pieces - first.splines[0].pieces
