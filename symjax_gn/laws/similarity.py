@@ -126,7 +126,7 @@ def self_similar_laws(
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.uniform(1.0, 3.0, (2, 60))
     >>> laws = self_similar_laws({"x": x, "y": y}, np.log(y**2 * (1 + x / y)), operators=["exp"])
-    >>> sympy.expand(rounded(next(laws)[1]))
+    >>> sympy.expand(rounded(next(laws)[0]))
     1.0*x*y + 1.0*y**2
     """
     names = list(features)
