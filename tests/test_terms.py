@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -682,6 +683,19 @@ def test_later_stages_are_for_laws_that_err_less_or_are_simpler():
     rated = {R**2 + 2 * R: 0.01}, {R**2 + 2 * R: 0.01, R: 0.0102}, {R**3: 0.0099}, {R**2: 0.008}
     offered = list(in_stages([iter(rated)]))
     assert [stage[0][0] for stage in offered] == [R**2 + 2 * R, R, R**2]
+    assert R in offered[1][0] and R**2 + 2 * R in offered[1][0]
+
+
+def test_waiting_takes_none_of_the_time():
+    """Time limits are seconds of one core, whatever else the machine does."""
+    stages = iter([[[R]], [[R**2]], [[R**3]]])
+
+    def wait(ways):
+        time.sleep(0.2)
+        return Chosen(tuple(ways[0]), np.array([0.5]), (), ())
+
+    first_exact(stages, wait, until=time.thread_time() + 0.2)
+    assert not list(stages)
 
 
 def test_laws_that_few_words_describe_are_tried_first():

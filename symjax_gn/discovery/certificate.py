@@ -228,7 +228,7 @@ def _energy(law, test):
         return np.sum(momentum * change, axis=(1, 2))[whole]
 
     by_data = power(_known_only(np.asarray(test.target, np.float64), test))
-    gap = power(_left(law, test))
+    gap = power(_left(_predicted(law, test), test))
     group = np.asarray(test.group)[whole]
     means = np.array([np.mean(gap[group == one]) for one in np.unique(group)])
     size = float(np.mean(np.abs(by_data))) if np.any(whole) else 0.0
@@ -320,7 +320,7 @@ def _noise(law, test, error):
     """How much of what a law leaves points the same way from one moment to the next."""
     if error <= _PERSISTENT:
         return dict(persistent=error, limit=_PERSISTENT, holds=True)
-    left = _left(law, test)
+    left = _left(_predicted(law, test), test)
     shares = [_persistence(left, test, lag) for lag in _LAGS]
     told = [share for share in shares if share is not None]
     if len(told) < len(shares):
@@ -355,9 +355,9 @@ def _predicted(predictor, dataset):
     return np.concatenate(parts)
 
 
-def _left(law, dataset):
-    """What a law leaves of each target; 0 where a target is not known."""
-    left = np.asarray(dataset.target, np.float64) - _predicted(law, dataset)
+def _left(predicted, dataset):
+    """What predictions leave of each target; 0 where a target is not known."""
+    left = np.asarray(dataset.target, np.float64) - predicted
     return np.nan_to_num(_known_only(left, dataset))
 
 
@@ -378,17 +378,20 @@ def _whole(dataset):
 
 def _left_by(law, dataset) -> Bodies:
     """Bodies whose targets are what a law leaves of them, weighted by what it predicts."""
-    seen, predicted, left = (
-        gather(dataclasses.replace(dataset, target=target), _PAIRS)
-        for target in (dataset.target, np.nan_to_num(_predicted(law, dataset)), _left(law, dataset))
-    )
-    weighted = reweighted(seen, predicted.target, noise_share(seen, predicted.target))
-    return left._replace(weight=weighted.weight)
+    predicted = _predicted(law, dataset)
+    several = [dataset.target, np.nan_to_num(predicted), _left(predicted, dataset)]
+    several = np.concatenate(several, axis=-1, dtype=np.float64)
+    bodies = gather(dataclasses.replace(dataset, target=several), _PAIRS)
+    target, predicted, left = np.split(bodies.target, 3, axis=1)
+    bodies = bodies._replace(target=target)
+    share = noise_share(bodies, predicted)
+    return reweighted(bodies, predicted, share)._replace(target=left)
 
 
 def _left_of_sums(law, dataset) -> Summed:
     """Owners of sums whose targets are what a law leaves, and what it predicts."""
-    both = np.concatenate([_left(law, dataset), _predicted(law, dataset)], axis=-1)
+    predicted = _predicted(law, dataset)
+    both = np.concatenate([_left(predicted, dataset), predicted], axis=-1)
     sums = gather_sums(dataclasses.replace(dataset, target=both), _PAIRS, _OWNERS)
     left, predicted = np.split(sums.target, 2, axis=1)
     told = {f"law {k}": column for k, column in enumerate(predicted.T)}

@@ -106,7 +106,7 @@ class Laws(NamedTuple):
     errors: Float[np.ndarray, " node"]
     """[node], held-out errors, as of `kernels.Fit`."""
     before: tuple[sympy.Expr, ...]
-    """The most accurate laws as the searches gave them, before any refit."""
+    """The best laws as the searches gave them, before any refit."""
     rows: tuple[Rated, ...]
     """The candidates it was chosen from, simplest first; errors on the data of the fit."""
     held_out: tuple[float, ...]

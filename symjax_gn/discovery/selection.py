@@ -28,9 +28,9 @@ _STANDARD_ERRORS = 2.0
 # What an operator, variable or constant of a law is worth: it is one of some twelve.
 _PER_NODE = math.log(12)
 
-# Fits of laws that rules propose, at most; and the share of the error by which a longer law must
-# lower it, over the number of samples, where they are more than ten.
-_PROPOSALS, _GAIN, _MOST_GAIN = 120, 1.0, 0.1
+# Fits of laws that rules propose, at most. A longer law must lower the error by a share that is
+# one over the number of samples, but by no more than a tenth.
+_PROPOSALS, _MOST_GAIN = 120, 0.1
 
 # Laws that are refitted: the last of a front, and others that err nearly as little.
 _TRIED, _ALSO, _NEARLY = 12, 25, 10.0
@@ -209,7 +209,7 @@ def pick(
     Raises:
         RegressionError: no law is finite.
     """
-    gain = min(_GAIN / len(held_out(candidates[0])), _MOST_GAIN)
+    gain = min(1 / len(held_out(candidates[0])), _MOST_GAIN)
     rows = improve(candidates, objective, rules, gain=gain, budget=_PROPOSALS, until=until)
     if not rows:
         raise RegressionError("No law that was found is finite on all data.")

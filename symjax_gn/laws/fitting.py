@@ -19,8 +19,8 @@ _SMALLEST_SHARE = 1e-3
 _COARSE, _FINE = (1.0, 1e-4), (0.2, 1e-6)
 _GOES_ON, _MOST_STAGES = 0.1, 6
 
-# Steps that are smaller, as a share of the tolerance, end a fit.
-_LEAST_STEP = 1e-3
+# Steps of all constants that are smaller, as a share of them, end a fit.
+_LEAST_STEP = 1e-10
 
 # A fit whose first stage ends so many times above what is of use is given up.
 _HOPELESS = 2.0
@@ -55,8 +55,7 @@ def fit_constants(
         f_scale: errors that are larger count less than by their squares.
         most: see above.
         steps: largest number of evaluations, derivatives not counted.
-        tolerance: the fit ends where a step lowers the sum by a smaller share, or moves the
-            constants by a thousandth of it.
+        tolerance: the fit ends where a step lowers the sum by a smaller share.
 
     >>> x = np.array([1.0, 2.0, 3.0])
     >>> fit_constants(lambda c: c * x - 2 * x, np.array([1.0]), np.array([1.0])).round(6)
@@ -83,8 +82,7 @@ def fit_constants(
     options: Any = dict(loss="soft_l1", f_scale=min(f_scale, most), max_nfev=steps)
     # A small gradient says nothing: errors may be of any size. Nor does a step that was too far
     # and is tried again, but for the smallest.
-    least = max(_LEAST_STEP * tolerance, np.finfo(float).eps)
-    options |= dict(ftol=tolerance, xtol=least, gtol=None)
+    options |= dict(ftol=tolerance, xtol=_LEAST_STEP, gtol=None)
     if slopes is not None:
         options["jac"] = derivatives
     try:
