@@ -165,13 +165,14 @@ def test_noisy_accelerations_are_weighted_alike_and_laws_told_by_all_of_them(
         monkeypatch.setattr(module, name, called)
 
     spy(factoring.noise, "find_terms_in_noise", 2)
+    spy(factoring.noise, "finish_in_noise", 1)
     spy(choice, "choose", 1)
     spy(choice, "best_of_all", 1)
     monkeypatch.setattr(factoring, "_COMPARED", 600)
     settings = dataclasses.replace(QUICK, form="auto")
     found = discover(jax.random.key(0), dataset, settings, system=SYSTEMS["spring"])
-    assert set(seen) == {"find_terms_in_noise", "choose", "best_of_all"}
-    for bodies in (seen["choose"], seen["best_of_all"]):
+    assert set(seen) == {"find_terms_in_noise", "finish_in_noise", "choose", "best_of_all"}
+    for bodies in (seen["finish_in_noise"], seen["choose"], seen["best_of_all"]):
         assert np.max(bodies.weight) < 1.2 * np.median(bodies.weight)
     assert len(seen["best_of_all"].weight) > len(seen["choose"].weight)
     assert found.refit is not None
