@@ -11,9 +11,10 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition, substitution
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all
-from symjax_gn.discovery.separation import SplineLaw, find_law, fit_law, fit_terms
+from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, with_covariance
 from symjax_gn.discovery.splines import Curve, place_knots
 from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
+from symjax_gn.discovery.sum_structure import find_law
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import held_out_error, predict
@@ -131,6 +132,7 @@ def test_laws_of_all_factors_end_in_plain_numbers(data):
     x = train.elements["x_1"]
     curves = fit_terms([("x_1",)], {"x_1": x}, 1.2345 * x**2, 14)
     splines = fit_law([("x_1",)], curves, [(composition.SUM,)], train, held_out, 14)
+    splines = with_covariance(splines, train)
     few = planted(composition.gather_sums(split(jax.random.key(0), sets(100))[0], 10**5))
     found = choose_factors(splines, train, few, held_out, [])
     message, update = whole(splines, found.candidate)
@@ -204,6 +206,11 @@ TENTH = sympy.Rational(1, 10)
             lambda linked, ai, aj, bi, bj: np.sum(linked * bj, axis=1) * ai[:, 0] - bi[:, 0] / 10,
             lambda ai, aj, bi, bj: (2 + np.exp(ai / 2)) * (bj + 0.3) + ai**2,
             (B_J, SUM * A_I - B_I * TENTH),
+        ),
+        (
+            lambda linked, ai, aj, bi, bj: np.sum(linked * np.sin(aj - ai), axis=1) * bi[:, 0],
+            lambda ai, aj, bi, bj: bi * np.sin(aj - ai),
+            (sympy.sin(A_J - A_I), SUM * B_I),
         ),
     ],
 )

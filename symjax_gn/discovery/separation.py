@@ -1,7 +1,7 @@
-"""Which terms a message and an update have, with their factors as splines.
+"""Terms of which messages and updates are sums, with their factors as splines.
 
-The network says what may be there: its messages are split into terms of few variables. The
-targets decide which of them are needed, and what the factors are.
+The network says what may be there: its messages are split into terms of few variables. What the
+factors are the targets decide, to which all are fitted together.
 """
 
 import itertools
@@ -24,15 +24,11 @@ from symjax_gn.discovery.composition import (
 )
 from symjax_gn.discovery.splines import Curve, design, place_knots
 
-# Pieces of a factor when terms are looked for, when they are compared, and in the end, where
-# more are taken as long as they lower the error.
-_FIRST, _COMPARED, _FINAL = 6, 14, (28, 56)
+# Pieces of a factor when terms are looked for, and when they are compared.
+FIRST, COMPARED = 6, 14
 
-# A further product, or finer splines, must lower the held-out error by this factor.
+# A further product must lower the held-out error by this factor.
 _FALL = 1.25
-
-# In the end terms are needless without which the error rises by no more than this factor.
-_NEEDLESS = 2.0
 
 # What terms leave below this share of a message is left to the network's errors.
 _LEFT = 0.01
@@ -42,9 +38,6 @@ _MARGIN = 0.1
 
 # Derivatives below this are none.
 _UNSEEN = 1e-100
-
-# Elements that what is left of a message is fitted to.
-_SOME = 5_000
 
 # Products of so many variables, at most; and of each round those that are tried in full, the
 # best ones by what they explain of what others leave.
@@ -187,7 +180,7 @@ def separate(
 
     def left(terms, target):
         """What is left of the target on either half, once terms are fitted to the first."""
-        curves = fit_terms(terms, seen, target[0], _FIRST)
+        curves = fit_terms(terms, seen, target[0], FIRST)
         pairs = zip(target, (seen, held_out), strict=True)
         return [one - evaluate_terms(terms, curves, x) for one, x in pairs]
 
@@ -246,6 +239,21 @@ def fit_law(
     noise = float(np.sqrt(np.mean(composition.errors(numbers) ** 2)))
     rough = sparse.block_diag([_roughness(curve) for curve in law.curves]).toarray()
     numbers = fit_numbers(_Smoothed(composition, noise * rough), start)
+    shapes = _numbered([curve.knots for curve in law.curves])
+    return law._replace(
+        curves=tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes),
+        errors=np.abs(law.composition(valid)[0].errors(numbers)),
+    )
+
+
+def with_covariance(law: SplineLaw, train: Summed) -> SplineLaw:
+    """A law with the covariance of its factors' parts.
+
+    Args:
+        law: what `fit_law` gave.
+        train: what it was fitted to.
+    """
+    composition, numbers = law.composition(train)
     left, slopes = composition.errors(numbers), composition.slopes(numbers)
     variance = float(np.sum(left**2)) / max(1, len(left) - len(numbers))
     size = np.sqrt(np.mean(slopes**2, axis=0))
@@ -255,11 +263,8 @@ def fit_law(
     inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True) * variance
     covariance = inverse / np.outer(size, size)
     shapes = _numbered([curve.knots for curve in law.curves])
-    return law._replace(
-        curves=tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes),
-        covariance=tuple(covariance[np.ix_(one.numbers, one.numbers)] for one in shapes),
-        errors=np.abs(law.composition(valid)[0].errors(numbers)),
-    )
+    parts = tuple(covariance[np.ix_(one.numbers, one.numbers)] for one in shapes)
+    return law._replace(covariance=parts)
 
 
 def _roughness(curve):
@@ -295,123 +300,3 @@ def refined(
         basis = design(knots, x).toarray()
         found.append(Curve(knots, np.linalg.lstsq(basis, curve.values(x), rcond=1e-10)[0]))
     return found
-
-
-def find_law(
-    columns: Mapping[str, Float[np.ndarray, " sample"]],
-    sent: Float[np.ndarray, " sample"],
-    train: Summed,
-    valid: Summed,
-    as_good: Any,
-) -> SplineLaw:
-    """The terms that a law of sums needs, with factors as fine as the data allow.
-
-    Args:
-        columns: variables of samples of messages; none of them constant.
-        sent: `[sample]`, messages of the network.
-        train: what factors are fitted to.
-        valid: other data, which say what terms are needed.
-        as_good: says of errors `[owner]` whether they are as small as others.
-    """
-    message = separate(columns, sent)
-    # What receivers know of themselves need not be sent.
-    alone = [term for term in message if not any(name.endswith("_i") for name in term)]
-    trials = {
-        (k, n): _started(terms, columns, sent, train, valid, n, as_good)
-        for n in (_COMPARED, _FIRST)
-        for k, terms in enumerate([alone, message])
-        if terms
-    }
-    least = min(trials.values(), key=lambda law: law.error)
-
-    def enough(k, n):
-        error, finer = trials[k, n].error, trials[k, _COMPARED].error
-        # Where splines are all that is wrong, more terms do some of what finer ones would do.
-        by_splines = n == _COMPARED and finer < trials[k, _FIRST].error / _FALL
-        limit = _NEEDLESS * least.error if by_splines else 0.0
-        return error <= limit or as_good(trials[k, n].errors, least.errors)
-
-    which = next(one for one in sorted(trials, key=lambda one: one[0]) if enough(*one))
-    number, best = which[1], trials[which]
-    best = _shortened(best, train, valid, number, as_good)
-    first = number
-    for pieces in (n for n in (_COMPARED, *_FINAL) if n > first):
-        count = sum(map(len, best.message))
-        curves = refined(best.message, best.curves[:count], train.elements, pieces)
-        finer = fit_law(best.message, curves, best.update, train, valid, pieces)
-        if finer.error > best.error / _FALL:
-            break
-        number, best = pieces, finer
-    if number > first:
-        limit = _NEEDLESS * best.error
-        best = _shortened(best, train, valid, number, lambda errors, _: np.mean(errors) <= limit)
-    return best
-
-
-def _started(message, columns, sent, train, valid, pieces, as_good):
-    """A law with given terms of the message, and all those of the update that may be there."""
-    curves = fit_terms(message, columns, sent, pieces)
-    sums = train.matrix @ evaluate_terms(message, curves, train.elements)
-    owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
-    update: list[Term] = [(SUM,)]
-    if len(owners) > 1:
-        # Targets may have noise of their own, which hides how much an error falls.
-        update = separate(
-            owners, train.target[:, 0], lambda before, after: not as_good(before, after)
-        )
-    return fit_law(message, curves, update, train, valid, pieces)
-
-
-def _shortened(law, train, valid, pieces, as_good):
-    """The law without the terms, and factors of terms, that it does not need."""
-    needed: set[Any] = set()
-    while True:
-        trials = {
-            one: fit_law(*parts, train, valid, pieces)
-            for one, parts in _shorter(law, train, pieces)
-            if one not in needed
-        }
-        # What is needed beside other terms is needed without them.
-        needed |= {one for one, trial in trials.items() if not as_good(trial.errors, law.errors)}
-        trials = [trial for one, trial in trials.items() if one not in needed]
-        if not trials:
-            return law
-        law = min(trials, key=lambda one: (len(one.variables), one.error))
-
-
-def _shorter(law: SplineLaw, train: Summed, pieces: int):
-    """What may be left out, and message, its factors and update without it.
-
-    What is left of a message is fitted to the whole of it first, on some elements.
-    """
-    curves = law.curves[: sum(map(len, law.message))]
-    some = _some(train.elements, {name for term in law.message for name in term})
-    sent = evaluate_terms(law.message, curves, some)
-    for one, rest in _without(law.message):
-        if rest:
-            yield (
-                ("message", *one),
-                (rest, fit_terms(rest, some, sent, pieces), law.update),
-            )
-    for one, rest in _without(law.update):
-        if any(SUM in term for term in rest):
-            yield ("update", *one), (law.message, curves, rest)
-
-
-def _some(columns, names):
-    """Evenly spaced samples, with the ends of all variables."""
-    ends = [place for name in names for place in (columns[name].argmin(), columns[name].argmax())]
-    count = len(next(iter(columns.values())))
-    rows = np.unique([*ends, *np.linspace(0, count - 1, min(count, _SOME)).astype(int)])
-    return {name: x[rows] for name, x in columns.items()}
-
-
-def _without(terms):
-    """Each term, and factor of a term, and the terms without it."""
-    for k, term in enumerate(terms):
-        others = terms[:k] + terms[k + 1 :]
-        yield (term, ""), others
-        for name in term if len(term) > 1 else ():
-            less = tuple(one for one in term if one != name)
-            if less not in others:
-                yield (term, name), (*terms[:k], less, *terms[k + 1 :])

@@ -1,7 +1,7 @@
 """Sums of any messages: the law of what is summed, and of what the sum becomes.
 
 Message and update are first looked for as sums of terms of one-variable factors: splines
-(`separation`), then formulas in their place (`substitution`). Where there are no such terms,
+(`sum_structure`), then formulas in their place (`substitution`). Where there are no such terms,
 expressions are searched for in all variables at once.
 """
 
@@ -23,8 +23,9 @@ from symjax_gn.discovery.composition import gather_sums, with_differences
 from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.selection import as_good
-from symjax_gn.discovery.separation import SplineLaw, find_law
+from symjax_gn.discovery.separation import SplineLaw
 from symjax_gn.discovery.substitution import choose_factors, whole
+from symjax_gn.discovery.sum_structure import find_law
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, ParetoFront, select, to_front
@@ -83,7 +84,8 @@ def find_sum(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each factor.
-        seconds: after which no more formulas are tried, see `choose_factors`.
+        seconds: after which no more terms are left out, and then no more formulas tried, see
+            `find_law` and `choose_factors`.
         folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
@@ -94,7 +96,8 @@ def find_sum(
     columns = with_differences(_message_columns(table))
     columns = {k: x for k, x in columns.items() if np.ptp(x) > 0}
     seen, held_out = gather_sums(train, *_FITTED), gather_sums(validation, *_HELD_OUT)
-    splines = kept(find_law, folder)(columns, table.messages[:, 0], seen, held_out, as_good)
+    separated = kept(find_law, folder)
+    splines = separated(columns, table.messages[:, 0], seen, held_out, as_good, seconds=seconds)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None

@@ -1,0 +1,256 @@
+"""Which terms a law of sums needs.
+
+Splines take the place of factors. Those are as fine as the data allow, and parts are left out
+without which the law errs no more.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from symjax_gn.discovery.bodies import ROUNDING
+from symjax_gn.discovery.composition import SUM, Summed, Term
+from symjax_gn.discovery.separation import (
+    COMPARED,
+    FIRST,
+    SplineLaw,
+    evaluate_terms,
+    fit_law,
+    fit_terms,
+    refined,
+    separate,
+    with_covariance,
+)
+from symjax_gn.discovery.splines import Curve
+
+# Pieces of a factor in the end, where more are taken as long as they lower the error.
+_FINAL = (28, 56, 112)
+
+# In the end terms are needless without which the error rises by no more than this factor, and
+# those that coarse splines make seem needed by no more than the second one.
+_NEEDLESS, _AT_FIRST = 2.0, 8.0
+
+# Elements that what is left of a message is fitted to.
+_SOME = 5_000
+
+
+def find_law(
+    columns: Mapping[str, Float[np.ndarray, " sample"]],
+    sent: Float[np.ndarray, " sample"],
+    train: Summed,
+    valid: Summed,
+    as_good: Any,
+    seconds: float = math.inf,
+) -> SplineLaw:
+    """The terms that a law of sums needs, with factors as fine as the data allow.
+
+    Args:
+        columns: variables of samples of messages; none of them constant.
+        sent: `[sample]`, messages of the network.
+        train: what factors are fitted to.
+        valid: other data, which say what terms are needed.
+        as_good: says of errors `[owner]` whether they are as small as others.
+        seconds: after which no more terms are left out.
+    """
+    until = time.thread_time() + seconds
+    message = separate(columns, sent)
+    of_receivers = any(map(_of_receiver, itertools.chain(*message)))
+    trials: list[tuple[SplineLaw, int]] = []
+    for start in (_without_receivers, _stripped, _as_sent) if of_receivers else (_as_sent,):
+        found = _as_fine(start, message, columns, sent, train, valid, as_good)
+        trials += found
+        if found and found[0][0].error <= ROUNDING:
+            break
+    least = min((law for law, _ in trials), key=lambda law: law.error)
+    best, pieces = next(one for one in trials if as_good(one[0].errors, least.errors))
+    # Splines may be all that is wrong.
+    factor = _NEEDLESS if pieces == _FINAL[-1] else 0.0
+
+    def needless(trial, law):
+        return trial.error <= factor * law.error or as_good(trial.errors, law.errors)
+
+    if pieces > COMPARED:
+        # What splines that are not so fine seem to need is left out first, if that proves right.
+        coarse = _refitted(best, COMPARED, train, valid)
+        shorter = _shortened(coarse, COMPARED, train, valid, _at_first, until)
+        shorter = _refitted(shorter, pieces, train, valid)
+        best = shorter if needless(shorter, best) else best
+    return with_covariance(_shortened(best, pieces, train, valid, needless, until), train)
+
+
+def _of_receiver(name):
+    return name.endswith("_i")
+
+
+def _as_sent(message, columns, sent, pieces):
+    """The terms of a message, and their factors."""
+    return message, fit_terms(message, columns, sent, pieces)
+
+
+def _without_receivers(message, columns, sent, pieces):
+    """The same without terms of what receivers know of themselves: that need not be sent."""
+    return _as_sent(
+        [term for term in message if not any(map(_of_receiver, term))], columns, sent, pieces
+    )
+
+
+def _stripped(message, columns, sent, pieces):
+    """Terms without the factors that receivers know; of those that are left alike the largest."""
+    curves = iter(fit_terms(message, columns, sent, pieces))
+    largest: dict[Term, tuple[float, list[Curve]]] = {}
+    for term in message:
+        factors = {name: next(curves) for name in term}
+        each = {name: curve.values(columns[name]) for name, curve in factors.items()}
+        rest = tuple(name for name in term if not _of_receiver(name))
+        size = float(np.std(np.prod(list(each.values()), axis=0)))
+        if rest and size > largest.get(rest, (0.0,))[0]:
+            known = [each[name] for name in term if name not in rest]
+            first, *others = (factors[name] for name in rest)
+            first = first._replace(parts=first.parts * np.mean(np.abs(np.prod(known, axis=0))))
+            largest[rest] = size, [first, *others]
+    return list(largest), tuple(itertools.chain(*(found for _, found in largest.values())))
+
+
+def _as_fine(start, message, columns, sent, train, valid, as_good):
+    """A law with splines as fine as the data allow, and their pieces; nothing without terms.
+
+    As long as finer splines err less, it is not known whether more terms are needed: these do
+    some of what finer ones would do.
+    """
+    found: list[tuple[SplineLaw, int]] = []
+    for pieces in (FIRST, COMPARED, *_FINAL):
+        if found and found[0][0].error <= ROUNDING:
+            break
+        if pieces <= COMPARED:
+            terms, curves = start(message, columns, sent, pieces)
+            if not terms:
+                break
+            finer = _started(terms, curves, train, valid, pieces, as_good)
+        else:
+            finer = _refitted(found[0][0], pieces, train, valid)
+        if found and as_good(found[0][0].errors, finer.errors):
+            break
+        found = [(finer, pieces)]
+    return found
+
+
+def _refitted(law, pieces, train, valid):
+    """The law with splines of another number of pieces."""
+    curves = law.curves[: sum(map(len, law.message))]
+    curves = refined(law.message, curves, train.elements, pieces)
+    return fit_law(law.message, curves, law.update, train, valid, pieces)
+
+
+def _started(message, curves, train, valid, pieces, as_good):
+    """A law with given terms of the message, and all those of the update that may be there."""
+    sums = train.matrix @ evaluate_terms(message, curves, train.elements)
+    owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
+    update: list[Term] = [(SUM,)]
+    if len(owners) > 1:
+        # Targets may have noise of their own, which hides how much an error falls.
+        update = separate(
+            owners, train.target[:, 0], lambda before, after: not as_good(before, after)
+        )
+    return fit_law(message, curves, update, train, valid, pieces)
+
+
+def _at_first(trial, law):
+    """Whether a part may be needless, as far as splines say that are not the finest."""
+    return trial.error <= _AT_FIRST * law.error
+
+
+def _shortened(law, pieces, train, valid, needless, until):
+    """The law without the terms, and factors of terms, that it does not need.
+
+    What is needed beside other terms is needed without them.
+    """
+    least, needed = law, set()
+    while True:
+        for one in _parts(law):
+            if one in needed or time.thread_time() > until:
+                continue
+            trial = _without(law, one, train, valid, pieces)
+            if trial is not None and needless(trial, least):
+                law, least = trial, min(least, trial, key=lambda law: law.error)
+                break
+            needed.add(one)
+        else:
+            return law
+
+
+def _parts(law):
+    """What may be left out: terms, and factors of terms, of the message or not; longest first."""
+    parts = [
+        (inside, term, name)
+        for inside, terms in ((True, law.message), (False, law.update))
+        for term in terms
+        for name in (None, *(term if len(term) > 1 else ()))
+    ]
+    return sorted(parts, key=lambda one: -len(one[1]))
+
+
+def _without(law, part, train, valid, pieces):
+    """The law without one of its parts; None if nothing would be left.
+
+    What is left of a message is fitted to the whole of it first, on some elements; what an
+    update lacks an offset of the message adds, as far as it can.
+    """
+    inside, term, name = part
+    less = tuple(one for one in term if name is not None and one != name)
+    if less and less in (law.message if inside else law.update):
+        return None
+
+    def rest(terms):
+        left = [less if one == term else one for one in terms]
+        return tuple(one for one in left if one)
+
+    message, update = (rest(law.message), law.update) if inside else (law.message, rest(law.update))
+    if not message or not any(SUM in one for one in update):
+        return None
+    count = sum(map(len, law.message))
+    if inside:
+        some = _some(train.elements, {name for term in law.message for name in term})
+        sent = evaluate_terms(law.message, law.curves[:count], some)
+        curves = fit_terms(message, some, sent, pieces)
+    else:
+        names = [(one, name) for one in (*law.message, *law.update) for name in one]
+        kept = [
+            curve
+            for k, (place, curve) in enumerate(zip(names, law.curves, strict=True))
+            if k < count or place[0] != term or place[1] in less
+        ]
+        shorter = law._replace(update=update, curves=tuple(kept))
+        curves = _with_offset(shorter, law, train)[:count]
+    return fit_law(message, curves, update, train, valid, pieces)
+
+
+def _with_offset(shorter, law, train):
+    """Factors, one of the message moved by what brings a shorter law nearest to another one."""
+    firsts = np.cumsum([0, *map(len, law.message)])
+    alone = [k for k, term in zip(firsts, law.message, strict=False) if len(term) == 1]
+    if not alone:
+        return shorter.curves
+    composition, numbers = shorter.composition(train)
+    whole, known = law.composition(train)
+    lacking = whole.errors(known) - composition.errors(numbers)
+    ends = np.cumsum([0, *(len(curve.parts) for curve in shorter.curves)])
+    own = slice(ends[alone[0]], ends[alone[0] + 1])
+    slope = np.sum(composition.slopes(numbers)[:, own], axis=1)
+    offset = slope @ lacking / (slope @ slope or 1.0)
+    moved = shorter.curves[alone[0]]
+    curves = list(shorter.curves)
+    curves[alone[0]] = moved._replace(parts=moved.parts + offset)
+    return tuple(curves)
+
+
+def _some(columns, names):
+    """Evenly spaced samples, with the ends of all variables."""
+    ends = [place for name in names for place in (columns[name].argmin(), columns[name].argmax())]
+    count = len(next(iter(columns.values())))
+    rows = np.unique([*ends, *np.linspace(0, count - 1, min(count, _SOME)).astype(int)])
+    return {name: x[rows] for name, x in columns.items()}
