@@ -65,6 +65,16 @@ def test_what_the_network_does_not_say_is_rejected(data):
     assert checked(data, law(data, sympy.log(R - 5))).says == "reject"
 
 
+def test_a_law_that_says_less_than_the_network_knows_is_doubted(data):
+    """A twentieth of the force is missing, beside as much noise."""
+    noise = np.random.default_rng(1).normal(size=np.shape(data.target))
+    noisy = dataclasses.replace(data, target=np.asarray(data.target) * (1 + 0.05 * noise))
+    whole, less = (checked(noisy, law(data, SPRING * size)) for size in (1, 0.95))
+    assert whole.says == "believe" and less.says == "doubt"
+    found = less.checks["explained"]
+    assert not found["holds"] and found["law_error"] < 1.5 * found["network_error"]
+
+
 def test_a_network_that_knows_nothing_makes_no_law(data):
     """Accelerations of other graphs: neither network nor law can know them."""
     order = np.random.default_rng(0).permutation(len(data))

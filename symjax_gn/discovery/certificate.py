@@ -29,8 +29,8 @@ from symjax_gn.model import Predictor, batches, known_targets
 _KNOWS = 0.5
 
 # A law says what the network knows if it errs at most so many times as much, and something
-# else if it errs more than so many times as much.
-_SAYS, _SAYS_NOT = 1.5, 3.0
+# else if it errs more than so many times as much. True laws err less than what has learned them.
+_SAYS, _SAYS_NOT = 1.1, 3.0
 
 # Splines may lower the error of what a law leaves by this share, beyond so many standard errors:
 # dozens of terms are tried.
@@ -50,9 +50,9 @@ _RECORDINGS, _UNTOLD = 4, 0.1
 # Laws fitted to either half of the data may differ by this share of what they err.
 _AGREE, _REFITTED = 0.5, 4_000
 
-# The forces of a law may sum to this share of their sizes beyond what those of the data do, and
-# their work may differ from that of the data's by this share.
-_MOMENTUM, _ENERGY = 0.01, 0.01
+# The forces of a law may sum to this share of their sizes beyond so many times what those of the
+# data do, and their work may differ from that of the data's by this share.
+_MOMENTUM, _OF_DATA, _ENERGY = 0.01, 1.5, 0.01
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
@@ -104,7 +104,7 @@ def certify(
     Eight checks; errors are those on data that neither the network nor the law has seen:
 
     - `known`: the network, or the law, errs by at most half of what predicting nothing does.
-    - `explained`: the law errs at most 1.5 times as much as the network. With more than 3
+    - `explained`: the law errs at most 1.1 times as much as the network. With more than 3
       times as much it does not say what the network knows.
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
       place, fitted to it on one half of the data, explains over 0.5% of it on the other, and
@@ -214,7 +214,7 @@ def _momentum(law, test):
         size = np.sum(np.linalg.norm(force, axis=-1), axis=1)
         shares.append(np.linalg.norm(np.sum(force, axis=1), axis=-1) / np.maximum(size, 1e-300))
     by_law, by_data = (float(np.median(share)) if np.any(whole) else 0.0 for share in shares)
-    limit = _SAYS * by_data + _MOMENTUM
+    limit = _OF_DATA * by_data + _MOMENTUM
     return dict(law=by_law, data=by_data, limit=limit, holds=by_law <= limit)
 
 
