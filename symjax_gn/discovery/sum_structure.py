@@ -5,8 +5,6 @@ without which the law errs no more.
 """
 
 import itertools
-import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,9 +29,12 @@ from symjax_gn.discovery.splines import Curve
 # Pieces of a factor in the end, where more are taken as long as they lower the error.
 _FINAL = (28, 56, 112)
 
-# In the end terms are needless without which the error rises by no more than this factor, and
-# those that coarse splines make seem needed by no more than the second one.
-_NEEDLESS, _AT_FIRST = 2.0, 8.0
+# In the end terms are needless without which the error rises by no more than this factor.
+_NEEDLESS = 2.0
+
+# Coarse splines make terms seem needed without which the error rises by up to this factor, and
+# no more than this.
+_AT_FIRST, _LITTLE = 8.0, 0.02
 
 # Elements that what is left of a message is fitted to.
 _SOME = 5_000
@@ -45,7 +46,6 @@ def find_law(
     train: Summed,
     valid: Summed,
     as_good: Any,
-    seconds: float = math.inf,
 ) -> SplineLaw:
     """The terms that a law of sums needs, with factors as fine as the data allow.
 
@@ -55,32 +55,43 @@ def find_law(
         train: what factors are fitted to.
         valid: other data, which say what terms are needed.
         as_good: says of errors `[owner]` whether they are as small as others.
-        seconds: after which no more terms are left out.
     """
-    until = time.thread_time() + seconds
     message = separate(columns, sent)
     of_receivers = any(map(_of_receiver, itertools.chain(*message)))
-    trials: list[tuple[SplineLaw, int]] = []
+    found: list[SplineLaw] = []
     for start in (_without_receivers, _stripped, _as_sent) if of_receivers else (_as_sent,):
-        found = _as_fine(start, message, columns, sent, train, valid, as_good)
-        trials += found
-        if found and found[0][0].error <= ROUNDING:
+        first = _started(start, message, columns, sent, train, valid, as_good)
+        if first is not None:
+            found.append(_shortest(*first, train, valid, as_good))
+        if found and found[-1].error <= ROUNDING:
             break
-    least = min((law for law, _ in trials), key=lambda law: law.error)
-    best, pieces = next(one for one in trials if as_good(one[0].errors, least.errors))
-    # Splines may be all that is wrong.
-    factor = _NEEDLESS if pieces == _FINAL[-1] else 0.0
+    least = min(found, key=lambda law: law.error)
+    best = next(law for law in found if as_good(law.errors, least.errors))
+    return with_covariance(best, train)
+
+
+def _shortest(law, pieces, train, valid, as_good):
+    """The law with the terms that it needs, and splines as fine as the data allow."""
 
     def needless(trial, law):
-        return trial.error <= factor * law.error or as_good(trial.errors, law.errors)
+        # The finest splines may be all that is wrong.
+        limit = _NEEDLESS * law.error if pieces == _FINAL[-1] else 0.0
+        return trial.error <= limit or as_good(trial.errors, law.errors)
 
-    if pieces > COMPARED:
-        # What splines that are not so fine seem to need is left out first, if that proves right.
-        coarse = _refitted(best, COMPARED, train, valid)
-        shorter = _shortened(coarse, COMPARED, train, valid, _at_first, until)
-        shorter = _refitted(shorter, pieces, train, valid)
-        best = shorter if needless(shorter, best) else best
-    return with_covariance(_shortened(best, pieces, train, valid, needless, until), train)
+    best, pieces = _finer(law, pieces, train, valid, as_good)
+    # What splines that are not so fine seem to need is left out first, if that proves right.
+    number = min(pieces, COMPARED)
+    rough = best if number == pieces else _refitted(best, number, train, valid)
+    rough = _shortened(rough, number, train, valid, _at_first)
+    rough, number = _finer(rough, number, train, valid, as_good)
+    if needless(rough, best):
+        best, pieces = rough, number
+    best = _shortened(best, pieces, train, valid, needless)
+    best, number = _finer(best, pieces, train, valid, as_good)
+    if number == pieces:
+        return best
+    pieces = number
+    return _shortened(best, pieces, train, valid, needless)
 
 
 def _of_receiver(name):
@@ -116,27 +127,42 @@ def _stripped(message, columns, sent, pieces):
     return list(largest), tuple(itertools.chain(*(found for _, found in largest.values())))
 
 
-def _as_fine(start, message, columns, sent, train, valid, as_good):
-    """A law with splines as fine as the data allow, and their pieces; nothing without terms.
+def _started(start, message, columns, sent, train, valid, as_good):
+    """A law with all terms that may be there, and the pieces of its splines; None without any."""
+    laws = []
+    for pieces in (FIRST, COMPARED):
+        terms, curves = start(message, columns, sent, pieces)
+        if not terms:
+            return None
+        sums = train.matrix @ evaluate_terms(terms, curves, train.elements)
+        owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
+        update: list[Term] = [(SUM,)]
+        if len(owners) > 1:
+            # Targets may have noise of their own, which hides how much an error falls.
+            update = separate(
+                owners, train.target[:, 0], lambda before, after: not as_good(before, after)
+            )
+        laws.append(fit_law(terms, curves, update, train, valid, pieces))
+        if laws[0].error <= ROUNDING:
+            break
+    coarse, fine = laws[0], laws[-1]
+    return (coarse, FIRST) if as_good(coarse.errors, fine.errors) else (fine, COMPARED)
+
+
+def _finer(law, pieces, train, valid, as_good):
+    """The law with splines as fine as lowers the error, and their pieces.
 
     As long as finer splines err less, it is not known whether more terms are needed: these do
     some of what finer ones would do.
     """
-    found: list[tuple[SplineLaw, int]] = []
-    for pieces in (FIRST, COMPARED, *_FINAL):
-        if found and found[0][0].error <= ROUNDING:
+    for number in (n for n in (COMPARED, *_FINAL) if n > pieces):
+        if law.error <= ROUNDING:
             break
-        if pieces <= COMPARED:
-            terms, curves = start(message, columns, sent, pieces)
-            if not terms:
-                break
-            finer = _started(terms, curves, train, valid, pieces, as_good)
-        else:
-            finer = _refitted(found[0][0], pieces, train, valid)
-        if found and as_good(found[0][0].errors, finer.errors):
+        finer = _refitted(law, number, train, valid)
+        if as_good(law.errors, finer.errors):
             break
-        found = [(finer, pieces)]
-    return found
+        law, pieces = finer, number
+    return law, pieces
 
 
 def _refitted(law, pieces, train, valid):
@@ -146,25 +172,12 @@ def _refitted(law, pieces, train, valid):
     return fit_law(law.message, curves, law.update, train, valid, pieces)
 
 
-def _started(message, curves, train, valid, pieces, as_good):
-    """A law with given terms of the message, and all those of the update that may be there."""
-    sums = train.matrix @ evaluate_terms(message, curves, train.elements)
-    owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
-    update: list[Term] = [(SUM,)]
-    if len(owners) > 1:
-        # Targets may have noise of their own, which hides how much an error falls.
-        update = separate(
-            owners, train.target[:, 0], lambda before, after: not as_good(before, after)
-        )
-    return fit_law(message, curves, update, train, valid, pieces)
-
-
 def _at_first(trial, law):
     """Whether a part may be needless, as far as splines say that are not the finest."""
-    return trial.error <= _AT_FIRST * law.error
+    return trial.error <= law.error + min((_AT_FIRST - 1) * law.error, _LITTLE)
 
 
-def _shortened(law, pieces, train, valid, needless, until):
+def _shortened(law, pieces, train, valid, needless):
     """The law without the terms, and factors of terms, that it does not need.
 
     What is needed beside other terms is needed without them.
@@ -172,7 +185,7 @@ def _shortened(law, pieces, train, valid, needless, until):
     least, needed = law, set()
     while True:
         for one in _parts(law):
-            if one in needed or time.thread_time() > until:
+            if one in needed:
                 continue
             trial = _without(law, one, train, valid, pieces)
             if trial is not None and needless(trial, least):

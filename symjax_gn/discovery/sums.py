@@ -84,8 +84,7 @@ def find_sum(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each factor.
-        seconds: after which no more terms are left out, and then no more formulas tried, see
-            `find_law` and `choose_factors`.
+        seconds: after which no more formulas are tried, see `choose_factors`.
         folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
@@ -96,8 +95,7 @@ def find_sum(
     columns = with_differences(_message_columns(table))
     columns = {k: x for k, x in columns.items() if np.ptp(x) > 0}
     seen, held_out = gather_sums(train, *_FITTED), gather_sums(validation, *_HELD_OUT)
-    separated = kept(find_law, folder)
-    splines = separated(columns, table.messages[:, 0], seen, held_out, as_good, seconds=seconds)
+    splines = kept(find_law, folder)(columns, table.messages[:, 0], seen, held_out, as_good)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None
