@@ -290,6 +290,15 @@ def test_offsets_of_messages_are_no_scales(data):
     assert max(abs(one[0].coeff(R**2)) for one in found) == 1
 
 
+def test_factors_of_a_term_share_one_scale(data):
+    """Wherever in the term it is, the sum may be taken in units of it."""
+    law = SplineLaw((("x_1", "x_2"),), ((composition.SUM,),), (), (), np.zeros(0))
+    candidate = (R + sympy.Float(0.5), -sympy.Float(141.5) * sympy.exp(-R), 1 / (R - 141.5))
+    *_, found = substitution.gauges(law, data[0], candidate)
+    assert found[:2] == (R + sympy.Float(0.5), sympy.exp(-R))
+    assert sympy.simplify(found[2] + 1 / (141.5 * (R + 1))).equals(0)
+
+
 def test_constants_of_terms_that_cancel_leave_nothing():
     law = SplineLaw((("a_ij",),), ((composition.SUM,), ("b_i",)), (), (), np.zeros(0))
     third = sympy.Float(1) / 3

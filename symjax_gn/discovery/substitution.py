@@ -302,6 +302,11 @@ def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candi
 
     found = [candidate]
     for k, term in zip(starts, splines.message, strict=False):
+        # The first factor of a term has its scale.
+        for other in range(k + 1, k + len(term)):
+            number, parts[other] = parts[other].as_coeff_Mul()
+            parts[k] = sympy.expand_mul(number * parts[k])
+    for k, term in zip(starts, splines.message, strict=False):
         offset, rest = parts[k].as_coeff_Add()
         if len(term) == 1 and len(counts) == 1 and offset != 0:
             parts = moved(parts, _X + sympy.Float(int(counts[0]) * offset))
