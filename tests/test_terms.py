@@ -481,6 +481,16 @@ def test_constants_are_rounded_where_the_data_allow():
     assert sorted(map(float, constants(kernel))) == pytest.approx([1.53, 2.06], abs=0.02)
 
 
+def test_what_changes_nothing_is_left_out():
+    """A factor that is 1 wherever bodies are, and a term of 1e-12."""
+    laws, train, valid = of_powers(2.0, 1.5)
+    (kernel,) = laws.kernels
+    longer = kernel * sympy.tanh(416 * R) + sympy.Float(1e-12) * R
+    assert choice.rounded(laws._replace(kernels=(longer,)), train, valid).kernels == (
+        2 * R ** sympy.Rational(3, 2),
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "reach", "plain"),
     [

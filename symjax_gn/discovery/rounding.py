@@ -11,9 +11,13 @@ from jaxtyping import Float
 
 from symjax_gn.discovery.objective import Interval
 from symjax_gn.discovery.selection import as_good
-from symjax_gn.laws.expressions import constants
+from symjax_gn.laws.expressions import complexity, constants
+from symjax_gn.laws.fronts import is_usable
 from symjax_gn.laws.refinement import Candidate
-from symjax_gn.laws.rules import one_power, substituted
+from symjax_gn.laws.rules import left_out, one_power, substituted
+
+# Parts of a law that change its errors by less, or by less than this share, change nothing.
+_NOTHING, _LITTLE = 1e-7, 1e-3
 
 # Fractions that are offered have one of these below; numbers nearer than this share are one.
 _PARTS, _FLOAT32 = (1, 2, 3, 4, 5), 1e-6
@@ -37,7 +41,7 @@ def with_plain_numbers(
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
     until: float = math.inf,
 ) -> Candidate:
-    """Laws whose constants are plain numbers where the data allow.
+    """Laws whose constants are plain numbers where the data allow, without what changes nothing.
 
     A constant is offered as 0, a simple fraction or a multiple of pi / 2 if that is within its
     95% interval. The others are fitted again, and held-out data say whether the offer is taken.
@@ -52,6 +56,8 @@ def with_plain_numbers(
     errors = held_out(candidate)
     if not as_good(errors, held_out(laws), 1.0):
         candidate, errors = laws, held_out(laws)
+    candidate = _without_needless(candidate, errors, held_out)
+    errors = held_out(candidate)
     refused: set[Any] = set()
     while time.thread_time() < until:
         together: Any = sympy.Tuple(*candidate)
@@ -75,6 +81,19 @@ def with_plain_numbers(
             refused.clear()
         else:
             refused.add(offer)
+    return candidate
+
+
+def _without_needless(candidate, errors, held_out):
+    """Laws without the terms and factors that change no error."""
+    limit = max(_NOTHING, _LITTLE * float(np.mean(errors)))
+    for k, law in enumerate(candidate):
+        for one in left_out(law):
+            if not is_usable(one) or complexity(one) >= complexity(law):
+                continue
+            trial = (*candidate[:k], one, *candidate[k + 1 :])
+            if np.mean(np.abs(held_out(trial) - errors)) <= limit:
+                return _without_needless(trial, errors, held_out)
     return candidate
 
 
