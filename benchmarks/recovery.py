@@ -122,7 +122,8 @@ def run(system, dim, strategy, seed, budget, options):
         if code:
             row |= dict(error=said.getvalue().strip().splitlines()[-1])
         else:
-            row |= json.loads((Path(folder) / "report.json").read_text())
+            report = json.loads((Path(folder) / "report.json").read_text())
+            row |= report | dict(strategy=strategy)
     row["value"] = time.perf_counter() - start
     return row
 
