@@ -111,7 +111,12 @@ def _without_receivers(message, columns, sent, pieces):
 
 
 def _stripped(message, columns, sent, pieces):
-    """Terms without the factors that receivers know; of those that are left alike the largest."""
+    """Terms without the factors that receivers know; of those that are left alike the largest.
+
+    Nothing where there are no such factors: then nothing is left but what is known without them.
+    """
+    if not any(0 < sum(map(_of_receiver, term)) < len(term) for term in message):
+        return [], ()
     curves = iter(fit_terms(message, columns, sent, pieces))
     largest: dict[Term, tuple[float, list[Curve]]] = {}
     for term in message:
