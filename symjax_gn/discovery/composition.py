@@ -130,16 +130,42 @@ def gather_sums(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Sum
         kept = kept * parts
     sent = len(owner)
     matrix = sparse.csr_matrix((np.ones(sent), (owner, np.arange(sent))), (owners, sent))[kept]
-    used = np.flatnonzero(np.asarray(matrix.sum(axis=0)).ravel())
     target = target[kept // (owners // len(target))]
     own = {name: np.asarray(x, np.float64)[kept] for name, x in own.items()}
-    return Summed(
-        elements={name: np.asarray(x, np.float64)[used] for name, x in columns.items()},
-        owners=own | {COUNT: np.diff(matrix.indptr).astype(float)},
-        matrix=matrix[:, used],
-        target=target,
-        weight=1 / (typical_size(target) or 1.0),
-    )
+    counts = np.diff(matrix.indptr).astype(float)
+    weight = 1 / (typical_size(target) or 1.0)
+    columns = {name: np.asarray(x, np.float64) for name, x in columns.items()}
+    return _without_others(Summed(columns, own | {COUNT: counts}, matrix, target, weight))
+
+
+def _without_others(data: Summed) -> Summed:
+    """The same without elements that no owner has."""
+    used = np.flatnonzero(np.asarray(data.matrix.sum(axis=0)).ravel())
+    elements = {name: x[used] for name, x in data.elements.items()}
+    return data._replace(elements=elements, matrix=data.matrix[:, used])
+
+
+def within(data: Summed, seen: Summed) -> Summed:
+    """Owners of whom each number, and each of their elements', is between the ends of others'.
+
+    Beyond those, what is fitted to the others says nothing. If there are no such owners, all.
+
+    Args:
+        data: owners.
+        seen: others, with the same columns.
+    """
+
+    def beyond(columns, others):
+        ends = {name: (np.min(x), np.max(x)) for name, x in others.items()}
+        return sum(((x < ends[name][0]) | (x > ends[name][1])) * 1.0 for name, x in columns.items())
+
+    outside = data.matrix @ beyond(data.elements, seen.elements)
+    rows = np.flatnonzero(outside + beyond(data.owners, seen.owners) == 0)
+    if len(rows) == 0:
+        return data
+    owners = {name: x[rows] for name, x in data.owners.items()}
+    kept = data._replace(owners=owners, matrix=data.matrix[rows], target=data.target[rows])
+    return _without_others(kept)
 
 
 class Bound(Protocol):

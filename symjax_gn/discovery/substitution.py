@@ -349,8 +349,9 @@ class _Samples(NamedTuple):
     scale: Float[np.ndarray, " sample"]
     """[sample], what errors count relative to."""
     places: tuple[Any, ...]
-    """What `r` of a law that is searched for may stand for: the variable, or of sums, which
-    have any offset and sign, the way from one of its ends."""
+    """What `r` of a law that is searched for may stand for: the variable, and where that has
+    either sign its size; or of sums, which have any offset and sign, the way from one of its
+    ends."""
 
 
 def _sample(splines, k, data) -> _Samples:
@@ -365,6 +366,8 @@ def _sample(splines, k, data) -> _Samples:
         low, high = np.min(columns[SUM]), np.max(columns[SUM])
         reach = _BEYOND * (high - low)
         places = (_X - sympy.Float(low - reach), sympy.Float(high + reach) - _X)
+    elif np.min(columns[name]) < 0 < np.max(columns[name]):
+        places = (_X, sympy.Abs(_X))
     x = np.quantile(columns[name], np.linspace(*_SEEN, _SAMPLES))
     y = curve.values(x)
     noise = curve.deviation(x, splines.covariance[k])

@@ -29,6 +29,9 @@ from symjax_gn.discovery.splines import Curve
 # Pieces of a factor in the end, where more are taken as long as they lower the error.
 _FINAL = (28, 56, 112)
 
+# So many parts of splines are fitted together in seconds; twice as many take eight times as long.
+_MOST_PARTS = 600
+
 # In the end terms are needless without which the error rises by no more than this factor.
 _NEEDLESS = 2.0
 
@@ -59,39 +62,59 @@ def find_law(
     message = separate(columns, sent)
     of_receivers = any(map(_of_receiver, itertools.chain(*message)))
     found: list[SplineLaw] = []
+    seen = []
     for start in (_without_receivers, _stripped, _as_sent) if of_receivers else (_as_sent,):
         first = _started(start, message, columns, sent, train, valid, as_good)
-        if first is not None:
-            found.append(_shortest(*first, train, valid, as_good))
-        if found and found[-1].error <= ROUNDING:
+        if first is None:
+            continue
+        # What splines that are not the finest seem to need may be all that is needed.
+        rough = _shortened(*first, train, valid, _at_first)
+        if _terms(rough) in seen:
+            continue
+        seen.append(_terms(rough))
+        law, pieces = _shortest(*first, rough, train, valid, as_good)
+        found.append(law)
+        if law.error <= ROUNDING or _still_falls(law, pieces, train, valid):
             break
     least = min(found, key=lambda law: law.error)
     best = next(law for law in found if as_good(law.errors, least.errors))
     return with_covariance(best, train)
 
 
-def _shortest(law, pieces, train, valid, as_good):
-    """The law with the terms that it needs, and splines as fine as the data allow."""
+def _terms(law):
+    """What a law consists of, in no order."""
+    return frozenset(law.message), frozenset(law.update)
+
+
+def _shortest(law, pieces, rough, train, valid, as_good):
+    """The law with the terms that it needs, and splines as fine as the data allow; their pieces.
+
+    Those are the terms of the rough one, if it proves as good.
+    """
 
     def needless(trial, law):
         # The finest splines may be all that is wrong.
         limit = _NEEDLESS * law.error if pieces == _FINAL[-1] else 0.0
         return trial.error <= limit or as_good(trial.errors, law.errors)
 
-    best, pieces = _finer(law, pieces, train, valid, as_good)
-    # What splines that are not so fine seem to need is left out first, if that proves right.
-    number = min(pieces, COMPARED)
-    rough = best if number == pieces else _refitted(best, number, train, valid)
-    rough = _shortened(rough, number, train, valid, _at_first)
-    rough, number = _finer(rough, number, train, valid, as_good)
-    if needless(rough, best):
-        best, pieces = rough, number
-    best = _shortened(best, pieces, train, valid, needless)
-    best, number = _finer(best, pieces, train, valid, as_good)
-    if number == pieces:
-        return best
+    best, number = _finer(law, pieces, train, valid, as_good)
+    rough = rough if number == pieces else _refitted(rough, number, train, valid)
     pieces = number
-    return _shortened(best, pieces, train, valid, needless)
+    best = rough if needless(rough, best) else best
+    while True:
+        best = _shortened(best, pieces, train, valid, needless)
+        best, number = _finer(best, pieces, train, valid, as_good)
+        if number == pieces:
+            return best, pieces
+        pieces = number
+
+
+def _still_falls(law, pieces, train, valid):
+    """Whether all that is wrong is that splines are not finer: those of corners, or steps.
+
+    With half the pieces such laws err twice as much, or more.
+    """
+    return pieces in _FINAL and _refitted(law, pieces // 2, train, valid).error >= 2 * law.error
 
 
 def _of_receiver(name):
@@ -161,7 +184,7 @@ def _finer(law, pieces, train, valid, as_good):
     some of what finer ones would do.
     """
     for number in (n for n in (COMPARED, *_FINAL) if n > pieces):
-        if law.error <= ROUNDING:
+        if law.error <= ROUNDING or number * len(law.curves) > _MOST_PARTS:
             break
         finer = _refitted(law, number, train, valid)
         if as_good(law.errors, finer.errors):

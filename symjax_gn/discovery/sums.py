@@ -19,7 +19,7 @@ from symjax_gn.data.features import COUNT, node_features, scalar_features
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING
-from symjax_gn.discovery.composition import gather_sums, with_differences
+from symjax_gn.discovery.composition import gather_sums, with_differences, within
 from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.selection import as_good
@@ -94,7 +94,8 @@ def find_sum(
         return None
     columns = with_differences(_message_columns(table))
     columns = {k: x for k, x in columns.items() if np.ptp(x) > 0}
-    seen, held_out = gather_sums(train, *_FITTED), gather_sums(validation, *_HELD_OUT)
+    seen = gather_sums(train, *_FITTED)
+    held_out = within(gather_sums(validation, *_HELD_OUT), seen)
     splines = kept(find_law, folder)(columns, table.messages[:, 0], seen, held_out, as_good)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
