@@ -11,7 +11,7 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition, substitution, sum_structure
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all
-from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, with_covariance
+from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, separate, with_covariance
 from symjax_gn.discovery.splines import Curve, place_knots
 from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
 from symjax_gn.discovery.sum_structure import find_law
@@ -78,6 +78,16 @@ def test_those_beyond_the_ends_of_others_are_left_out(data):
     np.testing.assert_array_equal(fewer.target, held_out.target[:-1])
     many = composition.within(inside._replace(owners={COUNT: count + 9}), seen)
     assert len(many.target) == len(held_out.target)
+
+
+def test_messages_that_are_near_to_sums_of_products_are_split_as_well():
+    """Waves that no spline follows are left; all the same x z is found."""
+    w, x, y, z = np.random.default_rng(0).normal(size=(4, 4000))
+    columns = dict(w=w, x=x, y=y, z=z)
+    waves = 0.5 * np.sin(9 * (w + y))
+    products = [term for term in separate(columns, x * y + 0.3 * x * z + waves) if len(term) > 1]
+    assert len(products) == 2 and {"x", "z"} <= {*products[1]}
+    assert not [term for term in separate(columns, x + 9 * waves) if len(term) > 1]
 
 
 def test_slopes_of_a_composition_are_those_of_differences(data):

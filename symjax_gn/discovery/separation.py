@@ -27,8 +27,9 @@ from symjax_gn.discovery.splines import Curve, design, place_knots
 # Pieces of a factor when terms are looked for, and when they are compared.
 FIRST, COMPARED = 6, 14
 
-# A further product must lower the held-out error by this factor.
-_FALL = 1.25
+# A further product must lower the held-out error by this factor; by the second as long as more
+# than this share of the message is left: then it is no sum of few products, but near to one.
+_FALL, _SMALL_FALL, _MUCH = 1.25, 1.05, 0.1
 
 # What terms leave below this share of a message is left to the network's errors.
 _LEFT = 0.01
@@ -151,7 +152,8 @@ def evaluate_terms(
 
 def _falls(before, after):
     """Whether errors of samples fall so much that a further product is there."""
-    return bool(np.mean(after) <= np.mean(before) / _FALL)
+    least = _SMALL_FALL if np.mean(after) > _MUCH else _FALL
+    return bool(np.mean(after) <= np.mean(before) / least)
 
 
 def separate(
