@@ -2,10 +2,11 @@
 
     python benchmarks/noise.py --out benchmarks/results/noise.json
     python benchmarks/noise.py --laws morse mie --dims 2 --noise 0.01 0.05 0.2
+    python benchmarks/noise.py --choice score --out FILE
 
 Noise is normal, the same for all bodies and axes, a share of the median acceleration. Each
-run is `discover` with its defaults; its law is compared with the truth as in the zoo, where
-exact means an error below 0.1% at the median. Saves after each.
+run is `discover` with its defaults, but for `--choice`; its law is compared with the truth as
+in the zoo, where exact means an error below 0.1% at the median. Saves after each.
 """
 
 import argparse
@@ -20,12 +21,14 @@ from zoo_laws import LAWS
 
 import symjax_gn as sgn
 from symjax_gn.data.checks import check_choice
+from symjax_gn.settings import CHOICES
 
 
-def run(law, dim, noise, seed):
+def run(law, dim, noise, seed, settings):
     """One row: what was said of the law that was found."""
     name = f"{law}-{dim} noise {noise} seed {seed}"
     row = dict(name=name, law=law, dim=dim, noise=noise, seed=seed, commit=commit())
+    row["choice"] = settings.choice
     key = jax.random.key(seed)
     system = LAWS[law]
     dataset = sgn.make_dataset(sgn.simulate(key, system, dim=dim, num_outputs=100, progress=False))
@@ -35,7 +38,7 @@ def run(law, dim, noise, seed):
     start = time.perf_counter()
     try:
         dataset = dataclasses.replace(dataset, target=shaken.astype(np.float32))
-        found = sgn.discover(key, dataset, system=system)
+        found = sgn.discover(key, dataset, settings, system=system)
     except (ValueError, RuntimeError) as error:
         return row | dict(value=time.perf_counter() - start, unit="s", error=str(error))
     checks = found.certificate.checks
@@ -57,10 +60,12 @@ def main():
     parser.add_argument("--dims", nargs="+", type=int, default=[2])
     parser.add_argument("--noise", nargs="+", type=float, default=[0.05])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--choice", choices=CHOICES, default="data", help="between laws")
     parser.add_argument("--out", help="JSON file; kept up to date after every run")
     args = parser.parse_args()
     for law in args.laws:
         check_choice("law", law, LAWS)
+    settings = sgn.Settings(choice=args.choice)
     open_out(args.out)
     rows = load_rows(args.out, [])
     known = {row["name"] for row in rows}
@@ -74,7 +79,7 @@ def main():
     ]
     for law, dim, noise, seed in cells:
         if f"{law}-{dim} noise {noise} seed {seed}" not in known:
-            rows.append(run(law, dim, noise, seed))
+            rows.append(run(law, dim, noise, seed, settings))
             save(args.out, rows)
             print(f"{rows[-1]['name']}: {rows[-1].get('verdict')}", file=sys.stderr, flush=True)
     print("| law | verdict | certificate | does not hold | the law along x | s |")
