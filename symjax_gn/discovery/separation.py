@@ -34,6 +34,9 @@ _FALL, _SMALL_FALL, _MUCH = 1.25, 1.05, 0.1
 # What terms leave below this share of a message is left to the network's errors.
 _LEFT = 0.01
 
+# Functions of no more values than these are known by as many numbers.
+_FEW = 28
+
 # The range of sums may grow by this share as messages are fitted.
 _MARGIN = 0.1
 
@@ -55,12 +58,13 @@ class SplineLaw(NamedTuple):
     covariance: tuple[Float[np.ndarray, "part part"], ...]
     """For each curve, that of its parts."""
     errors: Float[np.ndarray, " owner"]
-    """Held-out errors over the typical target."""
+    """Held-out errors over the typical target; NaN beyond the ends of the sums that were fitted,
+    where splines say nothing."""
 
     @property
     def error(self) -> float:
         """Mean held-out error."""
-        return float(np.mean(self.errors))
+        return float(np.nanmean(self.errors))
 
     @property
     def variables(self) -> list[str]:
@@ -83,6 +87,12 @@ def _numbered(knots):
     ]
 
 
+def _knots(x, pieces, margin=0.0):
+    """Knots of a factor, see `place_knots`; of one of few values as many pieces as it needs."""
+    count = len(np.unique(x))
+    return place_knots(x, max(1, count - 1) if count <= _FEW else pieces, margin)
+
+
 def fit_terms(
     terms: Sequence[Term],
     columns: Mapping[str, Float[np.ndarray, " sample"]],
@@ -96,11 +106,11 @@ def fit_terms(
         terms: products that are summed.
         columns: variables by name.
         target: `[sample]`, the sum.
-        pieces: of each spline.
+        pieces: of each spline; of variables of few values one between any two.
         margin: see `place_knots`.
     """
     names = [name for term in terms for name in term]
-    knots = [place_knots(columns[name], pieces, margin) for name in names]
+    knots = [_knots(columns[name], pieces, margin) for name in names]
     data = _samples(columns, target)
     composition = Composition(
         terms, [(SUM,)], [*_numbered(knots), Frozen(np.asarray, np.ones_like)], data
@@ -242,10 +252,11 @@ def fit_law(
     rough = sparse.block_diag([_roughness(curve) for curve in law.curves]).toarray()
     numbers = fit_numbers(_Smoothed(composition, noise * rough), start)
     shapes = _numbered([curve.knots for curve in law.curves])
-    return law._replace(
-        curves=tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes),
-        errors=np.abs(law.composition(valid)[0].errors(numbers)),
-    )
+    held_out, sums = law.composition(valid)[0], composition.sums(numbers)
+    seen = (np.min(sums) <= held_out.sums(numbers)) & (held_out.sums(numbers) <= np.max(sums))
+    errors = np.where(seen, np.abs(held_out.errors(numbers)), np.nan if np.any(seen) else np.inf)
+    curves = tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes)
+    return law._replace(curves=curves, errors=errors)
 
 
 def with_covariance(law: SplineLaw, train: Summed) -> SplineLaw:
@@ -298,7 +309,7 @@ def refined(
     found = []
     for name, curve in zip([name for term in terms for name in term], curves, strict=True):
         x = np.unique(np.quantile(columns[name], np.linspace(0, 1, 20 * pieces)))
-        knots = place_knots(columns[name], pieces)
+        knots = _knots(columns[name], pieces)
         basis = design(knots, x).toarray()
         found.append(Curve(knots, np.linalg.lstsq(basis, curve.values(x), rcond=1e-10)[0]))
     return found

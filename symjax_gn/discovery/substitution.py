@@ -257,7 +257,7 @@ def choose_factors(
 
     stages = in_stages([_laws(*one, operators) for one in samples])
     found = first_exact(stages, choose, until, rounding=_ROUNDING)
-    if found.error > max(splines.error, _ROUNDING):
+    if np.mean(found.errors[~np.isnan(splines.errors)]) > max(splines.error, _ROUNDING):
         # What is no sum of known functions is searched for.
         fronts = [_search(*one, regressors) for one in samples]
         ways = [
@@ -276,7 +276,16 @@ def choose_factors(
     fitted = best_on_all(rows, means, on_all, held_out.errors, _ROUNDING)
     until = time.thread_time() + seconds / 2
     plain = with_plain_numbers(fitted, on_all, held_out.errors, until)
+    plain = tuple(map(_without_sizes, plain))
     return Chosen(plain, held_out.errors(plain), rows, means)
+
+
+def _without_sizes(law):
+    """The law with even powers of numbers in place of those of their size."""
+    return law.replace(
+        lambda one: one.is_Pow and isinstance(one.base, sympy.Abs) and one.exp.is_even,
+        lambda one: one.base.args[0] ** one.exp,
+    )
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:

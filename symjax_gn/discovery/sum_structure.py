@@ -4,6 +4,7 @@ Splines take the place of factors. Those are as fine as the data allow, and part
 without which the law errs no more.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +60,7 @@ def find_law(
         valid: other data, which say what terms are needed.
         as_good: says of errors `[owner]` whether they are as small as others.
     """
+    as_good = functools.partial(_as_good, as_good)
     message = separate(columns, sent)
     of_receivers = any(map(_of_receiver, itertools.chain(*message)))
     found: list[SplineLaw] = []
@@ -67,18 +69,25 @@ def find_law(
         first = _started(start, message, columns, sent, train, valid, as_good)
         if first is None:
             continue
+        law, pieces = _finer(*first, train, valid, as_good, most=COMPARED)
         # What splines that are not the finest seem to need may be all that is needed.
-        rough = _shortened(*first, train, valid, _at_first)
+        rough = _shortened(law, pieces, train, valid, _at_first)
         if _terms(rough) in seen:
             continue
         seen.append(_terms(rough))
-        law, pieces = _shortest(*first, rough, train, valid, as_good)
+        law, pieces = _shortest(law, pieces, rough, train, valid, as_good)
         found.append(law)
         if law.error <= ROUNDING or _still_falls(law, pieces, train, valid):
             break
     least = min(found, key=lambda law: law.error)
     best = next(law for law in found if as_good(law.errors, least.errors))
     return with_covariance(best, train)
+
+
+def _as_good(as_good, errors, best):
+    """What `as_good` says of owners of whom both laws say something."""
+    both = ~np.isnan(errors + best)
+    return bool(np.any(both)) and as_good(errors[both], best[both])
 
 
 def _terms(law):
@@ -97,10 +106,13 @@ def _shortest(law, pieces, rough, train, valid, as_good):
         limit = _NEEDLESS * law.error if pieces == _FINAL[-1] else 0.0
         return trial.error <= limit or as_good(trial.errors, law.errors)
 
-    best, number = _finer(law, pieces, train, valid, as_good)
-    rough = rough if number == pieces else _refitted(rough, number, train, valid)
-    pieces = number
-    best = rough if needless(rough, best) else best
+    start = pieces
+    best, pieces = _finer(law, pieces, train, valid, as_good)
+    # A law that has too many parts to be made finer is compared with one that is as coarse.
+    most = pieces if 2 * pieces * len(best.curves) > _MOST_PARTS else _FINAL[-1]
+    rough, number = _finer(rough, start, train, valid, as_good, most)
+    if needless(rough, best):
+        best, pieces = rough, number
     while True:
         best = _shortened(best, pieces, train, valid, needless)
         best, number = _finer(best, pieces, train, valid, as_good)
@@ -177,13 +189,13 @@ def _started(start, message, columns, sent, train, valid, as_good):
     return (coarse, FIRST) if as_good(coarse.errors, fine.errors) else (fine, COMPARED)
 
 
-def _finer(law, pieces, train, valid, as_good):
+def _finer(law, pieces, train, valid, as_good, most=_FINAL[-1]):
     """The law with splines as fine as lowers the error, and their pieces.
 
     As long as finer splines err less, it is not known whether more terms are needed: these do
     some of what finer ones would do.
     """
-    for number in (n for n in (COMPARED, *_FINAL) if n > pieces):
+    for number in (n for n in (COMPARED, *_FINAL) if pieces < n <= most):
         if law.error <= ROUNDING or number * len(law.curves) > _MOST_PARTS:
             break
         finer = _refitted(law, number, train, valid)
@@ -202,7 +214,7 @@ def _refitted(law, pieces, train, valid):
 
 def _at_first(trial, law):
     """Whether a part may be needless, as far as splines say that are not the finest."""
-    return trial.error <= law.error + min((_AT_FIRST - 1) * law.error, _LITTLE)
+    return trial.error <= min(_AT_FIRST * law.error, law.error + _LITTLE)
 
 
 def _shortened(law, pieces, train, valid, needless):
@@ -271,9 +283,13 @@ def _without(law, part, train, valid, pieces):
 
 
 def _with_offset(shorter, law, train):
-    """Factors, one of the message moved by what brings a shorter law nearest to another one."""
-    firsts = np.cumsum([0, *map(len, law.message)])
-    alone = [k for k, term in zip(firsts, law.message, strict=False) if len(term) == 1]
+    """Factors of a shorter law, those of the message moved by what fits the targets best.
+
+    By nothing; by what brings it nearest to the longer law, as far as slopes say; or so that the
+    message is 0 at one of its ends, or on average.
+    """
+    firsts = np.cumsum([0, *map(len, shorter.message)])
+    alone = [k for k, term in zip(firsts, shorter.message, strict=False) if len(term) == 1]
     if not alone:
         return shorter.curves
     composition, numbers = shorter.composition(train)
@@ -282,7 +298,17 @@ def _with_offset(shorter, law, train):
     ends = np.cumsum([0, *(len(curve.parts) for curve in shorter.curves)])
     own = slice(ends[alone[0]], ends[alone[0] + 1])
     slope = np.sum(composition.slopes(numbers)[:, own], axis=1)
-    offset = slope @ lacking / (slope @ slope or 1.0)
+    sent = evaluate_terms(shorter.message, shorter.curves[: firsts[-1]], train.elements)
+    sums, counts = train.matrix @ sent, np.diff(train.matrix.indptr)
+    target = train.target[:, 0]
+
+    def error(offset):
+        columns = {**train.owners, SUM: sums + offset * counts}
+        curves = fit_terms(shorter.update, columns, target, FIRST)
+        return np.mean((target - evaluate_terms(shorter.update, curves, columns)) ** 2)
+
+    near = slope @ lacking / (slope @ slope or 1.0)
+    offset = min((0.0, near, -np.min(sent), -np.max(sent), -np.mean(sent)), key=error)
     moved = shorter.curves[alone[0]]
     curves = list(shorter.curves)
     curves[alone[0]] = moved._replace(parts=moved.parts + offset)
