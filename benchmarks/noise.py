@@ -68,7 +68,7 @@ def main():
     settings = sgn.Settings(choice=args.choice)
     open_out(args.out)
     rows = load_rows(args.out, [])
-    known = {row["name"] for row in rows}
+    known = {(row["name"], row.get("choice", "data")) for row in rows}
     cells = [
         (law, dim, noise, seed)
         for seed in args.seeds
@@ -78,7 +78,7 @@ def main():
         if dim in LAWS[law].dims
     ]
     for law, dim, noise, seed in cells:
-        if f"{law}-{dim} noise {noise} seed {seed}" not in known:
+        if (f"{law}-{dim} noise {noise} seed {seed}", args.choice) not in known:
             rows.append(run(law, dim, noise, seed, settings))
             save(args.out, rows)
             print(f"{rows[-1]['name']}: {rows[-1].get('verdict')}", file=sys.stderr, flush=True)

@@ -232,6 +232,11 @@ TENTH = sympy.Rational(1, 10)
     ("law", "sent", "planted"),
     [
         (
+            lambda linked, ai, aj, bi, bj: bi[:, 0] + np.sum(linked * np.sin(aj - ai), axis=1),
+            lambda ai, aj, bi, bj: np.sin(aj - ai) + 0.2 * bi,
+            (sympy.sin(A_J - A_I), SUM + B_I),
+        ),
+        (
             lambda linked, ai, aj, bi, bj: np.sum(linked * bj, axis=1) * ai[:, 0] - bi[:, 0] / 10,
             lambda ai, aj, bi, bj: (2 + np.exp(ai / 2)) * (bj + 0.3) + ai**2,
             (B_J, SUM * A_I - B_I * TENTH),
@@ -255,6 +260,42 @@ def test_messages_say_no_more_than_they_need_to(law, sent, planted):
     assert message == planted[0]
     left = sympy.expand(update - planted[1]).as_coefficients_dict()
     assert all(abs(number) < 1e-6 for number in left.values()), update
+
+
+def test_means_of_squares_are_found_whatever_the_offset_of_messages():
+    """Messages have one of -3, which no product of sum and number makes good."""
+    parts = of_neighbours(
+        lambda linked, ai, aj, bi, b: np.sqrt(
+            np.sum(linked * b**2, axis=1) / np.maximum(1, np.sum(linked, axis=1))
+        )
+    )
+    b, update = parts[0].elements["b_j"], [("e_0", "e_n"), ("e_n",)]
+    curves = fit_terms([("b_j",)], {"b_j": b}, b**2 - 3, 14)
+    law = fit_law([("b_j",)], curves, update, *parts, 14)
+    shorter = sum_structure._without(law, (False, ("e_n",), None), *parts, 14)
+    assert shorter.error < 0.01, (law.error, shorter.error)
+
+
+def test_functions_of_few_values_are_as_fine_as_they_have_values():
+    count = np.random.default_rng(0).integers(3, 20, 500).astype(float)
+    (curve,) = fit_terms([("e_n",)], {"e_n": count}, 1 / count, 6)
+    np.testing.assert_allclose(curve.values(count), 1 / count, rtol=1e-6)
+
+
+def test_splines_say_nothing_beyond_the_sums_they_saw(data):
+    train, held_out = data
+    first = sparse.diags_array(np.r_[4.0, np.ones(len(held_out.target) - 1)])
+    wider = held_out._replace(matrix=(first @ held_out.matrix).tocsr())
+    x = train.elements["x_1"]
+    curves = fit_terms([("x_1",)], {"x_1": x}, x, 6)
+    law = fit_law([("x_1",)], curves, [(composition.SUM,)], train, wider, 6)
+    assert np.isnan(law.errors[0]) and np.sum(np.isnan(law.errors)) < 5
+    assert law.error == np.nanmean(law.errors)
+
+
+def test_even_powers_of_sizes_are_those_of_numbers():
+    law = 2 * sympy.Abs(R - 1) ** 2 + sympy.Abs(R) ** 3
+    assert substitution._without_sizes(law) == 2 * (R - 1) ** 2 + sympy.Abs(R) ** 3
 
 
 def test_functions_of_the_size_of_a_variable_are_found(data):

@@ -146,13 +146,13 @@ def _without_others(data: Summed) -> Summed:
 
 
 def within(data: Summed, seen: Summed) -> Summed:
-    """Owners of whom each number, and each of their elements', is between the ends of others'.
+    """Owners whose own numbers, and those of all their elements, are within the ranges of others.
 
-    Beyond those, what is fitted to the others says nothing. If there are no such owners, all.
+    Beyond these, what is fitted to the others says nothing. If there are no such owners, all.
 
     Args:
-        data: owners.
-        seen: others, with the same columns.
+        data: owners, with no sums known.
+        seen: the others, with the same columns.
     """
 
     def beyond(columns, others):
