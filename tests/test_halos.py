@@ -33,7 +33,7 @@ from symjax_gn.data.halos.readers import (
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
-from symjax_gn.discovery.composition import gather_sums
+from symjax_gn.discovery.summed import gather_sums
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from symjax_gn.data.datasets import dataset_from_graphs, split
 from symjax_gn.data.features import COUNT
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
-from symjax_gn.discovery import composition, substitution, sum_structure
+from symjax_gn.discovery import composition, substitution, sum_structure, summed
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all
 from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, separate, with_covariance
@@ -46,7 +46,7 @@ def sets(count=300, size=20):
 @pytest.fixture(scope="module")
 def data():
     train, validation, _ = split(jax.random.key(0), sets())
-    return [composition.gather_sums(part, 10**5) for part in (train, validation)]
+    return [summed.gather_sums(part, 10**5) for part in (train, validation)]
 
 
 def test_sums_are_those_of_the_elements(data):
@@ -64,19 +64,19 @@ def test_those_beyond_the_ends_of_others_are_left_out(data):
     x = held_out.elements["x_1"].clip(np.min(seen.elements["x_1"]), np.max(seen.elements["x_1"]))
     y = held_out.elements["x_2"].clip(np.min(seen.elements["x_2"]), np.max(seen.elements["x_2"]))
     inside = held_out._replace(elements={"x_1": x, "x_2": y})
-    assert len(composition.within(inside, seen).target) == len(held_out.target)
+    assert len(summed.within(inside, seen).target) == len(held_out.target)
 
     x = x.copy()
     x[first] = 1.01 * np.max(seen.elements["x_1"])
-    fewer = composition.within(inside._replace(elements={"x_1": x, "x_2": y}), seen)
+    fewer = summed.within(inside._replace(elements={"x_1": x, "x_2": y}), seen)
     np.testing.assert_array_equal(fewer.target, held_out.target[1:])
     np.testing.assert_array_equal(fewer.matrix @ fewer.elements["x_2"], (held_out.matrix @ y)[1:])
 
     count = held_out.owners[COUNT].copy()
     count[-1] += 1
-    fewer = composition.within(inside._replace(owners={COUNT: count}), seen)
+    fewer = summed.within(inside._replace(owners={COUNT: count}), seen)
     np.testing.assert_array_equal(fewer.target, held_out.target[:-1])
-    many = composition.within(inside._replace(owners={COUNT: count + 9}), seen)
+    many = summed.within(inside._replace(owners={COUNT: count + 9}), seen)
     assert len(many.target) == len(held_out.target)
 
 
@@ -155,18 +155,18 @@ def test_laws_of_all_factors_end_in_plain_numbers(data):
     """
     train, held_out = data
 
-    def summed(part):
+    def total(part):
         return part.matrix @ (1.2345 * part.elements["x_1"] ** 2)
 
     def planted(part):
-        return part._replace(target=np.sqrt(summed(part) + 3.4 * 1.2345)[:, None])
+        return part._replace(target=np.sqrt(total(part) + 3.4 * 1.2345)[:, None])
 
     train, held_out = map(planted, (train, held_out))
     x = train.elements["x_1"]
     curves = fit_terms([("x_1",)], {"x_1": x}, 1.2345 * x**2, 14)
     splines = fit_law([("x_1",)], curves, [(composition.SUM,)], train, held_out, 14)
     splines = with_covariance(splines, train)
-    few = planted(composition.gather_sums(split(jax.random.key(0), sets(100))[0], 10**5))
+    few = planted(summed.gather_sums(split(jax.random.key(0), sets(100))[0], 10**5))
     found = choose_factors(splines, train, few, held_out, [])
     message, update = whole(splines, found.candidate)
     (sums,) = update.free_symbols
@@ -192,7 +192,7 @@ def test_sums_may_depend_on_how_many_are_summed():
             )
         )
     parts = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
-    train, held_out = (composition.gather_sums(part, 10**5) for part in parts[:2])
+    train, held_out = (summed.gather_sums(part, 10**5) for part in parts[:2])
     a = train.elements["a"]
     splines = find_law({"a": a}, a**1.5 - 0.9, train, held_out, as_good)
     assert (composition.SUM, COUNT) in splines.update
@@ -220,8 +220,8 @@ def of_neighbours(law, count=150, size=7, rate=0.5):
             GraphsTuple(nodes=Nodes(None, None, {"a": a, "b": b, "z": target}), **ends, **counts)
         )
     train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
-    train, validation = (composition.gather_sums(part, 10**5) for part in (train, validation))
-    return train, composition.within(validation, train)
+    train, validation = (summed.gather_sums(part, 10**5) for part in (train, validation))
+    return train, summed.within(validation, train)
 
 
 A_I, A_J, B_I, B_J, SUM = sympy.symbols("a_i a_j b_i b_j e_0")
@@ -260,6 +260,17 @@ def test_messages_say_no_more_than_they_need_to(law, sent, planted):
     assert message == planted[0]
     left = sympy.expand(update - planted[1]).as_coefficients_dict()
     assert all(abs(number) < 1e-6 for number in left.values()), update
+
+
+def test_terms_are_found_of_which_messages_say_nothing():
+    """A network that has learned one term of two; the targets have both."""
+    train, held_out = of_neighbours(
+        lambda linked, ai, aj, bi, bj: np.sum(linked * (np.sin(aj - ai) + 0.2 * aj * bj), axis=1)
+    )
+    columns = train.elements
+    found = find_law(columns, np.sin(columns["a_ij"]), train, held_out, as_good)
+    assert {*found.message} == {("a_ij",), ("a_j", "b_j")}
+    assert found.update == ((composition.SUM,),) and found.error < 1e-3
 
 
 def test_means_of_squares_are_found_whatever_the_offset_of_messages():
@@ -369,7 +380,7 @@ def test_speeds_are_among_what_sums_depend_on():
         for k in range(count)
     ]
     train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
-    seen, held_out = (composition.gather_sums(part, 10**5) for part in (train, validation))
+    seen, held_out = (summed.gather_sums(part, 10**5) for part in (train, validation))
     receiver, sender = seen.matrix.tocsc().indices, seen.elements
     assert list(seen.owners) == ["v_i", "e_n"] and len(receiver) == len(sender["r"])
     np.testing.assert_allclose(seen.owners["v_i"][receiver], sender["v_i"])
@@ -437,16 +448,16 @@ def test_one_factor_alone_is_rated_as_among_all(data):
 def test_splines_are_smooth_where_nobody_is():
     """Noisy sums with a sparse tail: splines that follow each of them are far off on others."""
 
-    def summed(seed):
+    def drawn(seed):
         rng = np.random.default_rng(seed)
         x = np.exp(1.2 * rng.normal(size=(150, 5)))
         target = np.sqrt(x).sum(axis=1) + rng.normal(size=150)
         matrix = sparse.kron(sparse.identity(150), np.ones((1, 5)), format="csr")
-        return composition.Summed({"x_1": x.ravel()}, {}, matrix, target[:, None], 1.0)
+        return summed.Summed({"x_1": x.ravel()}, {}, matrix, target[:, None], 1.0)
 
     worst = []
     for seed in range(4):
-        train, valid = summed(seed), summed(seed + 100)
+        train, valid = drawn(seed), drawn(seed + 100)
         x = train.elements["x_1"]
         curves = fit_terms([("x_1",)], {"x_1": x}, np.sqrt(x), 14)
         law = fit_law([("x_1",)], curves, [(composition.SUM,)], train, valid, 14)

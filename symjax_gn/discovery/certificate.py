@@ -16,11 +16,11 @@ from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import kernels
 from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
-from symjax_gn.discovery.composition import Summed, gather_sums
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.separation import evaluate_terms, fit_terms
 from symjax_gn.discovery.splines import design, place_knots
+from symjax_gn.discovery.summed import Summed, gather_sums
 from symjax_gn.discovery.terms import Term, body_vectors, couplings, pair_vectors
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, known_targets

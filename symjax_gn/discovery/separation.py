@@ -13,16 +13,9 @@ from jaxtyping import Float
 from scipy import sparse
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.composition import (
-    SUM,
-    Composition,
-    Frozen,
-    Splines,
-    Summed,
-    Term,
-    fit_numbers,
-)
+from symjax_gn.discovery.composition import SUM, Composition, Frozen, Splines, Term, fit_numbers
 from symjax_gn.discovery.splines import Curve, design, place_knots
+from symjax_gn.discovery.summed import Summed
 
 # Pieces of a factor when terms are looked for, and when they are compared.
 FIRST, COMPARED = 6, 14
@@ -87,7 +80,9 @@ def _numbered(knots):
     ]
 
 
-def _knots(x, pieces, margin=0.0):
+def knots_of(
+    x: Float[np.ndarray, " sample"], pieces: int, margin: float = 0.0
+) -> Float[np.ndarray, " knot"]:
     """Knots of a factor, see `place_knots`; of one of few values as many pieces as it needs."""
     count = len(np.unique(x))
     return place_knots(x, max(1, count - 1) if count <= _FEW else pieces, margin)
@@ -110,7 +105,7 @@ def fit_terms(
         margin: see `place_knots`.
     """
     names = [name for term in terms for name in term]
-    knots = [_knots(columns[name], pieces, margin) for name in names]
+    knots = [knots_of(columns[name], pieces, margin) for name in names]
     data = _samples(columns, target)
     composition = Composition(
         terms, [(SUM,)], [*_numbered(knots), Frozen(np.asarray, np.ones_like)], data
@@ -137,6 +132,13 @@ def _start(knots, x, product, ramp):
         return np.zeros(len(knots) - 4)
     if not ramp:
         return np.ones(len(knots) - 4)
+    return straight_line(knots, x)
+
+
+def straight_line(
+    knots: Float[np.ndarray, " knot"], x: Float[np.ndarray, " sample"]
+) -> Float[np.ndarray, " part"]:
+    """Parts `[part]` of a spline that is a straight line through 0 at the mean of a variable."""
     places = np.mean([knots[k : len(knots) - 4 + k] for k in (1, 2, 3)], axis=0)
     return (places - np.mean(x)) / np.std(x)
 
@@ -310,7 +312,7 @@ def refined(
     found = []
     for name, curve in zip([name for term in terms for name in term], curves, strict=True):
         x = np.unique(np.quantile(columns[name], np.linspace(0, 1, 20 * pieces)))
-        knots = _knots(columns[name], pieces)
+        knots = knots_of(columns[name], pieces)
         basis = design(knots, x).toarray()
         found.append(Curve(knots, np.linalg.lstsq(basis, curve.values(x), rcond=1e-10)[0]))
     return found

@@ -16,14 +16,7 @@ from jaxtyping import Float
 from scipy import sparse
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.composition import (
-    SUM,
-    Composition,
-    Frozen,
-    Summed,
-    formulas,
-    without_differences,
-)
+from symjax_gn.discovery.composition import SUM, Composition, Frozen, formulas
 from symjax_gn.discovery.distillation import search_in_units
 from symjax_gn.discovery.objective import Interval, interval
 from symjax_gn.discovery.rounding import with_plain_numbers
@@ -37,6 +30,7 @@ from symjax_gn.discovery.selection import (
     screened,
 )
 from symjax_gn.discovery.separation import SplineLaw
+from symjax_gn.discovery.summed import Summed, without_differences
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity, with_constants

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from symjax_gn.discovery.bodies import ROUNDING
-from symjax_gn.discovery.composition import SUM, Summed, Term
+from symjax_gn.discovery.composition import SUM, Term
 from symjax_gn.discovery.separation import (
     COMPARED,
     FIRST,
@@ -26,6 +26,8 @@ from symjax_gn.discovery.separation import (
     with_covariance,
 )
 from symjax_gn.discovery.splines import Curve
+from symjax_gn.discovery.sum_growth import grown
+from symjax_gn.discovery.summed import Summed
 
 # Pieces of a factor in the end, where more are taken as long as they lower the error.
 _FINAL = (28, 56, 112)
@@ -63,7 +65,7 @@ def find_law(
     as_good = functools.partial(_as_good, as_good)
     message = separate(columns, sent)
     of_receivers = any(map(_of_receiver, itertools.chain(*message)))
-    found: list[SplineLaw] = []
+    found: list[tuple[SplineLaw, int]] = []
     seen = []
     for start in (_without_receivers, _stripped, _as_sent) if of_receivers else (_as_sent,):
         first = _started(start, message, columns, sent, train, valid, as_good)
@@ -75,13 +77,16 @@ def find_law(
         if _terms(rough) in seen:
             continue
         seen.append(_terms(rough))
-        law, pieces = _shortest(law, pieces, rough, train, valid, as_good)
-        found.append(law)
+        found.append(_shortest(law, pieces, rough, train, valid, as_good))
+        law, pieces = found[-1]
         if law.error <= ROUNDING or _still_falls(law, pieces, train, valid):
-            break
-    least = min(found, key=lambda law: law.error)
-    best = next(law for law in found if as_good(law.errors, least.errors))
-    return with_covariance(best, train)
+            return with_covariance(law, train)
+    least = min((law for law, _ in found), key=lambda law: law.error)
+    law, pieces = next(one for one in found if as_good(one[0].errors, least.errors))
+    longer = grown(law, list(columns), train, valid, pieces, as_good)
+    if longer is not law:
+        law, _ = _shortest(longer, pieces, longer, train, valid, as_good)
+    return with_covariance(law, train)
 
 
 def _as_good(as_good, errors, best):

@@ -19,13 +19,13 @@ from symjax_gn.data.features import COUNT, node_features, scalar_features
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.bodies import ROUNDING
-from symjax_gn.discovery.composition import gather_sums, with_differences, within
 from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.discovery.separation import SplineLaw
 from symjax_gn.discovery.substitution import choose_factors, whole
 from symjax_gn.discovery.sum_structure import find_law
+from symjax_gn.discovery.summed import gather_sums, with_differences, within
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, ParetoFront, select, to_front
