@@ -411,6 +411,23 @@ def test_factors_of_a_term_share_one_scale(data):
     assert sympy.simplify(found[2] + 1 / (141.5 * (R + 1))).equals(0)
 
 
+def test_a_law_in_an_odd_unit_ends_in_a_plain_one(data):
+    """That a fit of few data has moved its unit far away is of no account."""
+
+    def planted(part):
+        sums = part.matrix @ (part.elements["x_1"] * np.exp(-part.elements["x_2"]))
+        return part._replace(target=(sums / (1 + sums))[:, None])
+
+    seen, held_out = map(planted, data)
+    curves = [Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2))] * 3
+    law = SplineLaw((("x_1", "x_2"),), ((composition.SUM,),), tuple(curves), (), np.zeros(0))
+    unit = sympy.Float(6239.59)
+    odd = (R, -unit * sympy.exp(-R), 1 + unit / (R - unit))
+    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    found = substitution._plainest(law, odd, seen, *ends, np.inf)
+    assert found == (R, sympy.exp(-R), 1 - 1 / (R + 1))
+
+
 def test_constants_of_terms_that_cancel_leave_nothing():
     law = SplineLaw((("a_ij",),), ((composition.SUM,), ("b_i",)), (), (), np.zeros(0))
     third = sympy.Float(1) / 3

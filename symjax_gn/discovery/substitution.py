@@ -28,6 +28,7 @@ from symjax_gn.discovery.selection import (
     operators_of,
     pick,
     screened,
+    simplest,
 )
 from symjax_gn.discovery.separation import SplineLaw
 from symjax_gn.discovery.summed import Summed, without_differences
@@ -269,9 +270,22 @@ def choose_factors(
     on_all = OnTargets(splines, train)
     fitted = best_on_all(rows, means, on_all, held_out.errors, _ROUNDING)
     until = time.thread_time() + seconds / 2
-    plain = with_plain_numbers(fitted, on_all, held_out.errors, until)
-    plain = tuple(map(_without_sizes, plain))
-    return Chosen(plain, held_out.errors(plain), rows, means)
+    best = _plainest(splines, fitted, few, on_all, held_out, until)
+    return Chosen(best, held_out.errors(best), rows, means)
+
+
+def _plainest(splines, candidate, few, objective, held_out, until) -> Candidate:
+    """The law in plain numbers, in the gauge in which it is shortest then.
+
+    Without what is next to nothing there may be others than before.
+    """
+    ends = []
+    for one in dict.fromkeys(gauges(splines, few, candidate)):
+        plain = with_plain_numbers(one, objective, held_out.errors, until)
+        ends.append(tuple(map(_without_sizes, plain)))
+    ends.sort(key=lambda end: sum(map(complexity, end)))
+    sizes = [sum(map(complexity, end)) for end in ends]
+    return ends[simplest([held_out.errors(end) for end in ends], sizes, _ROUNDING)]
 
 
 def _without_sizes(law):
