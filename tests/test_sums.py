@@ -13,7 +13,8 @@ from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all
 from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, separate, with_covariance
 from symjax_gn.discovery.splines import Curve, place_knots
-from symjax_gn.discovery.substitution import OnTargets, choose_factors, whole
+from symjax_gn.discovery.substitution import choose_factors, whole
+from symjax_gn.discovery.sum_objective import OnTargets
 from symjax_gn.discovery.sum_structure import find_law
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.symbolic import SymbolicModel
@@ -426,6 +427,33 @@ def test_a_law_in_an_odd_unit_ends_in_a_plain_one(data):
     ends = OnTargets(law, seen), OnTargets(law, held_out)
     found = substitution._plainest(law, odd, seen, *ends, np.inf)
     assert found == (R, sympy.exp(-R), 1 - 1 / (R + 1))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_laws_that_end_where_data_do_are_a_last_resort(data, noise):
+    """A power of the way from a point near the least sum is no number beyond it.
+
+    Through noise a straight line, which is longer, does as well; without, nothing else is right.
+    """
+    least = min(float(np.min(part.matrix @ part.elements["x_1"])) for part in data)
+    power = (R - 0.95 * least) ** sympy.Float(0.9)
+
+    def planted(part, seed):
+        target = (part.matrix @ part.elements["x_1"] - 0.95 * least) ** 0.9
+        shaken = target + noise * np.random.default_rng(seed).normal(size=len(target))
+        return part._replace(target=shaken[:, None])
+
+    seen, held_out = planted(data[0], 0), planted(data[1], 1)
+    curves = (Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 2
+    law = SplineLaw((("x_1",),), ((composition.SUM,),), curves, (), np.zeros(0))
+    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    line = ends[0].fit((R, sympy.Float(0.8) * R - sympy.Float(0.7)))[0]
+    assert ends[0].is_defined(line) and not ends[0].is_defined((R, power))
+    rows = [Rated(6, 0.0, (R, power), 0.0), Rated(7, 0.0, line, 0.0)]
+    means = [float(np.mean(ends[1].errors(row.candidate))) for row in rows]
+    assert best_on_all(rows, means, ends[0], ends[1].errors)[1].has(sympy.Pow)
+    found = substitution._best_on_all(rows, means, *ends)
+    assert found[1].has(sympy.Pow) == (noise == 0)
 
 
 def test_constants_of_terms_that_cancel_leave_nothing():

@@ -237,10 +237,12 @@ class Composition:
         ]
         return bound, found
 
-    def predict(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:
-        """The target, for given values of all numbers."""
+    def predict(
+        self, numbers: Float[np.ndarray, " number"], share: float = 1.0
+    ) -> Float[np.ndarray, " owner"]:
+        """The target, for given values of all numbers, and a share of the sums."""
         with np.errstate(all="ignore"):
-            _, found = self._became(numbers, self.sums(numbers))
+            _, found = self._became(numbers, share * self.sums(numbers))
             return np.sum([np.prod(term, axis=0) for term in found], axis=0)
 
     def errors(self, numbers: Float[np.ndarray, " number"]) -> Float[np.ndarray, " owner"]:

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 from jaxtyping import Float
-from scipy import sparse
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.composition import SUM, Composition, Frozen, formulas
+from symjax_gn.discovery.composition import SUM
 from symjax_gn.discovery.distillation import search_in_units
-from symjax_gn.discovery.objective import Interval, interval
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
+    as_good,
     beside,
     best_on_all,
     first_exact,
@@ -31,21 +30,18 @@ from symjax_gn.discovery.selection import (
     simplest,
 )
 from symjax_gn.discovery.separation import SplineLaw
+from symjax_gn.discovery.sum_objective import OnTargets
 from symjax_gn.discovery.summed import Summed, without_differences
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
-from symjax_gn.laws.expressions import complexity, with_constants
-from symjax_gn.laws.fitting import fit_in_stages, standard_errors
-from symjax_gn.laws.fronts import ParetoFront, is_usable
+from symjax_gn.laws.expressions import complexity
+from symjax_gn.laws.fronts import ParetoFront
 from symjax_gn.laws.refinement import Candidate, Rated
 from symjax_gn.laws.rules import RULES, over
 
 # What factors are functions of while they are searched for.
 _X = sympy.Symbol("r")
 
-
-# Places that stand for values of a variable, evenly spread, and quantiles.
-_PLACES = 1000
 
 # Samples of a factor, and quantiles of its variable between which they are.
 _SAMPLES, _SEEN = 500, (0.003, 0.997)
@@ -107,108 +103,6 @@ def _summed(parts):
     return rest if abs(number) < _CANCELLED * largest else number + rest
 
 
-class OnTargets:
-    """Laws of factors against targets; see `refinement.Objective`."""
-
-    def __init__(self, splines: SplineLaw, data: Summed, free: int | None = None):
-        """Prepare.
-
-        Args:
-            splines: says which factors there are.
-            data: what laws are fitted to.
-            free: the number of the one factor that candidates hold, where splines stand for
-                all others; None: they hold all factors.
-        """
-        self._message, self._update, self._free = splines.message, splines.update, free
-        self._data, self._known = data, []
-        if free is None:
-            return
-        sent = sum(map(len, splines.message))
-        self._known = [Frozen(curve.values, curve.slopes) for curve in splines.curves[sent:]]
-        self._message, self._data = _only(splines, data, free)
-        self._free = max(0, free - sent)
-
-    def _composed(self, candidate) -> tuple[Composition, np.ndarray]:
-        found, start = formulas(candidate)
-        shapes: list[Any] = list(found)
-        if self._free is not None:
-            shapes = list(self._known)
-            if self._message:
-                shapes.insert(0, found[0])
-            else:
-                shapes[self._free] = found[0]
-        return Composition(self._message, self._update, shapes, self._data), start
-
-    def errors(self, candidate: Candidate) -> Float[np.ndarray, " owner"]:
-        """Errors of owners over the typical target."""
-        composition, start = self._composed(candidate)
-        found = np.abs(composition.errors(start))
-        return np.where(np.isfinite(found), found, np.inf)
-
-    def intervals(self, candidate: Candidate) -> tuple[Interval, ...]:
-        """The constants of a fitted candidate with their intervals."""
-        composition, found = self._composed(candidate)
-        if not len(found):
-            return ()
-        reached = composition.errors(found), composition.slopes(found)
-        return tuple(map(interval, found, standard_errors(*reached)))
-
-    def fit(self, candidate: Candidate, limit: float = math.inf) -> tuple[Candidate, float]:
-        """See `Objective.fit`."""
-        if not all(map(is_usable, candidate)):
-            return candidate, math.inf
-        composition, start = self._composed(candidate)
-
-        def mean_error(residual):
-            mean = float(np.mean(np.abs(residual)))
-            return mean if math.isfinite(mean) else math.inf
-
-        first = mean_error(composition.errors(start))
-        if not len(start):
-            return candidate, first
-        options = composition.errors, composition.slopes, mean_error
-        found, error = fit_in_stages(*options, start, limit)
-        if error == first:
-            return candidate, first
-        # Slots are in the order of constants of all components together.
-        together: Any = sympy.Tuple(*candidate)
-        return tuple(with_constants(together, found)), error
-
-
-def _only(splines: SplineLaw, data: Summed, free: int) -> tuple[list[Any], Summed]:
-    """The message as one factor, and data in which all else that is added is summed.
-
-    What others multiply each value of the factor's variable with is spread over the nearest two
-    of some places, so that the factor need be known there only. Of a factor of the update the
-    whole message is known.
-    """
-    known, message = np.zeros(len(data.target)), []
-    matrix, elements, first = data.matrix, {}, 0
-    for term in splines.message:
-        curves = splines.curves[first : first + len(term)]
-        values = [c.values(data.elements[name]) for name, c in zip(term, curves, strict=True)]
-        place = free - first
-        first += len(term)
-        if not 0 <= place < len(term):
-            known += data.matrix @ np.prod(values, axis=0)
-            continue
-        x = data.elements[term[place]]
-        share = np.linspace(0, 1, _PLACES)
-        even = np.min(x) + share * np.ptp(x)
-        places = np.unique(np.concatenate([np.quantile(x, share), even]))
-        left = np.clip(np.searchsorted(places, x) - 1, 0, len(places) - 2)
-        part = (x - places[left]) / (places[left + 1] - places[left])
-        rest = np.prod(values[:place] + values[place + 1 :], axis=0) * np.ones(len(x))
-        rows = np.tile(np.arange(len(x)), 2)
-        spread = sparse.csr_array(
-            (np.concatenate([rest * (1 - part), rest * part]), (rows, np.append(left, left + 1))),
-            shape=(len(x), len(places)),
-        )
-        matrix = (matrix @ spread).toarray()
-        message, elements = [(term[place],)], {term[place]: places}
-    return message, data._replace(elements=elements, matrix=matrix, known=known)
-
-
 def choose_factors(
     splines: SplineLaw,
     train: Summed,
@@ -268,10 +162,26 @@ def choose_factors(
     last = rated(variants)
     rows, means = (*found.rows, *last.rows), (*found.held_out, *last.held_out)
     on_all = OnTargets(splines, train)
-    fitted = best_on_all(rows, means, on_all, held_out.errors, _ROUNDING)
+    fitted = _best_on_all(rows, means, on_all, held_out)
     until = time.thread_time() + seconds / 2
     best = _plainest(splines, fitted, few, on_all, held_out, until)
     return Chosen(best, held_out.errors(best), rows, means)
+
+
+def _best_on_all(rows, means, objective, held_out) -> Candidate:
+    """See `best_on_all`; laws that end where data do, only if no other is as good.
+
+    Sums are searched for as the way from a point near one of their ends, whose powers are no
+    numbers beyond it.
+    """
+    best = best_on_all(rows, means, objective, held_out.errors, _ROUNDING)
+    defined = [k for k, row in enumerate(rows) if objective.is_defined(row.candidate)]
+    if not defined or objective.is_defined(best):
+        return best
+    some = [rows[k] for k in defined], [means[k] for k in defined]
+    other = best_on_all(*some, objective, held_out.errors, _ROUNDING)
+    as_well = as_good(held_out.errors(other), held_out.errors(best), rounding=_ROUNDING)
+    return other if as_well else best
 
 
 def _plainest(splines, candidate, few, objective, held_out, until) -> Candidate:
