@@ -10,7 +10,7 @@ from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition, substitution, sum_structure, summed
 from symjax_gn.discovery.rounding import with_plain_numbers
-from symjax_gn.discovery.selection import as_good, best_on_all
+from symjax_gn.discovery.selection import as_good, best_on_all, better
 from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, separate, with_covariance
 from symjax_gn.discovery.splines import Curve, place_knots
 from symjax_gn.discovery.substitution import choose_factors, whole
@@ -454,6 +454,31 @@ def test_laws_that_end_where_data_do_are_a_last_resort(data, noise):
     assert best_on_all(rows, means, ends[0], ends[1].errors)[1].has(sympy.Pow)
     found = substitution._best_on_all(rows, means, *ends)
     assert found[1].has(sympy.Pow) == (noise == 0)
+
+
+def test_a_longer_law_must_be_worth_its_length():
+    """100 samples that err 2% less pay for less than one node, those that err 90% less for 90."""
+    noise = 1 + np.random.default_rng(0).normal(size=100) ** 2
+    short = substitution.Chosen((R,), noise, (), ())
+    long = substitution.Chosen((sympy.sin(R) + R**2 * sympy.exp(R),), 0.98 * noise, (), ())
+    for one, other in ((short, long), (long, short)):
+        assert better(one, other) is short
+        assert better(one._replace(errors=0.1 * noise), other) is not other
+        assert better(one, other._replace(errors=0.1 * noise)) is not one
+
+
+def test_those_that_describe_the_data_in_the_fewest_words_are_compared(data):
+    """Ten longer laws that err a little less do not crowd out a short one."""
+    seen, held_out = (
+        part._replace(target=(part.matrix @ part.elements["x_1"])[:, None]) for part in data
+    )
+    curves = (Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 2
+    law = SplineLaw((("x_1",),), ((composition.SUM,),), curves, (), np.zeros(0))
+    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    rows = [Rated(2, 0.1, (R, R), 0.1)]
+    rows += [Rated(40 + k, 0.1, (R, R + sympy.Float(0.1 + k)), 0.1) for k in range(12)]
+    means = [0.1, *(0.0999 - 1e-4 * k for k in range(12))]
+    assert best_on_all(rows, means, ends[0], ends[1].errors) == (R, R)
 
 
 def test_constants_of_terms_that_cancel_leave_nothing():

@@ -43,7 +43,8 @@ _VALUES, _TINY = 40, 1e-300
 _COMBINED = 6
 
 # Laws that are compared once more, fitted to all data: those that err no more than such a factor
-# of the best, nor by such a share of what is typical more; at most so many.
+# of the best, nor by such a share of what is typical more; at most so many, which describe the
+# data in the fewest words.
 _TWICE, _NEAR, _MOST_FITTED = 2.0, 0.03, 10
 
 
@@ -82,13 +83,24 @@ def first_exact(
     """
     for ways in stages:
         found = choose(ways)
-        both = [found] if best is None else sorted([best, found], key=lambda one: one.complexity)
-        sizes = [one.complexity for one in both]
-        best = both[simplest([one.errors for one in both], sizes, rounding)]
+        best = found if best is None else better(best, found, rounding)
         if np.mean(best.errors) <= rounding or time.thread_time() > until:
             break
     assert best is not None
     return best
+
+
+def better(one: _Found, other: _Found, rounding: float = ROUNDING) -> _Found:
+    """Of two choices the simpler one, unless the other errs so much less that it is worth it.
+
+    Args:
+        one: what was chosen first; of two alike it stays.
+        other: what was chosen then.
+        rounding: see `as_good`.
+    """
+    both = sorted([one, other], key=lambda found: found.complexity)
+    sizes = [found.complexity for found in both]
+    return both[simplest([found.errors for found in both], sizes, rounding)]
 
 
 def in_stages(
@@ -237,7 +249,13 @@ def best_on_all(
         rounding: see `as_good`.
     """
     most = min(_TWICE * min(means), min(means) + _NEAR)
-    near = sorted((k for k in range(len(rows)) if means[k] <= most), key=lambda k: means[k])
+    samples = len(held_out(rows[0].candidate))
+
+    def length(k):
+        """Of the description of data by a law, and of the law."""
+        return samples * math.log(max(means[k], rounding)) + _PER_NODE * rows[k].complexity
+
+    near = sorted((k for k in range(len(rows)) if means[k] <= most), key=length)
     best = sorted((rows[k] for k in near[:_MOST_FITTED]), key=lambda row: row.complexity)
     fitted = [objective.fit(row.candidate, math.inf)[0] for row in best]
     sizes = [row.complexity for row in best]

@@ -22,6 +22,7 @@ from symjax_gn.discovery.selection import (
     as_good,
     beside,
     best_on_all,
+    better,
     first_exact,
     in_stages,
     operators_of,
@@ -154,8 +155,7 @@ def choose_factors(
             for law, front in zip(found.candidate, fronts, strict=True)
         ]
         until = time.thread_time() + seconds / 2
-        again = choose(ways)
-        found = again if again.error < found.error else found
+        found = better(found, choose(ways), _ROUNDING)
     # Rules that shorten laws choose between gauges.
     until = time.thread_time() + seconds / 2
     variants = gauges(splines, few, found.candidate)
