@@ -9,6 +9,7 @@ from symjax_gn.data.features import COUNT
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery import composition, substitution, sum_structure, summed
+from symjax_gn.discovery.objective import Interval
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all, better
 from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, separate, with_covariance
@@ -16,6 +17,7 @@ from symjax_gn.discovery.splines import Curve, place_knots
 from symjax_gn.discovery.substitution import choose_factors, whole
 from symjax_gn.discovery.sum_objective import OnTargets
 from symjax_gn.discovery.sum_structure import find_law
+from symjax_gn.laws.expressions import constants
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import held_out_error, predict
@@ -147,6 +149,29 @@ def test_constants_are_plain_numbers_where_data_allow(data):
     assert found[1] == R / 2 and found[2] == 3 * R**2
     assert float(-found[0].args[1].args[0].coeff(R)) == pytest.approx(1.2345, rel=1e-6)
     assert np.max(ends[1].errors(found)) < 1e-5
+
+
+def test_plain_numbers_do_not_add_up_to_a_larger_error():
+    """Each one by itself is within what chance explains, two are not."""
+    laws = tuple(sympy.Float(k + 0.01) * R for k in range(1, 7))
+    rng, count = np.random.default_rng(0), 400
+    rises = [0.095 + rng.permutation(np.linspace(-1.7, 1.7, count)) for _ in laws]
+
+    class Alone:
+        def fit(self, candidate, limit=np.inf):
+            return candidate, 0.1
+
+        def intervals(self, candidate):
+            numbers = constants(sympy.Tuple(*candidate))
+            return tuple(Interval(float(x), float(x) - 0.05, float(x) + 0.05) for x in numbers)
+
+    def held_out(candidate):
+        plain = [not one.atoms(sympy.Float) for one in candidate]
+        return np.full(count, 2.0) + np.transpose(rises) @ np.asarray(plain, float)
+
+    found = with_plain_numbers(laws, Alone(), held_out)
+    assert found != laws
+    assert np.mean(held_out(found)) < 2.1
 
 
 def test_laws_of_all_factors_end_in_plain_numbers(data):

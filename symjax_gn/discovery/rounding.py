@@ -57,7 +57,7 @@ def with_plain_numbers(
     if not as_good(errors, held_out(laws), 1.0):
         candidate, errors = laws, held_out(laws)
     candidate = _without_needless(candidate, errors, held_out)
-    errors = held_out(candidate)
+    errors = first = held_out(candidate)
     refused: set[Any] = set()
     while time.thread_time() < until:
         together: Any = sympy.Tuple(*candidate)
@@ -76,7 +76,8 @@ def with_plain_numbers(
         offered = tuple(map(_in_short, substituted(together, dict([offer])).args))
         trial, error = objective.fit(offered) if offered else (offered, math.inf)
         found = held_out(trial) if math.isfinite(error) else np.full(1, np.inf)
-        if np.all(np.isfinite(found)) and as_good(found, errors, 1.0):
+        # Many small rises are a large one.
+        if np.all(np.isfinite(found)) and all(as_good(found, one, 1.0) for one in (errors, first)):
             candidate, errors = trial, found
             refused.clear()
         else:
