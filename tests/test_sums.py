@@ -492,6 +492,14 @@ def test_a_longer_law_must_be_worth_its_length():
         assert better(one, other._replace(errors=0.1 * noise)) is not one
 
 
+def test_a_law_that_is_far_off_for_one_owner_is_not_as_good():
+    """However far: its mean is that error, over their number, and so is its standard error."""
+    noise = np.abs(np.random.default_rng(0).normal(size=1000))
+    assert as_good(noise[::-1], noise, 1.0)
+    for size in (1e3, 1e9):
+        assert not as_good(np.append(noise[1:], size), noise, 1.0)
+
+
 def test_those_that_describe_the_data_in_the_fewest_words_are_compared(data):
     """Ten longer laws that err a little less do not crowd out a short one."""
     seen, held_out = (

@@ -308,8 +308,10 @@ def as_good(
     little altogether, are not; nor are those that are nothing but `rounding`.
     """
     gap = errors - best
+    # One error that is larger than all of the best law's is no chance.
+    most = np.max(best)
     with np.errstate(all="ignore"):
-        spread = chance * float(np.std(gap)) / math.sqrt(len(gap))
+        spread = chance * float(np.std(np.clip(gap, -most, most))) / math.sqrt(len(gap))
     mean = float(np.mean(best))
     near = min(factor * mean, mean + _AS_GOOD_SHARE)
     return bool(np.mean(errors) <= max(near, mean + spread, rounding))
