@@ -407,8 +407,9 @@ def test_what_errs_significantly_more_is_not_as_good():
     errors = np.abs(rng.normal(size=4000))
     assert as_good(1.08 * 0.01 * errors, 0.01 * errors)
     assert not as_good(1.08 * errors, errors)
-    gap = rng.normal(0.03, 1.0, 40_000)
-    assert as_good(gap[:100], 0 * gap[:100]) and not as_good(gap, 0 * gap)
+    best, gap = np.abs(rng.normal(size=40_000)), rng.normal(0.03, 1.0, 40_000)
+    few = best[:100] + gap[:100] - np.mean(gap[:100]) + 0.03
+    assert as_good(few, best[:100], 1.0) and not as_good(best + gap, best, 1.0)
 
 
 def test_of_variables_that_say_the_same_the_simplest_is_taken():
