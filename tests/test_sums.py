@@ -454,6 +454,25 @@ def test_a_law_in_an_odd_unit_ends_in_a_plain_one(data):
     assert found == (R, sympy.exp(-R), 1 - 1 / (R + 1))
 
 
+def test_factors_of_an_update_share_one_scale(data):
+    """What is next to nothing beside one of them hides none."""
+
+    def planted(part):
+        own = np.linspace(1, 2, len(part.target))
+        sums = part.matrix @ part.elements["x_1"]
+        target = own * (1 - sums / 2)
+        return part._replace(target=target[:, None], owners={**part.owners, "b_i": own})
+
+    seen, held_out = map(planted, data)
+    curves = (Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 3
+    law = SplineLaw((("x_1",),), ((composition.SUM, "b_i"),), curves, (), np.zeros(0))
+    scale = sympy.Float(0.856565)
+    odd = (R, (1 - R / 2) / scale, scale * R + sympy.Float(2e-15))
+    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    found = substitution._plainest(law, odd, seen, *ends, np.inf)
+    assert whole(law, found)[1].expand() == B_I - B_I * SUM / 2
+
+
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_laws_that_end_where_data_do_are_a_last_resort(data, noise):
     """A power of the way from a point near the least sum is no number beyond it.

@@ -189,10 +189,15 @@ def _plainest(splines, candidate, few, objective, held_out, until) -> Candidate:
 
     Without what is next to nothing there may be others than before.
     """
-    ends = []
-    for one in dict.fromkeys(gauges(splines, few, candidate)):
-        plain = with_plain_numbers(one, objective, held_out.errors, until)
-        ends.append(tuple(map(_without_sizes, plain)))
+
+    def plain(one):
+        return tuple(
+            map(_without_sizes, with_plain_numbers(one, objective, held_out.errors, until))
+        )
+
+    ways = gauges(splines, few, candidate)
+    ways += gauges(splines, few, plain(candidate))
+    ends = list(map(plain, dict.fromkeys(ways)))
     ends.sort(key=lambda end: sum(map(complexity, end)))
     sizes = [sum(map(complexity, end)) for end in ends]
     return ends[simplest([held_out.errors(end) for end in ends], sizes, _ROUNDING)]
@@ -228,11 +233,13 @@ def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candi
         return new
 
     found = [candidate]
-    for k, term in zip(starts, splines.message, strict=False):
+    terms = (*splines.message, *splines.update)
+    for k, term in zip(np.cumsum([0, *map(len, terms)]), terms, strict=False):
         # The first factor of a term has its scale.
         for other in range(k + 1, k + len(term)):
             number, parts[other] = parts[other].as_coeff_Mul()
             parts[k] = sympy.expand_mul(number * parts[k])
+    found.append(tuple(parts))
     for k, term in zip(starts, splines.message, strict=False):
         offset, rest = parts[k].as_coeff_Add()
         if len(term) == 1 and len(counts) == 1 and offset != 0:
