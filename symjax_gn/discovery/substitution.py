@@ -212,7 +212,7 @@ def _without_sizes(law):
 
 
 def gauges(splines: SplineLaw, data: Summed, candidate: Candidate) -> list[Candidate]:
-    """The same law with offsets and factors of the message in the update.
+    """The same law with offsets and factors moved: from message to update, and within terms.
 
     Args:
         splines: says which factors there are.
