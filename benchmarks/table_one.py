@@ -46,10 +46,11 @@ def run(strategy, dim, seed, steps, simulations, jobs):
     rows = []
     for k, system in enumerate(LAWS):
         one = found.found[k]
-        r2 = None if not isinstance(one, sgn.Discovery) else (one.message_r2 or {}).get("force")
+        r2 = (one.message_r2 or {}) if isinstance(one, sgn.Discovery) else {}
         row = dict(name=f"{system}-{dim} {strategy} seed {seed}", system=system, dim=dim, seed=seed)
         row |= dict(strategy=strategy, commit=commit(), value=seconds, unit="s of the sweep")
-        row |= dict(compiling=seconds_compiling() - before, steps=steps, r2=r2)
+        row |= dict(compiling=seconds_compiling() - before, steps=steps)
+        row |= dict(r2=r2.get("influence"), r2_raw=r2.get("force"))
         row |= {name: table.loc[k][name] for name in ("error", "law_error", "components")}
         row |= {name: str(table.loc[k][name]) for name in ("certificate", "verdict", "law")}
         rows.append({name: getattr(x, "item", lambda x=x: x)() for name, x in row.items()})
@@ -76,10 +77,11 @@ def main():
                        for r in rows):  # fmt: skip
                 rows += run(strategy, dim, args.seed, *sizes)
                 save(args.out, rows)
-    print("| system | strategy | R^2 | error of the network | verdict | certificate | the law |")
-    print("|---|---|---|---|---|---|---|")
+    print("| system | strategy | R^2, raw | R^2, forces | error | verdict | certificate | law |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        r2 = "" if row["r2"] is None else f"{row['r2']:.4f}"
+        values = row["r2_raw"], row["r2"]
+        r2 = " | ".join("" if x is None else f"{x:.4f}" for x in values)
         print(
             f"| {row['system']}-{row['dim']} | {row['strategy']} | {r2} | {row['error']:.2%} "
             f"| {row['verdict']} | {row['certificate']} | `{row['law']}` |"
