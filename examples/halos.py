@@ -55,6 +55,7 @@ def main():
         "--leave-out", choices=("dense", "half"), help="of training, and test on it"
     )
     parser.add_argument("--strategy", default="bottleneck")
+    parser.add_argument("--width", type=int, default=32, help="of the network (paper: 500)")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--time-limit", type=float, default=120.0, help="of searches, s")
     parser.add_argument("--seed", type=int, default=0)
@@ -75,7 +76,7 @@ def main():
         steps=args.steps,
         time_limit=args.time_limit,
         batch_size=2,
-        width=32,
+        width=args.width,
         depth=2,
     )
     key = jax.random.key(args.seed)
