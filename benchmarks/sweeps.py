@@ -56,8 +56,12 @@ def draw(rows, path):
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for way in WAYS:
-        mine = sorted((r["members"], r["value"], r["bytes"]) for r in rows if r["way"] == way)
-        count, seconds, size = zip(*mine, strict=True)
+        mine = [row for row in rows if row["way"] == way]
+        count = sorted({row["members"] for row in mine})
+        seconds, size = (
+            [statistics.median(r[name] for r in mine if r["members"] == k) for k in count]
+            for name in ("value", "bytes")
+        )
         left.plot(count, [s / k for s, k in zip(seconds, count, strict=True)], "o-", label=way)
         right.plot(count, [b / 2**20 for b in size], "o-", label=way)
     for axes, label in ((left, "seconds for each, with compilation"), (right, "memory, MiB")):
