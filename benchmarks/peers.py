@@ -62,6 +62,9 @@ KNOTS = 16
 SEEN = np.linspace(0.01, 0.99, KNOTS)
 THRESHOLDS = np.geomspace(1e-4, 1.0, 25)
 
+# Larger errors are not told apart.
+_FAR = 10.0
+
 
 def recordings(name, dim, seed):
     """The system, its recordings, and their split, as of the main job."""
@@ -303,8 +306,9 @@ def print_table(rows, ways):
                 continue
             error = statistics.median(row["error"] for row in right)
             exact = sum(row["verdict"] == "exact" for row in right)
-            laws = any(row["law"] is not None for row in right)
-            cells.append(f"{100 * error:.2g}%" + (f", {exact} of {len(some)}" if laws else ""))
+            judged = any(row["verdict"] is not None for row in right)
+            shown = f"{float(f'{100 * error:.2g}'):g}%" if error < _FAR else f"over {_FAR:.0%}"
+            cells.append(shown + (f", {exact} of {len(some)}" if judged else ""))
         seconds = [row["value"] for row in rows if row["way"] == way and "value" in row]
         shown = f"{statistics.median(seconds):.2g}" if seconds else ""
         print(f"| {way} | {' | '.join(cells)} | {shown} |")
