@@ -103,7 +103,8 @@ def discover_all(
     Other Arguments:
         target: for jraph graphs, the feature that is to be predicted.
         systems: the true law where it is known, or one for each data set; for verdicts.
-        jobs: processes that look for laws side by side; -1 for one on each core.
+        jobs: processes that look for laws side by side; -1 for one on each core, or on all of
+            a cluster within `joblib.parallel_config(backend="dask")`, or "ray".
         progress: whether to show progress bars.
         folder: where states of training, and in `members` the network, the law and the results
             of searches of each, are saved.
@@ -160,9 +161,12 @@ def _laws(work, jobs):
     if jobs == 1 or len(work) < 2:
         return map(_law, work)
     from joblib import Parallel, delayed
+    from joblib.parallel import get_active_backend
 
-    count = os.cpu_count() if jobs == -1 else jobs
-    return Parallel(n_jobs=count, return_as="generator")(delayed(_law)(one) for one in work)
+    backend, _ = get_active_backend()
+    # Ray's gives all results in the end.
+    way = "generator" if backend.supports_return_generator else "list"
+    return Parallel(n_jobs=jobs, return_as=way)(delayed(_law)(one) for one in work)
 
 
 def _law(one):

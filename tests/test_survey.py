@@ -1,6 +1,10 @@
+import threading
+
 import jax
+import joblib
 import numpy as np
 import pytest
+from joblib.parallel import ThreadingBackend
 
 import symjax_gn as sgn
 from symjax_gn import survey
@@ -50,6 +54,22 @@ def test_laws_that_are_not_found_stop_no_other(monkeypatch):
     table = found.table()
     assert table.index[0] == 2 and table["law"][0] == "No law is finite."
     assert table["certificate"].tolist() == ["believe", "", ""]
+
+
+def test_laws_are_found_where_joblib_is_told(monkeypatch):
+    class AllInTheEnd(ThreadingBackend):
+        # As Ray's has it.
+        supports_return_generator = False
+
+    def says_where(**options):
+        raise RegressionError(threading.current_thread().name)
+
+    monkeypatch.setattr(survey, "read_law", says_where)
+    joblib.register_parallel_backend("all_in_the_end", AllInTheEnd)
+    with joblib.parallel_config(backend="all_in_the_end"):
+        found = sgn.discover_all(KEY, run_of("spring"), {"seed": [0, 1]}, QUICK, jobs=2)
+    assert all(isinstance(where, str) for where in found.found)
+    assert threading.current_thread().name not in found.found
 
 
 def test_bad_arguments():
