@@ -73,6 +73,14 @@ def test_numbers_beyond_floats_are_left_out():
     assert [law.expression for law in front.laws] == [R]
 
 
+def test_powers_of_numbers_are_exponentials():
+    law = 0.9 ** (sympy.Rational(1, 4) ** (-0.5 * R))
+    (found,) = make_front([law], FEATURES, 0.9 ** (2.0 ** FEATURES["r"])).laws
+    assert found.expression.func is sympy.exp and found.complexity == 7
+    # Numbers are rounded once more: those of the exponents.
+    assert found.mae < 1e-14
+
+
 def test_what_is_not_real_is_left_out():
     assert is_usable(2.5 * R)
     for bad in (sympy.I * R, sympy.zoo, R + sympy.oo, sympy.nan, R * sympy.Float(1e101)):

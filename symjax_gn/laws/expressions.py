@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,19 @@ def rounded(expression: sympy.Expr, digits: int = 4) -> Any:
     """
     return expression.xreplace(
         {value: sympy.Float(f"{float(value):.{digits}g}") for value in constants(expression)}
+    )
+
+
+def with_exponentials(expression: sympy.Expr) -> Any:
+    """The expression with powers of numbers written as exponentials.
+
+    >>> r = sympy.Symbol("r")
+    >>> rounded(with_exponentials(2.0 * 0.25 ** (-0.5 * r)))
+    2.0*exp(0.6931*r)
+    """
+    return expression.replace(
+        lambda one: one.is_Pow and one.base.is_number and one.base > 0 and not one.exp.is_number,
+        lambda one: sympy.exp(sympy.Float(math.log(one.base)) * one.exp),
     )
 
 

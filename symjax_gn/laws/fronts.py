@@ -12,7 +12,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.laws.expressions import complexity, evaluate
+from symjax_gn.laws.expressions import complexity, evaluate, with_exponentials
 
 Column = Float[np.ndarray, " sample"]
 Columns = Mapping[str, Column]
@@ -131,7 +131,7 @@ def make_front(
     [2.0, 0.0]
     """
     rows = []
-    for one in dict.fromkeys(expressions):
+    for one in dict.fromkeys(with_exponentials(one) for one in expressions if is_usable(one)):
         if is_usable(one):
             value = evaluate(one, features)
             error = weighted_error(value - target, weight)
