@@ -163,7 +163,7 @@ def _laws(work, jobs):
     from joblib import Parallel, delayed
     from joblib.parallel import get_active_backend
 
-    backend, _ = get_active_backend()
+    backend: Any = get_active_backend()[0]
     # Ray's gives all results in the end.
     way = "generator" if backend.supports_return_generator else "list"
     return Parallel(n_jobs=jobs, return_as=way)(delayed(_law)(one) for one in work)
