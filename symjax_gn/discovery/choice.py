@@ -24,7 +24,6 @@ from symjax_gn.discovery.selection import (
     as_good,
     beside,
     best_on_all,
-    better,
     first_exact,
     in_stages,
     operators_of,
@@ -177,7 +176,7 @@ def choose(
             front = search_kernel(sample_kernel(fit, k, train), regressors)
             ways.append([found.kernels[k], *(law.expression for law in front.laws)])
         again = _choose(fit, ways, train, valid, time.thread_time() + seconds / 2)
-        found = better(found, again)
+        found = again if again.error < found.error else found
     return found
 
 
