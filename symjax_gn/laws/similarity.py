@@ -30,6 +30,9 @@ _ROUNDINGS = 200
 # Functions that are searched for, and laws that are kept of each search.
 _SEARCHES, _KEPT = 4, 6
 
+# Errors of logarithms that are alike to so many digits are the same.
+_DIGITS = 9
+
 # Cubic pieces that a smooth function may have.
 _PIECES = (1, 2, 4, 8)
 
@@ -145,7 +148,9 @@ def self_similar_laws(
                 fit = _fit_smooth(s, list(others.values()), target)
                 powers = zip(others, zip(fit.values, fit.spread, strict=True), strict=True)
                 found.append((fit.left_out, which, dict(powers)))
-    for left_out, which, powers in sorted(found, key=lambda row: row[0])[:_SEARCHES]:
+    # Fits of one s beside powers of other features are the same but for rounding.
+    found.sort(key=lambda row: round(row[0], _DIGITS))
+    for left_out, which, powers in found[:_SEARCHES]:
         # Where products of powers do as well there is no function to look for.
         if left_out < plain.left_out:
             yield from _functions_of(features, which, powers, target, operators)
