@@ -61,13 +61,21 @@ def test_laws_are_found_where_joblib_is_told(monkeypatch):
         # As Ray's has it.
         supports_return_generator = False
 
+        def effective_n_jobs(self, n_jobs):
+            asked.append(n_jobs)
+            return 2
+
+    asked = []
+
     def says_where(**options):
         raise RegressionError(threading.current_thread().name)
 
     monkeypatch.setattr(survey, "read_law", says_where)
     joblib.register_parallel_backend("all_in_the_end", AllInTheEnd)
     with joblib.parallel_config(backend="all_in_the_end"):
-        found = sgn.discover_all(KEY, run_of("spring"), {"seed": [0, 1]}, QUICK, jobs=2)
+        found = sgn.discover_all(KEY, run_of("spring"), {"seed": [0, 1]}, QUICK, jobs=-1)
+    # How many that is the backend knows.
+    assert -1 in asked
     assert all(isinstance(where, str) for where in found.found)
     assert threading.current_thread().name not in found.found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -135,7 +134,7 @@ def with_exponentials(expression: sympy.Expr) -> Any:
     """
     return expression.replace(
         lambda one: one.is_Pow and one.base.is_number and one.base > 0 and not one.exp.is_number,
-        lambda one: sympy.exp(sympy.Float(math.log(one.base)) * one.exp),
+        lambda one: sympy.exp(sympy.log(one.base).evalf() * one.exp),
     )
 
 

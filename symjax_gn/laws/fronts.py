@@ -131,11 +131,11 @@ def make_front(
     [2.0, 0.0]
     """
     rows = []
-    for one in dict.fromkeys(with_exponentials(one) for one in expressions if is_usable(one)):
-        if is_usable(one):
-            value = evaluate(one, features)
-            error = weighted_error(value - target, weight)
-            rows.append((complexity(one), error, one))
+    usable = (with_exponentials(one) for one in expressions if is_usable(one))
+    for one in dict.fromkeys(usable):
+        value = evaluate(one, features)
+        error = weighted_error(value - target, weight)
+        rows.append((complexity(one), error, one))
     return to_front(rows, gain=gain, seconds=seconds)
 
 
