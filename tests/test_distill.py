@@ -64,7 +64,7 @@ def off_line(table, matrix=None):
 
 
 def matrix_of(table):
-    return fit_matrix(table.force, table.features)
+    return fit_matrix(table.force, table.features)[0]
 
 
 def gravity(r, m_i, m_j):

@@ -146,10 +146,15 @@ def test_three_dimensions(data, name, near):
     assert not verdict(data, f"{name}-3", [*flat[:2], flat[0] + 2 * flat[1]]).recovered
 
 
-def test_planted_messages_are_distilled(data):
-    """Raw noisy messages in an unknown gauge, component by component, as in the paper."""
+@pytest.mark.parametrize("seed", [0, 1])
+def test_planted_messages_are_distilled(data, seed):
+    """Raw noisy messages in an unknown gauge, component by component, as in the paper.
+
+    Both have one law, which two short searches find whatever their seeds are: that of seed 0
+    was once found by none of six that looked at each component alone.
+    """
     system, train, *_ = data["spring"]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     receiver, sender, *_ = sampling.sample_pairs(jax.random.key(2), train, 1500)
     force = true_forces(system, receiver, sender)
     messages = force @ rng.normal(size=(2, 2)).T + rng.normal(size=2)
@@ -168,7 +173,7 @@ def test_planted_messages_are_distilled(data):
         true_force=force,
         quantity=ACCELERATION,
     )
-    engines = [OperonRegressor(seed=seed, evaluations=100_000) for seed in range(6)]
+    engines = [OperonRegressor(seed=2 * seed + k, evaluations=20_000) for k in range(2)]
     law = distill(table, engines, gauge="messages", num_samples=800)
     assert law.form == "components"
     assert verdict(data, "spring", law.components).recovered

@@ -1,5 +1,6 @@
 """Vectors that forces are made of: the line of centres, velocities, fixed axes."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +17,9 @@ Features = Mapping[str, Float[np.ndarray, " sample"]]
 # Largest median share of a force that may be off a basis for the basis to hold it.
 _LARGEST_OFF = 0.05
 
+# Fits of a matrix with an offset, each weighted by what the one before left.
+_REWEIGHTED = 3
+
 # The speed of a body, which laws along its velocity are written in until they are whole.
 SPEED = sympy.Symbol("v")
 
@@ -29,19 +33,19 @@ class Basis(NamedTuple):
     """[sample, vector, dim]."""
     expressions: tuple[tuple[sympy.Expr, ...], ...]
     """The same as expressions of features: for each vector, one along each axis."""
-    matrix: Float[np.ndarray, "dim dim"] | None = None
+    matrix: Float[np.ndarray, "component dim"] | None = None
     """The matrix M of the basis M u, u the unit displacement."""
 
 
 def line_of_centres(
-    features: Features, dim: int, matrix: Float[np.ndarray, "dim dim"] | None = None
+    features: Features, dim: int, matrix: Float[np.ndarray, "component dim"] | None = None
 ) -> Basis:
     """The unit displacement from receiver to sender, or a matrix times it.
 
     Args:
         features: columns `dx`, ... and `r`, none of it 0.
         dim: spatial dimension.
-        matrix: `[dim, dim]` or None.
+        matrix: `[component, dim]` or None.
 
     >>> features = {"dx": np.array([3.0]), "dy": np.array([4.0]), "r": np.array([5.0])}
     >>> line_of_centres(features, 2).vectors.tolist()
@@ -56,37 +60,72 @@ def line_of_centres(
 
 
 def fit_matrix(
-    force: Float[np.ndarray, "sample dim"], features: Features
-) -> Float[np.ndarray, "dim dim"]:
-    """The matrix M for which a force is nearest to a number times M u.
+    vectors: Float[np.ndarray, "sample component"], features: Features, *, offset: bool = False
+) -> tuple[Float[np.ndarray, "component dim"], Float[np.ndarray, " component"]]:
+    """The matrix M, and the offset b, for which vectors are nearest to a number times M u, plus b.
 
-    u is the unit displacement. The force w and M u are parallel where all of
-    w_k (M u)_l - w_l (M u)_k are 0; M is the unit solution of these linear equations with the
-    smallest error, times the root of the dimension and with a positive trace, so that it is
+    u is the unit displacement. The vector w - b and M u are parallel where all of
+    w_k (M u)_l - w_l (M u)_k - c_kl u are 0, with c_kl = b_k M_l - b_l M_k. These equations
+    are linear in M and c; M is the part of the unit solution with the smallest error (a direct
+    linear transform), scaled to the norm of a unit matrix and with a positive trace, so that it is
     1 for a central force.
 
     Args:
-        force: `[sample, dim]`.
+        vectors: `[sample, component]`, forces or raw messages.
         features: columns `dx`, ... and `r`.
+        offset: whether there is an offset b; without it b = 0.
+
+    Returns:
+        M `[component, dim]` and b `[component]`.
+
+    >>> angle = np.linspace(0.0, 6.0, 20)
+    >>> features = {"dx": np.cos(angle), "dy": np.sin(angle), "r": np.ones(20)}
+    >>> matrix, constant = np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([3.0, 4.0])
+    >>> unit = line_of_centres(features, 2).vectors[:, 0]
+    >>> sent = np.linspace(-1, 1, 20)[:, None] * unit @ matrix.T + constant
+    >>> found, b = fit_matrix(sent, features, offset=True)
+    >>> np.allclose(found * np.linalg.norm(matrix) / np.linalg.norm(found), matrix), b.round(6)
+    (True, array([3., 4.]))
     """
-    dim = force.shape[1]
-    if dim == 1:
-        return np.eye(1)
-    size = np.linalg.norm(force, axis=1)
-    relative = force / (size + 0.1 * typical_size(size))[:, None]
+    dim, count = sum(f"d{axis}" in features for axis in AXES), vectors.shape[1]
+    if count == 1:
+        return np.eye(1, dim), np.zeros(1)
     unit = line_of_centres(features, dim).vectors[:, 0]
+    constant = np.median(vectors, axis=0) if offset else np.zeros(count)
+    matrix = np.eye(count, dim)
+    # Errors are relative to the size of what is left without the offset, found on the way.
+    for _ in range(_REWEIGHTED if offset else 1):
+        size = np.linalg.norm(vectors - constant, axis=1)
+        weight = 1 / (size + 0.1 * typical_size(size))
+        matrix, constant = _parallel(vectors, unit, weight, offset)
+    return matrix, constant
+
+
+def _parallel(vectors, unit, weight, offset):
+    """One solution of the equations of `fit_matrix`."""
+    count, dim = vectors.shape[1], unit.shape[1]
+    pairs = list(itertools.combinations(range(count), 2))
     rows = []
-    for k in range(dim):
-        for m in range(k):
-            row = np.zeros((len(unit), dim, dim))
-            row[:, m] = relative[:, [k]] * unit
-            row[:, k] = -relative[:, [m]] * unit
-            rows.append(row.reshape(len(unit), -1))
-    # The eigenvector of the smallest eigenvalue.
+    for p, (k, m) in enumerate(pairs):
+        row = np.zeros((len(unit), count + len(pairs) * offset, dim))
+        row[:, m] = vectors[:, [k]] * unit
+        row[:, k] = -vectors[:, [m]] * unit
+        if offset:
+            row[:, count + p] = -unit
+        rows.append(weight[:, None] * row.reshape(len(unit), -1))
     design = np.concatenate(rows)
-    matrix = np.linalg.eigh(design.T @ design)[1][:, 0].reshape(dim, dim)
-    sign = -1.0 if np.trace(matrix) < 0 else 1.0
-    return sign * math.sqrt(dim) * matrix
+    # The eigenvector of the smallest eigenvalue.
+    solution = np.linalg.eigh(design.T @ design)[1][:, 0].reshape(-1, dim)
+    matrix, products = solution[:count], solution[count:]
+    constant = np.zeros(count)
+    if offset:
+        of_constant = np.zeros((len(pairs), dim, count))
+        for p, (k, m) in enumerate(pairs):
+            of_constant[p, :, k], of_constant[p, :, m] = matrix[m], -matrix[k]
+        flat = of_constant.reshape(-1, count)
+        constant = np.linalg.lstsq(flat, products.ravel(), rcond=None)[0]
+    size = np.linalg.norm(matrix) * (-1.0 if np.trace(matrix) < 0 else 1.0)
+    return math.sqrt(dim) * matrix / size, constant
 
 
 def along_velocity(features: Features, dim: int) -> Basis | None:

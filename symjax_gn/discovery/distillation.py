@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
@@ -164,7 +164,8 @@ def distill(
     if gauge == "influence":
         line = line_of_centres(table.features, dim)
         share = off_basis_share(table.force, line)
-        turned = line_of_centres(table.features, dim, fit_matrix(table.force, table.features))
+        matrix, _ = fit_matrix(table.force, table.features)
+        turned = line_of_centres(table.features, dim, matrix)
         candidates = [line, turned, basis]
         chosen = [one for one in candidates if one.name == form]
         basis = choose_basis(table.force, chosen or candidates)
@@ -175,15 +176,22 @@ def distill(
     if power is None:
         power = flattening_power(np.linalg.norm(targets, axis=1), r)
     low, high = np.quantile(r, [0.01, 0.99])
+    options: dict[str, Any] = dict(
+        rows=np.flatnonzero((r >= low) & (r <= high))[:num_samples],
+        power=power,
+        relative_error=relative_error,
+        processes=processes,
+    )
+    proposals = []
+    if gauge == "messages" and targets.shape[1] > 1:
+        proposals = _of_one_law(table, regressors, ["r", *features], options)
     fronts = search_in_units(
         regressors,
         {name: table.features[name] for name in names},
         table.scales,
         targets,
-        rows=np.flatnonzero((r >= low) & (r <= high))[:num_samples],
-        power=power,
-        relative_error=relative_error,
-        processes=processes,
+        proposals=proposals,
+        **options,
     )
     selected = tuple(select(front) for front in fronts)
     laws = [law.expression for law in selected]
@@ -201,6 +209,22 @@ def distill(
     if relative_error:
         return found
     return found._replace(error_unit=f"target x r^{power}" if power else "target")
+
+
+def _of_one_law(table, regressors, names, options):
+    """Laws of all components of raw messages that have one factor in common, by components.
+
+    Messages are m = A f + b where forces f are central: one law times a matrix times the unit
+    displacement, plus an offset. Searched for component by component, each is four or more terms.
+    """
+    dim = table.force.shape[1]
+    matrix, offset = fit_matrix(table.messages, table.features, offset=True)
+    basis = line_of_centres(table.features, dim, matrix)
+    columns = {name: table.features[name] for name in names}
+    target = coefficients(table.messages - offset, basis)
+    (front,) = search_in_units(regressors, columns, table.scales, target, **options)
+    whole = [combined([law.expression], basis) for law in front.laws]
+    return [[law[k] + sympy.Float(b) for law in whole] for k, b in enumerate(offset)]
 
 
 def distill_one_body(
@@ -326,6 +350,7 @@ def search_in_units(
     noise: Float[np.ndarray, " edge"] | None = None,
     processes: int | None = None,
     budget: int = FITS,
+    proposals: Sequence[Sequence[sympy.Expr]] = (),
 ) -> tuple[ParetoFront, ...]:
     """One front per target: searched near one, on the given rows, and back in units.
 
@@ -341,6 +366,7 @@ def search_in_units(
             relative to, or None; samples count less where it is large.
         processes: see `search`.
         budget: see `search`.
+        proposals: for each target laws in the user's units to be refined with what is found.
     """
     units = {name: _power_of_ten(scales[name]) for name in features}
     stretch = (features["r"] / units["r"]) ** power if power else np.ones(len(targets))
@@ -348,8 +374,12 @@ def search_in_units(
     target_units = [_power_of_ten(typical_size(column)) for column in flat.T]
     columns = {name: column[rows] / units[name] for name, column in features.items()}
     columns = {name: column for name, column in columns.items() if np.ptp(column) > 0}
+    symbols = {name: sympy.Symbol(name) for name in units}
+    scaled = {symbols[n]: symbols[n] / _number(unit) for n, unit in units.items() if unit != 1}
+    unscaled = {symbols[n]: symbols[n] * _number(unit) for n, unit in units.items() if unit != 1}
     problems = []
-    for plain, column, unit in zip(targets.T, flat.T, target_units, strict=True):
+    proposals = proposals or [()] * len(target_units)
+    for plain, column, unit, laws in zip(targets.T, flat.T, target_units, proposals, strict=True):
         target = column[rows] / unit
         weight = np.ones_like(target)
         if relative_error:
@@ -358,13 +388,13 @@ def search_in_units(
             weight = unit / (size + 0.1 * typical_size(size)) / stretch[rows]
         if noise is not None:
             weight = weight / np.sqrt(1 + noise[rows] ** 2)
-        problems.append(Problem(columns, target, weight))
+        laws = [law.xreplace(unscaled) * symbols["r"] ** power for law in laws]
+        laws = [law / _number(unit) for law in laws]
+        problems.append(Problem(columns, target, weight, proposals=laws))
     fronts = search(regressors, problems, processes, budget)
 
     def in_units(law: Law, unit: float) -> Law:
-        symbols = {name: sympy.Symbol(name) for name in units}
-        scale = {symbols[n]: symbols[n] / _number(unit) for n, unit in units.items() if unit != 1}
-        expression = _number(unit) * law.expression.xreplace(scale)
+        expression = _number(unit) * law.expression.xreplace(scaled)
         if power:
             expression /= (symbols["r"] / _number(units["r"])) ** power
         return law._replace(expression=expression)

@@ -50,6 +50,8 @@ class Problem(NamedTuple):
     """[sample], factors of the absolute errors by which laws are rated."""
     substitutions: Mapping[sympy.Symbol, sympy.Expr] = {}
     """Features that stand for expressions, which are put in their place."""
+    proposals: Sequence[sympy.Expr] = ()
+    """Laws to be refined beside those that engines find."""
 
 
 def search(
@@ -101,7 +103,7 @@ def search(
                 laws, spent = _refined(raw, problems[k], budget)
                 found[k] += laws
                 seconds[k] += spent
-                features, target, weight, _ = problems[k]
+                features, target, weight, *_ = problems[k]
                 fronts[k] = make_front(
                     found[k], features, target, weight=weight, gain=_GAIN, seconds=seconds[k]
                 )
@@ -141,8 +143,8 @@ def _refined(
     fronts: Sequence[ParetoFront], problem: Problem, budget: int
 ) -> tuple[list[Any], float]:
     """What several engines found, refined together; and the time of it all."""
-    features, target, weight, substitutions = problem
-    laws = [law.expression for front in fronts for law in front.laws]
+    features, target, weight, substitutions, proposals = problem
+    laws = [*proposals, *(law.expression for front in fronts for law in front.laws)]
     # The engines' own errors have no weight, and so has the front to start from.
     merged = make_front(laws, features, target, seconds=sum(front.seconds for front in fronts))
     front = refine(merged, features, target, weight=weight, gain=_GAIN, budget=budget)
@@ -158,7 +160,7 @@ def with_switch(problem: Problem, front: ParetoFront) -> Problem | None:
     >>> sorted(with_switch(problem, front).features)
     ['_step', 'r']
     """
-    features, target, weight, substitutions = problem
+    features, target, weight, substitutions, proposals = problem
     size = float(np.mean(np.abs(target)))
     # The best law may imitate the step by a steep curve; then a simpler one still shows it.
     for law in reversed(front.laws):
@@ -180,6 +182,7 @@ def with_switch(problem: Problem, front: ParetoFront) -> Problem | None:
         target[keep],
         weight[keep],
         dict(substitutions) | {sympy.Symbol(_STEP): step(switch)},
+        proposals,
     )
 
 
