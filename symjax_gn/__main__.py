@@ -237,8 +237,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     # Together and last, so that an interruption mixes no two runs.
     records.write_report(folder, contents, figures)
     says = found.certificate.says
-    failed = [name for name, check in found.certificate.checks.items() if not check["holds"]]
-    print(f"certificate: {says}" + (f"; does not hold: {', '.join(failed)}" if failed else ""))
+    checks = found.certificate.checks.items()
+    failed = [name for name, check in checks if check["holds"] is False]
+    untold = [
+        f"{name} (needs {check['needs']})" for name, check in checks if check["holds"] is None
+    ]
+    print(
+        f"certificate: {says}"
+        + (f"; does not hold: {', '.join(failed)}" if failed else "")
+        + (f"; cannot be told: {', '.join(untold)}" if untold else "")
+    )
     said = {"exact": "recovered, exact", "up to a gauge": "recovered, up to a gauge"}
     word = contents["verdict"] or "no verdict: true law not known"
     print(f"{said.get(word, word)}; {seconds['total']:.0f} s; see {folder / 'report.md'}")

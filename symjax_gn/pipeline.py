@@ -232,7 +232,9 @@ def read_law(
             )
         else:
             found = _find_sum(keys, trained, parts, settings, regressors, watch.lap, searches)
-    found["certificate"] = certificate.certify(found["law"], trained, train, test)
+    # A network that was stopped for its law says nothing of it.
+    network = trained if ended_at is None else None
+    found["certificate"] = certificate.certify(found["law"], network, train, test)
     watch.lap("certify")
     if folder is not None and found["law"] is not None:
         save_law(Path(folder) / "law.json", found["law"])

@@ -18,6 +18,13 @@ from symjax_gn.discovery import kernels
 from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.refitting import refit_model
+from symjax_gn.discovery.residuals import (
+    persistence,
+    predictions,
+    residuals,
+    shared_by_bodies,
+    shared_by_moments,
+)
 from symjax_gn.discovery.separation import evaluate_terms, fit_terms
 from symjax_gn.discovery.splines import design, place_knots
 from symjax_gn.discovery.summed import Summed, gather_sums
@@ -25,7 +32,7 @@ from symjax_gn.discovery.terms import Term, body_vectors, couplings, pair_vector
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, known_targets
 
-# A network that errs by more than this share of what predicting nothing does knows no law.
+# A law that errs by more than this share of what predicting nothing does says nothing.
 _KNOWS = 0.5
 
 # A law says what the network knows if it errs at most so many times as much, and something
@@ -40,12 +47,9 @@ _STRUCTURE, _FAR = 0.005, 3.0
 _BEYOND = 3.0
 _EXTREME = 0.05
 
-# What goes on from one moment to the next is no noise: it may be this share of accelerations.
-# All these lags must show it, for what finite differences make of noise lasts for some.
-_PERSISTENT, _LAGS = 0.01, (1, 2, 4)
-
-# Fewer recordings do not tell; then what is left may be this share.
-_RECORDINGS, _UNTOLD = 4, 0.1
+# The part of accelerations that a law leaves and that is no noise may be this large. It is told
+# from noise if a part of this size would have shown.
+_MISSING, _TOLD = 0.005, 0.02
 
 # Laws fitted to either half of the data may differ by this share of what they err.
 _AGREE, _REFITTED = 0.5, 4_000
@@ -53,6 +57,9 @@ _AGREE, _REFITTED = 0.5, 4_000
 # The forces of a law may sum to this share of their sizes beyond so many times what those of the
 # data do, and their work may differ from that of the data's by this share.
 _MOMENTUM, _OF_DATA, _ENERGY = 0.01, 1.5, 0.01
+
+# Work is averaged over so many stretches of recordings at least, for the standard error.
+_STRETCHES = 8
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
@@ -64,6 +71,9 @@ _VECTORS, _COUPLINGS, _SOME = 3, 10, 400
 # are fitted to.
 _PIECES, _PAIRS, _OWNERS = 6, 20_000, 1_000
 
+# Graphs whose residuals are followed in time, whole recordings of them.
+_FOLLOWED = 10_000
+
 
 class Certificate(NamedTuple):
     """What the data say of a law."""
@@ -71,7 +81,8 @@ class Certificate(NamedTuple):
     says: str
     """"believe", "doubt" or "reject"."""
     checks: dict[str, dict[str, Any]]
-    """Each check with its numbers, its limit and whether it holds."""
+    """Each check with its numbers, its limit and whether it holds: None where the data cannot
+    tell, and then `needs` says what data would."""
 
 
 def relative_errors(predictor: Predictor, dataset: Dataset) -> Float[np.ndarray, "graph *node"]:
@@ -81,7 +92,7 @@ def relative_errors(predictor: Predictor, dataset: Dataset) -> Float[np.ndarray,
         predictor: a trained network, or a law.
         dataset: graphs in the user's units.
     """
-    return _relative(_predicted(predictor, dataset), dataset)
+    return _relative(predictions(predictor, dataset), dataset)
 
 
 def _relative(guess, dataset):
@@ -97,38 +108,42 @@ def _relative(guess, dataset):
 
 
 def certify(
-    law: SymbolicModel | None, network: Predictor, train: Dataset, test: Dataset
+    law: SymbolicModel | None, network: Predictor | None, train: Dataset, test: Dataset
 ) -> Certificate:
     """Say whether a law is to be believed.
 
-    Eight checks; errors are those on data that neither the network nor the law has seen:
+    Ten checks; errors are those on data that neither the network nor the law has seen:
 
-    - `known`: the network, or the law, errs by at most half of what predicting nothing does.
+    - `known`: the law errs by at most half of what predicting nothing does.
     - `explained`: the law errs at most 1.1 times as much as the network. With more than 3
-      times as much it does not say what the network knows.
+      times as much it does not say what the network knows. Not made without a network.
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
       place, fitted to it on one half of the data, explains over 0.5% of it on the other, and
       three standard errors; where it is of scalars, no sum of a spline over elements, and no
       splines of what is predicted, of sums over elements, their number and a node's own
       scalars, one or two together.
-    - `noise`: what the law leaves comes and goes. Where graphs are moments of recordings, what
-      points the same way from one to the next is at most 1% of accelerations; where they are
-      not, noise cannot be told from what is missing, and 10% may be left.
+    - `noise`: what the law leaves comes and goes. What goes on, or swings, from one moment of a
+      recording to later ones is at most 0.5% of accelerations.
+    - `moments`: the same of what is left of all bodies at one time, in all recordings.
+    - `bodies`: the same of what is left of one body throughout a recording.
     - `beyond`: on graphs with the nearest and farthest pairs, a tenth of all, the law errs
       at most 3 times as much as on all; nor more where pairs are fewest, or most.
-    - `agreement`: constants fitted to either half of the recordings in training make
-      predictions that differ by at most half of what the law errs.
     - `momentum`: the law's forces on the bodies of a graph sum, as vectors, to at most 1% of
       their sizes, and 1.5 times the share of those of the data.
     - `energy`: over recordings, the work that the law's forces do on moving bodies differs from
       that of the data's by at most 1% of its size, more than by chance.
+    - `agreement`: constants fitted to either half of the recordings in training make
+      predictions that differ by at most half of what the law errs.
 
-    A law is believed if all hold, rejected if one of the first two fails by far, and doubted
-    otherwise.
+    A check that the data do not allow neither holds nor fails: it says what it needs. A law is
+    rejected if one of the first two fails by far, and doubted if any check fails. It is also
+    doubted if it leaves more than 0.5% of vectors and nothing says that this is noise: that is so
+    without recordings, and where their moments are farther apart than the motion's own time.
+    Else it is believed.
 
     Args:
         law: the law, constants refitted; None where there is none.
-        network: the trained network.
+        network: the network, trained to its end; None where there is none.
         train: graphs whose targets the law was fitted to, user's units.
         test: graphs that played no part.
 
@@ -145,30 +160,85 @@ def certify(
     >>> [certify(law, true, data, data).says for law in (true, wrong)]
     ['believe', 'reject']
     """
-    own = float(np.nanmean(relative_errors(network, test)))
+    own = None if network is None else float(np.nanmean(relative_errors(network, test)))
     nothing = float(np.nanmean(_relative(np.zeros(np.shape(test.target)), test)))
     errors = None if law is None else relative_errors(law, test)
     error = np.inf if errors is None else float(np.nanmean(errors))
-    least = min(own, error)
-    explained = _SAYS * own + ROUNDING
-    checks: dict[str, dict[str, Any]] = dict(
-        known=dict(error=least, of_nothing=nothing, limit=_KNOWS, holds=least <= _KNOWS * nothing),
-        explained=dict(
-            law_error=error, network_error=own, limit=explained, holds=error <= explained
-        ),
-    )
-    if law is None or not (checks["known"]["holds"] and error <= _SAYS_NOT / _SAYS * explained):
+    checks = dict(known=_at_most("law_error", error, _KNOWS * nothing, of_nothing=nothing))
+    if own is not None:
+        limit = _SAYS * own + ROUNDING
+        checks["explained"] = _at_most("law_error", error, limit, network_error=own)
+    knows = own is None or error <= _SAYS_NOT * (own + ROUNDING)
+    if law is None or errors is None or not (checks["known"]["holds"] and knows):
         return Certificate("reject", checks)
     checks["structure"] = _structure(law, test, error)
     if test.quantity.vector:
-        checks["noise"] = _noise(law, test, error)
+        checks |= _missing(law, train, test, error)
         checks["beyond"] = _beyond(errors, test, error)
         checks["momentum"] = _momentum(law, test)
         if test.nodes.velocity is not None and test.quantity.weight is not None:
             checks["energy"] = _energy(law, test)
     checks["agreement"] = _agreement(law, train, test, error)
-    holds = all(check["holds"] for check in checks.values())
-    return Certificate("believe" if holds else "doubt", checks)
+    fails = any(check["holds"] is False for check in checks.values())
+    # Of scalars there are no recordings; that the network finds no more must do.
+    unexplained = test.quantity.vector and checks["noise"]["holds"] is None
+    return Certificate("doubt" if fails or unexplained else "believe", checks)
+
+
+def _at_most(name: str, value: float, limit: float, **others: Any) -> dict[str, Any]:
+    """A check whose number must be at most its limit."""
+    return {name: value, **others, "limit": limit, "holds": bool(value <= limit)}
+
+
+def _cannot_tell(name: str, limit: float, needs: str) -> dict[str, Any]:
+    """A check that the data do not allow."""
+    return {name: None, "limit": limit, "holds": None, "needs": needs}
+
+
+def halves(dataset: Dataset) -> list[Dataset]:
+    """Two parts of a data set: every other recording; of a single one its first and second half.
+
+    Of a single graph only one.
+    """
+    names = np.unique(dataset.group)
+    if len(names) > 1:
+        first = np.isin(dataset.group, names[::2])
+    elif len(dataset) > 1:
+        first = np.arange(len(dataset)) < len(dataset) // 2
+    else:
+        return [dataset]
+    return [take(dataset, np.flatnonzero(part)) for part in (first, ~first)]
+
+
+def _missing(law, train, test, error):
+    """The parts of accelerations that a law leaves and that are no noise, by what shows them."""
+    looks = dict(noise=persistence, moments=shared_by_moments, bodies=shared_by_bodies)
+    if error <= _MISSING:
+        return {name: _at_most("missing", error, _MISSING) for name in looks}
+    # A law of a few constants bends no residuals, so those of training count as well.
+    some = _followed(train)
+    rest = residuals(law, test, some)
+    errors = [np.ravel(relative_errors(law, part)) for part in (test, some)]
+    error = float(np.nanmean(np.concatenate(errors)))
+    checks = {}
+    for name, look in looks.items():
+        share = look(rest)
+        if isinstance(share, str):
+            checks[name] = _cannot_tell("missing", _MISSING, share)
+            continue
+        missing, smallest = (error * math.sqrt(x) for x in (share.found, share.told))
+        checks[name] = _at_most("missing", missing, _MISSING, told_from=smallest)
+        if checks[name]["holds"] and smallest > _TOLD:
+            more = math.ceil((smallest / _TOLD) ** 4)
+            checks[name] |= dict(holds=None, needs=f"about {more} times as many moments")
+    return checks
+
+
+def _followed(dataset):
+    """Whole recordings of a data set with not too many graphs."""
+    names, counts = np.unique(dataset.group, return_counts=True)
+    few = names[: max(1, int(np.searchsorted(np.cumsum(counts), _FOLLOWED)))]
+    return take(dataset, np.flatnonzero(np.isin(dataset.group, few)))
 
 
 def _beyond(errors, test, error):
@@ -180,8 +250,7 @@ def _beyond(errors, test, error):
     if np.ptp(pairs) > 0:
         some += [pairs <= _lowest(pairs), -pairs <= _lowest(-pairs)]
     there = max(float(np.nanmean(errors[one])) for one in some if np.any(one))
-    limit = _BEYOND * error + ROUNDING
-    return dict(law_error=there, limit=limit, holds=there <= limit)
+    return _at_most("law_error", there, _BEYOND * error + ROUNDING)
 
 
 def _lowest(x):
@@ -191,17 +260,14 @@ def _lowest(x):
 
 def _agreement(law, train, test, error):
     """How much laws differ whose constants were fitted to one half of the data each."""
-    names = np.unique(train.group)
-    if len(names) < 2:
-        return dict(apart=None, limit=None, holds=False)
-    found = []
-    for part in (names[::2], names[1::2]):
-        half = take(train, np.flatnonzero(np.isin(train.group, part)))
-        found.append(_predicted(refit_model(law, half, num_elements=_REFITTED), test))
+    limit = _AGREE * error + ROUNDING
+    parts = halves(train)
+    if len(parts) < 2:
+        return _cannot_tell("apart", limit, "two graphs to train on")
+    found = [predictions(refit_model(law, half, num_elements=_REFITTED), test) for half in parts]
     target = np.asarray(test.target, np.float64)
     apart = float(np.nanmean(_relative(target + found[1] - found[0], test)))
-    limit = _AGREE * error + ROUNDING
-    return dict(apart=apart, limit=limit, holds=apart <= limit)
+    return _at_most("apart", apart, limit)
 
 
 def _momentum(law, test):
@@ -209,13 +275,14 @@ def _momentum(law, test):
     weight = np.asarray(inertia(test.nodes, test.quantity))[..., None]
     whole = _whole(test)
     shares = []
-    for change in (_predicted(law, test), np.asarray(test.target, np.float64)):
+    for change in (predictions(law, test), np.asarray(test.target, np.float64)):
         force = (weight * _known_only(change, test))[whole]
         size = np.sum(np.linalg.norm(force, axis=-1), axis=1)
         shares.append(np.linalg.norm(np.sum(force, axis=1), axis=-1) / np.maximum(size, 1e-300))
-    by_law, by_data = (float(np.median(share)) if np.any(whole) else 0.0 for share in shares)
-    limit = _OF_DATA * by_data + _MOMENTUM
-    return dict(law=by_law, data=by_data, limit=limit, holds=by_law <= limit)
+    if not np.any(whole):
+        return _cannot_tell("law", _MOMENTUM, "moments at which all bodies are known")
+    by_law, by_data = (float(np.median(share)) for share in shares)
+    return _at_most("law", by_law, _OF_DATA * by_data + _MOMENTUM, data=by_data)
 
 
 def _energy(law, test):
@@ -228,15 +295,26 @@ def _energy(law, test):
         return np.sum(momentum * change, axis=(1, 2))[whole]
 
     by_data = power(_known_only(np.asarray(test.target, np.float64), test))
-    gap = power(_left(_predicted(law, test), test))
-    group = np.asarray(test.group)[whole]
-    means = np.array([np.mean(gap[group == one]) for one in np.unique(group)])
+    gap = power(_left(predictions(law, test), test))
+    stretches = _stretches(test)[whole]
+    means = np.array([np.mean(gap[stretches == one]) for one in np.unique(stretches)])
     size = float(np.mean(np.abs(by_data))) if np.any(whole) else 0.0
-    if size == 0 or len(means) < _RECORDINGS:
-        return dict(work=None, limit=_ENERGY, holds=True)
+    if size == 0 or len(means) < _STRETCHES:
+        return _cannot_tell("work", _ENERGY, f"{_STRETCHES} moments of bodies in motion")
     chance = 2 * float(np.std(means)) / math.sqrt(len(means))
     work = max(0.0, abs(float(np.mean(means))) - chance) / size
-    return dict(work=work, limit=_ENERGY, holds=work <= _ENERGY)
+    return _at_most("work", work, _ENERGY)
+
+
+def _stretches(dataset):
+    """`[graph]`, numbers of recordings, or of stretches in time where recordings are few."""
+    names, group = np.unique(dataset.group, return_inverse=True)
+    pieces = -(-_STRETCHES // len(names))
+    place = np.zeros(len(group))
+    for one in range(len(names)):
+        mine = np.flatnonzero(group == one)
+        place[mine] = np.arange(len(mine)) * pieces // len(mine)
+    return pieces * group + place
 
 
 def _distances(dataset):
@@ -256,16 +334,12 @@ def _distances(dataset):
 def _structure(law, test, error):
     """What splines find in what a law leaves, on data on which they were not fitted."""
     if error <= _ROUNDING_OF_LAWS:
-        return dict(explained=0.0, limit=_STRUCTURE, holds=True)
-    names = np.unique(test.group)
-    halves = [
-        take(test, np.flatnonzero(np.isin(test.group, part))) for part in (names[::2], names[1::2])
-    ]
-    if not all(map(len, halves)):
-        return dict(explained=None, limit=_STRUCTURE, holds=False)
+        return _at_most("explained", 0.0, _STRUCTURE)
+    parts = halves(test)
+    if len(parts) < 2:
+        return _cannot_tell("explained", _STRUCTURE, "two graphs to test on")
     find = _explained_of_vectors if test.quantity.vector else _explained_of_scalars
-    explained = find(law, *halves)
-    return dict(explained=explained, limit=_STRUCTURE, holds=explained <= _STRUCTURE)
+    return _at_most("explained", find(law, *parts), _STRUCTURE)
 
 
 def _explained_of_vectors(law, *halves):
@@ -316,45 +390,6 @@ def _explained_of(seen, held_out, target, there):
     return _share(np.abs(there), map(np.abs, after))
 
 
-def _noise(law, test, error):
-    """How much of what a law leaves points the same way from one moment to the next."""
-    if error <= _PERSISTENT:
-        return dict(persistent=error, limit=_PERSISTENT, holds=True)
-    left = _left(_predicted(law, test), test)
-    shares = [_persistence(left, test, lag) for lag in _LAGS]
-    told = [share for share in shares if share is not None]
-    if len(told) < len(shares):
-        return dict(persistent=None, law_error=error, limit=_UNTOLD, holds=error <= _UNTOLD)
-    found = error * math.sqrt(min(told))
-    return dict(persistent=found, limit=_PERSISTENT, holds=found <= _PERSISTENT)
-
-
-def _persistence(left, dataset, lag):
-    """Mean cosine of what is left and the same so many moments later, less two standard errors."""
-    time = np.arange(len(dataset)) if dataset.time is None else np.asarray(dataset.time)
-    order = np.lexsort((time, dataset.group))
-    here, there = order[:-lag], order[lag:]
-    group = np.asarray(dataset.group)
-    together = group[here] == group[there]
-    here, there = here[together], there[together]
-    size = np.linalg.norm(left, axis=-1)
-    cosine = np.sum(left[here] * left[there], axis=-1)
-    cosine = cosine / np.maximum(size[here] * size[there], 1e-300)
-    means = [np.mean(cosine[group[here] == one]) for one in np.unique(group[here])]
-    if len(means) < _RECORDINGS:
-        return None
-    return max(0.0, float(np.mean(means) - 2 * np.std(means) / math.sqrt(len(means))))
-
-
-def _predicted(predictor, dataset):
-    """Predictions `[graph, ...]` in float64."""
-    with np.errstate(all="ignore"):
-        parts = [
-            np.asarray(predictor.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)
-        ]
-    return np.concatenate(parts)
-
-
 def _left(predicted, dataset):
     """What predictions leave of each target; 0 where a target is not known."""
     left = np.asarray(dataset.target, np.float64) - predicted
@@ -378,7 +413,7 @@ def _whole(dataset):
 
 def _left_by(law, dataset) -> Bodies:
     """Bodies whose targets are what a law leaves of them, weighted by what it predicts."""
-    predicted = _predicted(law, dataset)
+    predicted = predictions(law, dataset)
     several = [dataset.target, np.nan_to_num(predicted), _left(predicted, dataset)]
     several = np.concatenate(several, axis=-1, dtype=np.float64)
     bodies = gather(dataclasses.replace(dataset, target=several), _PAIRS)
@@ -390,7 +425,7 @@ def _left_by(law, dataset) -> Bodies:
 
 def _left_of_sums(law, dataset) -> Summed:
     """Owners of sums whose targets are what a law leaves, and what it predicts."""
-    predicted = _predicted(law, dataset)
+    predicted = predictions(law, dataset)
     both = np.concatenate([_left(predicted, dataset), predicted], axis=-1)
     sums = gather_sums(dataclasses.replace(dataset, target=both), _PAIRS, _OWNERS)
     left, predicted = np.split(sums.target, 2, axis=1)

@@ -1,0 +1,147 @@
+import math
+
+import numpy as np
+import pytest
+
+from symjax_gn.discovery.residuals import (
+    Residuals,
+    Share,
+    persistence,
+    shared_by_bodies,
+    shared_by_moments,
+)
+
+RECORDINGS, MOMENTS, BODIES = 6, 60, 4
+SHAPE = RECORDINGS, MOMENTS, BODIES, 2
+
+
+def units(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def turning(period, phase=0.0):
+    """Unit vectors `[sim, time, node, dim]` that go round once in so many outputs."""
+    angle = 2 * np.pi * np.arange(MOMENTS)[None, :, None] / period + phase
+    angle = np.broadcast_to(angle, SHAPE[:3])
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def phases(seed):
+    """An angle for each body of each recording."""
+    return np.random.default_rng(seed).uniform(0, 2 * np.pi, size=(RECORDINGS, 1, BODIES))
+
+
+def noise(seed, shape=SHAPE):
+    return np.broadcast_to(units(np.random.default_rng(seed).normal(size=shape)), SHAPE)
+
+
+def rest(left, target=None, along=None, **changes):
+    """Residuals of accelerations that turn once in 40 outputs, or other ones."""
+    target = turning(40, phases(0)) if target is None else target
+    along = np.sum(left * target, axis=-1, keepdims=True) if along is None else along
+    flat = [x.reshape(-1, BODIES, x.shape[-1]) for x in (left, along, target)]
+    recording = np.repeat(np.arange(RECORDINGS), MOMENTS)
+    time = np.tile(0.1 * np.arange(MOMENTS), RECORDINGS)
+    made = Residuals(*flat, np.ones(flat[0].shape[:2], bool), recording, time)
+    return made._replace(**changes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_not_told_by_anything(seed):
+    """Four standard errors of a thousand cosines are 0.08: less could not be told from it."""
+    made = rest(noise(seed))
+    for look in (persistence, shared_by_moments, shared_by_bodies):
+        share = look(made)
+        assert share.found == 0 and 0.01 < share.told < 0.1
+
+
+@pytest.mark.parametrize("period", [2, 4, 7, 25, 300])
+def test_what_goes_on_or_swings_is_seen_whatever_its_period(period):
+    """Beside as much noise, and with its own phase in each recording and body."""
+    swings = units(turning(period, phases(1)) + noise(2))
+    assert persistence(rest(swings)).found > 0.25
+    assert shared_by_moments(rest(swings)).found == 0
+
+
+def test_both_signs_count():
+    """What changes sign from one output to the next shows at odd lags as at even ones."""
+    flips = noise(3, (RECORDINGS, 1, BODIES, 2)) * (-1.0) ** np.arange(MOMENTS)[:, None, None]
+    known = rest(flips)
+    assert persistence(known).found > 0.9
+    # Only every other output: nothing but odd lags is left once recordings are cut in pairs.
+    pairs = known._replace(recording=np.arange(RECORDINGS * MOMENTS) // 2)
+    assert persistence(pairs).found > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_that_was_differentiated_twice_is_noise(seed):
+    """Where recordings are dense; its cosines at lags of one and two are -2/3 and 1/6."""
+    white = np.random.default_rng(seed).normal(size=(RECORDINGS, MOMENTS + 2, BODIES, 2))
+    second = units(np.diff(white, 2, axis=1))
+    assert persistence(rest(second)).found == 0
+    # Where accelerations turn within a few outputs, the first lags are all there is.
+    assert persistence(rest(second, turning(7, phases(0)))).found > 0.3
+
+
+def test_moments_that_are_far_apart_tell_nothing_of_what_goes_on():
+    made = rest(noise(4), noise(5))
+    assert "closer in time" in persistence(made)
+    assert isinstance(shared_by_moments(made), Share)
+    alone = made._replace(recording=np.arange(RECORDINGS * MOMENTS))
+    assert "recordings" in persistence(alone) and "recordings" in shared_by_bodies(alone)
+    assert "times" in shared_by_moments(made._replace(time=None))
+    apart = made._replace(time=np.arange(RECORDINGS * MOMENTS) + 0.5)
+    assert shared_by_moments(apart).told > shared_by_moments(made).told
+
+
+def test_what_is_missing_changes_as_accelerations_do():
+    """A cosine of 0.5 where that of accelerations is 0.5 as well is all of it."""
+    turns = turning(6, phases(0))
+    found = persistence(rest(turns, turns))
+    assert found.found > 0.9
+    slow = units(turning(300, phases(1)) + noise(2))
+    assert 0.3 < persistence(rest(slow, turning(300))).found < 0.6
+
+
+@pytest.mark.parametrize(
+    ("look", "shape"),
+    [
+        (shared_by_moments, (1, MOMENTS, 1, 2)),
+        (shared_by_bodies, (RECORDINGS, 1, BODIES, 2)),
+    ],
+)
+def test_what_is_shared_is_seen(look, shape):
+    """Common to all bodies and recordings at a moment, or to all moments of a body."""
+    shared = noise(6, shape)
+    assert look(rest(shared)).found > 0.9
+    half = look(rest(units(shared + noise(7)))).found
+    assert 0.2 < half < 0.7
+
+
+def test_what_comes_and_goes_for_all_bodies_alike_does_not_go_on():
+    """A camera that shakes: moments are independent of each other, bodies are not."""
+    shaken = rest(noise(6, (RECORDINGS, MOMENTS, 1, 2)))
+    assert persistence(shaken).found == 0
+    assert persistence(shaken).told > 1.8 * persistence(rest(noise(6))).told
+    assert shared_by_moments(shaken).found > 0.05
+
+
+def test_what_is_shared_along_the_prediction_is_seen():
+    """A strength that is wrong for a body, though directions are any."""
+    sign = np.random.default_rng(8).choice([-1.0, 1.0], size=(RECORDINGS, 1, BODIES, 1))
+    everywhere = noise(9)
+    wrong = rest(everywhere, everywhere, along=np.broadcast_to(sign, (*SHAPE[:3], 1)))
+    assert shared_by_bodies(wrong).found > 0.9
+    assert shared_by_moments(wrong).found < 0.2
+
+
+def test_what_is_not_known_does_not_count():
+    """Of half of the bodies nothing is known; there are as many fewer cosines."""
+    swings = turning(25, phases(1))
+    known = np.ones((RECORDINGS * MOMENTS, BODIES), bool)
+    known[:, ::2] = False
+    whole, half = rest(noise(10)), rest(noise(10), known=known)
+    assert persistence(half).told == pytest.approx(math.sqrt(2) * persistence(whole).told, rel=0.1)
+    left = rest(swings).left.copy()
+    left[:, ::2] = 0
+    assert persistence(rest(swings, known=known)._replace(left=left)).found > 0.9
