@@ -49,7 +49,7 @@ class Derived(NamedTuple):
     second: Float[np.ndarray, "sim time node axis"]
     noise: float
     """Standard deviation of noise over that of the values about each body's mean, the median
-    over recordings; an upper bound where outputs are far apart."""
+    over recordings; too large where outputs are far apart."""
 
 
 class _Sums(NamedTuple):

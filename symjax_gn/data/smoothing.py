@@ -42,8 +42,8 @@ class Smoothed(NamedTuple):
     """Those of splines, as smooth, through the values of the splines. They fall short of the
     derivatives by about as much as these fall short of the truth."""
     variance: Float[np.ndarray, " series"]
-    """Of noise along an axis, from what the splines leave; an upper bound where outputs are
-    far apart."""
+    """Of noise along an axis, from what the splines leave; too large where outputs are far
+    apart."""
 
 
 class _Basis(NamedTuple):

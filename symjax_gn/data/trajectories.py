@@ -53,8 +53,8 @@ class Trajectory:
         failed: number of simulations left out because they failed.
         missing: "moment" if bodies that were not seen still act on others, so that such
             moments give no graphs; "body" if they were not there.
-        noise: standard deviation of noise in what was differentiated over its spread, an upper
-            bound where outputs are far apart; None if nothing was.
+        noise: standard deviation of noise in what was differentiated over its spread, too large
+            where outputs are far apart; None if nothing was.
 
     >>> x = np.zeros((1, 3, 2, 1))
     >>> Trajectory(np.arange(3.0), x, x, x, {"mass": np.ones((1, 2))}).quantity.name
@@ -294,7 +294,7 @@ def remarks(trajectory: Trajectory) -> list[str]:
         line = f"not in the data, so differentiated: {', '.join(trajectory.derived)}"
         if trajectory.noise is not None:
             name = "positions" if "velocity" in trajectory.derived else "velocities"
-            line += f"; noise of {name} at most about {100 * trajectory.noise:.1g}% of their spread"
+            line += f"; noise of {name} about {100 * trajectory.noise:.1g}% of their spread"
         found.append(line)
     moments, bodies, targets = known(trajectory)
     hidden, unknown = ~moments, bodies[moments] & ~targets[moments]
@@ -372,7 +372,7 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
     check_count(f"{path}: failed", failed, 0)
     noise = trajectory.noise
     if "noise" in notes:
-        (noise,) = np.ravel(notes["noise"]).tolist()[:1] or (None,)
+        noise = notes["noise"].item() if notes["noise"].size == 1 else notes["noise"]
         check_number(f"{path}: noise", noise, least=0)
     return dataclasses.replace(
         trajectory, derived=(*trajectory.derived, *derived), failed=failed, noise=noise
