@@ -44,6 +44,15 @@ def test_coarse_waves_keep_their_acceleration(periods, per_period, noise):
     assert noise / 3 <= found.noise < 1.5 * noise + 0.03
 
 
+def test_no_short_noisy_series_is_taken_for_exact():
+    """Plain cross-validation interpolates some of these, with errors of 40% and more."""
+    time = np.arange(100) / 10
+    position = waves(time, bodies=60, axes=1)
+    second = differentiate(time, noisy(position, 0.05), 2).second
+    error = np.nanstd(second + RATE**2 * position, axis=1) / np.std(RATE**2 * position)
+    assert np.max(error) < 0.25 and np.median(error) < 0.1
+
+
 def test_exact_waves_at_16_outputs_a_period():
     time = np.arange(320) / 16
     position = waves(time)

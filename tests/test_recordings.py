@@ -263,6 +263,11 @@ def test_honest_rates_are_never_refused():
     trajectory_from_arrays(TIME, np.where(holes[..., None], NAN, x), v, a)
     walk = rng.normal(size=x.shape).cumsum(axis=1)
     trajectory_from_arrays(TIME, walk, walk, walk)
+    # One wave for all, so coarse that sums of rates are far too small, or have another sign.
+    for per_period in (1.4, 2.2, 3, 4):
+        phase = 2 * np.pi * np.arange(80) / per_period
+        one = phase[:, None, None] + rng.uniform(0, 6, (4, 2))
+        trajectory_from_arrays(phase, np.sin(one), np.cos(one), -np.sin(one))
 
 
 def moving(speed, side=10.0, seed=0):
