@@ -29,7 +29,7 @@ from symjax_gn.data.checks import check_count
 from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.files import open_folder
 from symjax_gn.data.nodes import AXES
-from symjax_gn.data.trajectories import load_trajectory
+from symjax_gn.data.trajectories import load_trajectory, remarks
 from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.model import held_out_error
@@ -182,8 +182,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     settings, system = args.settings, None
     if args.data is not None:
         trajectory = load_trajectory(args.data)
-        if trajectory.derived:
-            print(f"not in the data, so differentiated: {', '.join(trajectory.derived)}")
+        for line in remarks(trajectory):
+            print(line)
         dataset = make_dataset(trajectory)
     else:
         system = (load_system if ".py" in args.system else get_system)(args.system)

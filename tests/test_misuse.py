@@ -17,7 +17,8 @@ from symjax_gn.data.units import measure_scales
 
 KEY = jax.random.key(0)
 TIME = np.linspace(0.0, 1.0, 20)
-POSITION = np.random.default_rng(0).normal(size=(5, 20, 4, 2)).cumsum(axis=1) / 10
+NOISE = np.random.default_rng(0).normal(size=(5, 20, 4, 2))
+POSITION = np.sin(5 * TIME[:, None, None] + NOISE[:, :1]) / 10
 
 
 def recorded(position=POSITION, velocity=POSITION, acceleration=POSITION, **properties):
@@ -40,8 +41,8 @@ ARRAYS = {
     "complex": (TIME, POSITION + 1j, {}, "position must hold real numbers, got .* complex128"),
     "text": (TIME, POSITION.astype(str), {}, "position must hold real numbers"),
     "ragged": (TIME, [[1.0], [1.0, 2.0]], {}, "position has rows of unequal length"),
-    "NaN": (TIME, changed(POSITION, (0, 9, 2, 1), np.nan), {}, r"index \(0, 9, 2, 1\); remove"),
-    "infinite": (TIME, changed(POSITION, (1, 0, 0, 0), np.inf), {}, "position has 1 NaN or inf"),
+    "infinite": (TIME, changed(POSITION, (1, 0, 0, 0), np.inf), {}, r"1 inf.*\(1, 0, 0, 0\)"),
+    "noise": (TIME, NOISE, {}, r"5 of 5 recordings .* has about 2\.\d outputs a period where 6"),
     "5D": (TIME, np.zeros((5, 20, 4, 5)), {}, "with dim at most 3"),
     "one body": (TIME, POSITION[:, :, :1], {}, "at least 2 bodies, position holds 1"),
     "time backwards": (TIME[::-1], POSITION, {}, "strictly increasing"),
@@ -68,8 +69,7 @@ def test_arrays_that_are_no_recordings(name):
 
 
 def test_steps_that_are_long_but_cross_no_face():
-    """White noise, and one body that leaves the others, are no wrapped positions."""
-    trajectory_from_arrays(TIME, np.random.default_rng(0).normal(size=(5, 20, 4, 2)))
+    """One body that leaves the others has no wrapped positions."""
     leaves = changed(POSITION, (0, slice(10, None), 0, 0), POSITION[0, 10:, 0, 0] + 3.0)
     trajectory_from_arrays(TIME, leaves)
     # In a box that is known they are fine.
@@ -85,7 +85,7 @@ DATA = {
     "one heavy body": (dict(mass=[1.0, 1.0, 1.0, 1e70]), "mass has a value"),
     "a far body": (
         dict(position=changed(POSITION, (0, 0, 0, 0), 1e100)),
-        "position has a value 4e.100 times",
+        "position has a value 2e.101 times",
     ),
     "a fast body": (
         dict(velocity=changed(POSITION, (0, 0, 0, 0), 1e40)),

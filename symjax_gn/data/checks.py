@@ -62,7 +62,7 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str
 
 
 def as_floats(name: str, value: Any) -> np.ndarray:
-    """The value as a float64 array.
+    """The value as a float64 array; what a masked array masks is NaN.
 
     Raises:
         ValueError: it holds text, complex numbers or objects, or rows of unequal length.
@@ -73,18 +73,29 @@ def as_floats(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name} has rows of unequal length: {error}") from error
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} must hold real numbers, got an array of type {array.dtype}.")
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        array[np.ma.getmaskarray(np.ma.array(value))] = np.nan
+    return array
 
 
-def check_finite(name: str, value: Any) -> None:
-    """Raise a `ValueError` that says how many values are not finite, and where the first is."""
-    bad = ~np.isfinite(np.asarray(value))
+def check_finite(name: str, value: Any, *, nan: bool = False) -> None:
+    """Raise a `ValueError` that says how many values are not finite, and where the first is.
+
+    Args:
+        name: what the message calls it.
+        value: numbers.
+        nan: whether NaN is allowed, for what was not measured.
+    """
+    bad = np.isinf(value) if nan else ~np.isfinite(np.asarray(value))
     if np.any(bad):
         place = tuple(int(k) for k in np.argwhere(bad)[0])
         where = f", the first at index {place}" if place else ""
-        raise ValueError(
-            f"{name} has {int(np.sum(bad))} NaN or infinite values{where}; remove or mask them."
-        )
+        kind, advice = "NaN or infinite", "remove or mask them"
+        if nan:
+            kind, advice = "infinite", "write NaN where nothing was measured"
+        raise ValueError(f"{name} has {int(np.sum(bad))} {kind} values{where}; {advice}.")
 
 
 def shown(value: Any) -> str:

@@ -28,7 +28,7 @@ from symjax_gn.data.graphs import (
 from symjax_gn.data.nodes import AnyArray, Nodes, check_nodes, leading_shape, take_nodes
 from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity
 from symjax_gn.data.space import FREE, Space
-from symjax_gn.data.trajectories import Trajectory
+from symjax_gn.data.trajectories import Trajectory, known
 
 # A data set is split by recording; a few long ones are cut into this many pieces in all.
 _PIECES = 20
@@ -100,7 +100,8 @@ def make_dataset(
 
     Edges are those given, or join all bodies within a `cutoff` distance at each moment, or
     by default all bodies. One or two long recordings are cut into pieces in time, so that
-    they can be split into parts for training and test.
+    they can be split into parts for training and test. Moments at which a body is not known
+    give no graphs, see `Trajectory.missing`; where bodies were not there graphs are padded.
 
     Raises:
         ValueError: the trajectory is empty or holds bad values, or the edges do.
@@ -116,14 +117,22 @@ def make_dataset(
     if (senders is None) != (receivers is None):
         raise ValueError("Give both senders and receivers, or neither.")
 
-    def flat(x):
-        return None if x is None else x.reshape(num_sims * num_times, *x.shape[2:])
+    moments, bodies, targets = known(trajectory)
+    if not np.any(moments):
+        raise ValueError(
+            "At no moment all bodies are known, and the target of one of them. If bodies whose "
+            'position is NaN were not there, say missing="body".'
+        )
+    used = np.flatnonzero(moments)
+
+    def flat(x) -> Any:
+        return None if x is None else x.reshape(num_sims * num_times, *x.shape[2:])[used]
 
     nodes = Nodes(
         position=flat(trajectory.position),
         velocity=flat(trajectory.velocity),
         properties={
-            name: np.repeat(value, num_times, axis=0)
+            name: np.repeat(value, num_times, axis=0)[used]
             for name, value in trajectory.properties.items()
         },
     )
@@ -131,42 +140,61 @@ def make_dataset(
     if num_sims < _LEAST_RECORDINGS:
         pieces = max(1, min(_PIECES // num_sims, num_times))
     piece = pieces * np.arange(num_times) // num_times
-    group = (pieces * np.arange(num_sims)[:, None] + piece).reshape(-1)
+    group = (pieces * np.arange(num_sims)[:, None] + piece).reshape(-1)[used]
+    present, told = flat(bodies), flat(targets)
     if cutoff is not None:
-        graphs = _joined_within(nodes, cutoff, trajectory.space)
+        graphs = _stacked(
+            nodes, present, lambda one, _: radius_edges(one.position, cutoff, trajectory.space)
+        )
+        if not np.any(np.asarray(graphs.n_edge)[:, 0]):
+            raise ValueError(f"No two bodies are within the cutoff {cutoff}; use a larger one.")
     else:
         if senders is None or receivers is None:
             senders, receivers = complete_edges(num_nodes)
         check_edges(senders, receivers, num_nodes)
-        ends = (np.asarray(x, np.int32) for x in (senders, receivers))
-        graphs = stack_graphs(nodes, *ends)
-    target = flat(trajectory.target)
-    assert target is not None
+        ends = np.stack([senders, receivers]).astype(np.int32)
+        if np.all(present):
+            graphs = stack_graphs(nodes, *ends)
+        else:
+            graphs = _stacked(nodes, present, lambda _, there: _edges_between(ends, there))
+    width = leading_shape(graphs.nodes)[1]
+    told = _in_front(told, present, width)
+    target = np.where(told[..., None], _in_front(flat(trajectory.target), present, width), 0.0)
     # Of padding nothing is to be predicted; `node_mask` tells it apart.
-    spare = leading_shape(graphs.nodes)[1] - num_nodes
-    target = np.pad(target, ((0, 0), (0, spare), (0, 0)))
-    time = np.tile(trajectory.time, num_sims)
-    dataset = Dataset(graphs, target, None, group, trajectory.quantity, trajectory.space, time)
+    mask = None if np.sum(told) == np.sum(present) else told
+    time = np.tile(trajectory.time, num_sims)[used]
+    dataset = Dataset(graphs, target, mask, group, trajectory.quantity, trajectory.space, time)
     check_dataset(dataset, "trajectory")
     return dataset
 
 
-def _joined_within(nodes, cutoff, space):
-    """Stacked graphs whose edges join what is near, as many as each moment has."""
+def _stacked(nodes, present, join):
+    """Stacked graphs of the bodies `[graph, node]` that are there, joined by `join(one, there)`."""
     single = []
-    for k in range(leading_shape(nodes)[0]):
-        one = take_nodes(nodes, k)
-        senders, receivers = radius_edges(one.position, cutoff, space)
+    for k, there in enumerate(present):
+        one = take_nodes(take_nodes(nodes, k), there)
+        senders, receivers = join(one, there)
         single.append(
             GraphsTuple(
                 one, None, receivers, senders, None,
                 np.array([len(one.position)]), np.array([len(senders)]),
             )
         )  # fmt: skip
-    graphs = from_jraph(single)
-    if not np.any(np.asarray(graphs.n_edge)[:, 0]):
-        raise ValueError(f"No two bodies are within the cutoff {cutoff}; use a larger one.")
-    return graphs
+    return from_jraph(single)
+
+
+def _edges_between(ends, there):
+    """Those of given edges `[2, edge]` whose bodies are there, by their new numbers."""
+    kept = np.all(there[ends], axis=0)
+    return (np.cumsum(there) - 1)[ends[:, kept]]
+
+
+def _in_front(values, present, width):
+    """Values `[graph, node, ...]` of bodies that are there, in front of zeros, `width` in all."""
+    order = np.argsort(~present, axis=1, kind="stable")[:, :width]
+    found = np.zeros((len(values), width, *values.shape[2:]), values.dtype)
+    found[:, : order.shape[1]] = values[np.arange(len(values))[:, None], order]
+    return found
 
 
 def dataset_from_graphs(

@@ -2,41 +2,42 @@
 
 import dataclasses
 import os
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from symjax_gn.data.archives import read_arrays
 from symjax_gn.data.checks import (
     as_floats,
     check_choice,
     check_count,
     check_finite,
+    check_number,
     check_type,
     shown,
 )
+from symjax_gn.data.consistency import check_not_wrapped, check_rate
+from symjax_gn.data.derivatives import differentiate
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.nodes import Nodes, check_nodes
 from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity
 from symjax_gn.data.space import FREE, Space
 
-# A smoothing spline chooses its smoothness from the data, which takes some.
-_LEAST_OUTPUTS = 10
+MISSING = ("moment", "body")
+"""What goes where a body was not seen: the whole moment, or the body."""
 
-# Splines are least certain at their ends.
-_MARGIN = 0.05
-
-# A step across this share of the space that bodies fill, where half of all steps are
-# shorter than that share, is taken by no body.
-_JUMP = 0.9
-_STEP = 0.1
+# Names of arrays in files, and of what else files hold.
+_ARRAYS = ("time", "position", "velocity", "acceleration")
+_NOTES = ("box", "derived", "failed", "quantity", "missing", "noise")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
     """Bodies followed in time, as NumPy arrays in the user's units.
+
+    NaN stands where something was not measured, or not told by differentiating.
 
     Attributes:
         time: `[time]`, strictly increasing.
@@ -50,6 +51,10 @@ class Trajectory:
         space: free or periodic.
         derived: the names of fields that were not given but differentiated.
         failed: number of simulations left out because they failed.
+        missing: "moment" if bodies that were not seen still act on others, so that such
+            moments give no graphs; "body" if they were not there.
+        noise: standard deviation of noise in what was differentiated over its spread, too large
+            where outputs are far apart; None if nothing was.
 
     >>> x = np.zeros((1, 3, 2, 1))
     >>> Trajectory(np.arange(3.0), x, x, x, {"mass": np.ones((1, 2))}).quantity.name
@@ -65,6 +70,8 @@ class Trajectory:
     space: Space = FREE
     derived: tuple[str, ...] = ()
     failed: int = 0
+    missing: str = "moment"
+    noise: float | None = None
 
 
 def trajectory_from_arrays(
@@ -75,15 +82,20 @@ def trajectory_from_arrays(
     *,
     quantity: Quantity = ACCELERATION,
     space: Space = FREE,
+    missing: str = "moment",
     **properties: ArrayLike | None,
 ) -> Trajectory:
     """Build a `Trajectory` from measurements, in any consistent units.
 
-    Velocities and accelerations that are missing are derivatives of a smoothing spline
-    (`scipy.interpolate.make_smoothing_spline`, smoothness by generalised cross-validation)
-    through the next lower derivative that is given. Where the target is derived, the first
-    and last 5% of the moments (at least 2) are dropped, for splines are least certain at
-    their ends. The field `derived` of the result names what was not given.
+    Velocities and accelerations that are not given are derivatives of quintic smoothing
+    splines (smoothness by generalised cross-validation) through the next lower derivative that
+    is given. The first and last 5% of the moments (at least 4) have none then, nor have moments
+    beside gaps that are long for the motion. The fields `derived` and `noise` of the result
+    say what was not given, and how much noise there is in what was differentiated.
+
+    NaN, or what a masked array masks, was not measured: a body whose position is NaN was not
+    seen. Unknown accelerations are left out one by one; moments at which a velocity is
+    unknown are left out as a whole, since others may feel it.
 
     Args:
         time: `[time]`, strictly increasing, at least 10 if anything is differentiated.
@@ -92,18 +104,26 @@ def trajectory_from_arrays(
         acceleration: the same shape, or None; must be None in first-order motion.
         quantity: `ACCELERATION`, or `VELOCITY` for first-order motion.
         space: free or periodic; in a box positions may be wrapped.
+        missing: what a body's position of NaN means. "moment": it was not seen but acts on
+            others, so that the moment is left out; "body": it was not there, and the others
+            are kept.
         **properties: scalars of the bodies by name, mass, charge, radius, ...:
             `[node]` or `[sim, node]`; masses must be positive.
 
     Raises:
-        ValueError: shapes disagree, values are not real and finite, times do not increase,
-            masses are not positive, or there are fewer than two bodies.
+        ValueError: shapes disagree, values are not real or are infinite, times do not
+            increase, masses are not positive, there are fewer than two bodies, positions jump
+            as if wrapped into a box that is not given, velocities or accelerations are clearly
+            in other units than positions, or recordings are too coarse to differentiate.
 
     >>> t = np.linspace(0, 1, 20)
     >>> x = np.stack([np.sin(t), 2 + np.cos(t)], axis=1)[:, :, None]
     >>> trajectory_from_arrays(t, x, mass=[1.0, 2.0]).derived
     ('velocity', 'acceleration')
     """
+    check_type("space", space, Space, "A periodic box is Space(sides).")
+    check_type("quantity", quantity, Quantity, "See ACCELERATION and VELOCITY.")
+    check_choice("meaning of missing positions", missing, MISSING)
     times = as_floats("time", time)
     places = as_floats("position", position)
     if places.ndim == 3:
@@ -145,30 +165,36 @@ def trajectory_from_arrays(
     for name, value in properties.items():
         if value is None:
             continue
+        if name in _NOTES:
+            raise ValueError(
+                f"No property can be called {name!r}: files have an array of this name."
+            )
         column = as_floats(name, value)
+        check_finite(name, column)
         if column.shape not in ((num_nodes,), (num_sims, num_nodes)):
             raise ValueError(
                 f"{name} must have shape [{num_nodes}] or [{num_sims}, {num_nodes}], "
                 f"got {column.shape}."
             )
         columns[name] = np.broadcast_to(column, (num_sims, num_nodes))
-    for name, value in {"position": places, **vectors, **columns}.items():
-        check_finite(name, value)
-    check_nodes(Nodes(places[:, 0], None, columns), "the given arrays")
+    for name, value in {"position": places, **vectors}.items():
+        check_finite(name, value, nan=True)
+        # A body that is seen along some axes only is not seen.
+        value[np.any(np.isnan(value), axis=-1)] = np.nan
+        if np.all(np.isnan(value)):
+            raise ValueError(f"{name} is NaN everywhere: nothing was measured.")
+    check_nodes(Nodes(np.zeros_like(places[:, 0]), None, columns), "the given arrays")
+    if space.box is None:
+        check_not_wrapped(places)
 
-    derived = [name for name in _needed(quantity) if name not in vectors]
-    if "velocity" in derived and space.box is None and num_times > 1:
-        _check_steps(places)
-    if "velocity" in derived:
-        vectors["velocity"] = _derivative(times, _unwrapped(places, space), 1)
-    if "acceleration" in derived and "velocity" in derived:
-        vectors["acceleration"] = _derivative(times, _unwrapped(places, space), 2)
-    elif "acceleration" in derived:
-        vectors["acceleration"] = _derivative(times, vectors["velocity"], 1)
+    derived = tuple(name for name in _needed(quantity) if name not in vectors)
+    vectors, noise = _differentiated(times, _unwrapped(places, space), vectors, derived)
     if quantity.name in derived:
-        margin = max(2, int(_MARGIN * num_times))
-        times, places = times[margin:-margin], places[:, margin:-margin]
-        vectors = {name: value[:, margin:-margin] for name, value in vectors.items()}
+        # Recordings begin and end with a moment of which something is known.
+        told = np.flatnonzero(np.any(np.isfinite(vectors[quantity.name]), axis=(0, 2, 3)))
+        kept = slice(told[0], told[-1] + 1)
+        times, places = times[kept], places[:, kept]
+        vectors = {name: value[:, kept] for name, value in vectors.items()}
     return Trajectory(
         time=times,
         position=places,
@@ -177,7 +203,9 @@ def trajectory_from_arrays(
         properties=columns,
         quantity=quantity,
         space=space,
-        derived=tuple(derived),
+        derived=derived,
+        missing=missing,
+        noise=noise,
     )
 
 
@@ -185,58 +213,113 @@ def _needed(quantity):
     return ("velocity", "acceleration") if quantity.weight else ("velocity",)
 
 
-def _check_steps(position):
-    """Positions that jump from one face of a box to the other have no derivatives."""
-    steps = np.abs(np.diff(position, axis=1))
-    width = np.ptp(position, axis=(0, 1, 2))
-    jump = (steps > _JUMP * width) & (np.median(steps, axis=(0, 1, 2)) < _STEP * width)
-    if np.any(jump):
-        sim, time, node, axis = (int(k) for k in np.argwhere(jump)[0])
-        raise ValueError(
-            f"position jumps by {steps[sim, time, node, axis]:.3g} after index "
-            f"{(sim, time, node, axis)}, across all of the space that the bodies fill, as in a "
-            "periodic box whose faces are one: give its sides as space=Space(box), in a file "
-            "as the array box; or positions that go on beyond the faces."
-        )
+def _differentiated(time, path, vectors, derived):
+    """Given velocities and accelerations, checked, with those derived; and the noise."""
+    noise = None
+    if "velocity" in derived:
+        found = differentiate(time, path, len(derived))
+        rates = dict(velocity=found.first, acceleration=found.second)
+        vectors = {name: rates[name] for name in derived} | vectors
+        noise = found.noise
+    else:
+        check_rate(("velocity", "position"), time, path, vectors["velocity"])
+        if "acceleration" in derived:
+            found = differentiate(time, vectors["velocity"], 1)
+            vectors, noise = vectors | {"acceleration": found.first}, found.noise
+    if "acceleration" in vectors and "acceleration" not in derived:
+        names = ("acceleration", "velocity")
+        check_rate(names, time, vectors["velocity"], vectors["acceleration"])
+    return vectors, noise
 
 
 def _unwrapped(position, space):
     """Positions `[sim, time, ...]` that go on where a body crossed a face of the box."""
-    steps = space.displacement(position[:, :-1], position[:, 1:])
-    start = position[:, :1]
-    return np.concatenate([start, start + np.cumsum(steps, axis=1)], axis=1)
+    if space.box is None:
+        return position
+    # Steps are taken from where a body was last seen, or will be seen first.
+    unseen = np.isnan(position)
+    moments = np.arange(position.shape[1])[:, None, None]
+    first = np.argmin(unseen, axis=1)[:, None]
+    last = np.maximum.accumulate(np.where(unseen, first, moments), axis=1)
+    held = np.take_along_axis(position, last, axis=1)
+    steps = np.nan_to_num(space.displacement(held[:, :-1], held[:, 1:]))
+    start = held[:, :1]
+    path = np.concatenate([start, start + np.cumsum(steps, axis=1)], axis=1)
+    return np.where(unseen, np.nan, path)
 
 
-def _derivative(time: np.ndarray, value: np.ndarray, order: int) -> np.ndarray:
-    from scipy.interpolate import make_smoothing_spline
+class Known(NamedTuple):
+    """What of a trajectory makes graphs."""
 
-    if len(time) < _LEAST_OUTPUTS:
-        raise ValueError(
-            f"Differentiating needs at least {_LEAST_OUTPUTS} outputs in time, got {len(time)}; "
-            "give velocity and acceleration, or more outputs."
+    moments: Bool[np.ndarray, "sim time"]
+    """Where all bodies that are there are known, and the target of one of them."""
+    bodies: Bool[np.ndarray, "sim time node"]
+    """Which bodies are there."""
+    targets: Bool[np.ndarray, "sim time node"]
+
+
+def known(trajectory: Trajectory) -> Known:
+    """Which moments, bodies and targets of a trajectory are known; see `Trajectory.missing`.
+
+    >>> x = np.random.default_rng(0).normal(size=(1, 20, 3, 2))
+    >>> x[0, 4, 1] = np.nan
+    >>> one = trajectory_from_arrays(np.arange(20.0), x, x, x)
+    >>> int(known(one).moments.sum())
+    19
+    >>> int(known(dataclasses.replace(one, missing="body")).moments.sum())
+    20
+    """
+    seen, targets = (
+        np.all(np.isfinite(x), axis=-1) for x in (trajectory.position, trajectory.target)
+    )
+    ready = seen
+    if trajectory.velocity is not None:
+        ready = seen & np.all(np.isfinite(trajectory.velocity), axis=-1)
+    bodies = seen if trajectory.missing == "body" else np.ones_like(seen)
+    targets = targets & ready
+    moments = np.all(ready | ~bodies, axis=-1) & (np.sum(bodies, axis=-1) >= 2)
+    return Known(moments & np.any(targets, axis=-1), bodies, targets)
+
+
+def remarks(trajectory: Trajectory) -> list[str]:
+    """What a user should know of a trajectory: what was differentiated or left out.
+
+    >>> t = np.linspace(0, 6, 100)
+    >>> x = np.stack([np.sin(t), 2 + np.cos(t)], axis=1)[:, :, None]
+    >>> remarks(trajectory_from_arrays(t, x, np.gradient(x, t, axis=0)))[0].split(";")[0]
+    'not in the data, so differentiated: acceleration'
+    """
+    found = []
+    if trajectory.derived:
+        line = f"not in the data, so differentiated: {', '.join(trajectory.derived)}"
+        if trajectory.noise is not None:
+            name = "positions" if "velocity" in trajectory.derived else "velocities"
+            line += f"; noise of {name} about {100 * trajectory.noise:.1g}% of their spread"
+        found.append(line)
+    moments, bodies, targets = known(trajectory)
+    hidden, unknown = ~moments, bodies[moments] & ~targets[moments]
+    if np.any(hidden):
+        found.append(
+            f"left out: {np.sum(hidden)} of {hidden.size} moments, at which some body is not seen "
+            "or nothing is known to be predicted"
         )
-    # Splines choose their smoothness in absolute terms: give them numbers near one.
-    unit = (time[-1] - time[0]) / (len(time) - 1)
-    series = np.moveaxis(value, 1, 0).reshape(len(time), -1)
-    spread = np.std(series, axis=0)
-    spread[spread == 0] = 1.0
-    series = (series - np.mean(series, axis=0)) / spread
-    x = (time - time[0]) / unit
-    slopes = [make_smoothing_spline(x, y).derivative(order)(x) for y in series.T]
-    result = np.stack(slopes, axis=-1) * spread / unit**order
-    return np.moveaxis(result.reshape(len(time), *np.delete(value.shape, 1)), 0, 1)
-
-
-_ARRAYS = ("time", "position", "velocity", "acceleration")
-_NOTES = ("box", "derived", "failed", "quantity")
+    if np.any(unknown):
+        found.append(
+            f"not known, so not fitted: the {trajectory.quantity.name} of {np.sum(unknown)} of "
+            f"{np.sum(bodies[moments])} bodies at the other moments"
+        )
+    absent = ~bodies[moments]
+    if np.any(absent):
+        found.append(f"not there: {np.sum(absent)} of {absent.size} bodies at the moments used")
+    return found
 
 
 def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -> Trajectory:
     """Read a `.npz` file with the arrays of `trajectory_from_arrays` under those names.
 
     Besides `time`, `position`, `velocity` and `acceleration` any name is a property of the
-    bodies, and `box` `[dim]` the sides of a periodic box. What `save_trajectory` wrote is
-    read as it was, `derived` and `failed` with it.
+    bodies, `box` `[dim]` the sides of a periodic box, and `missing` "moment" or "body". What
+    `save_trajectory` wrote is read as it was.
 
     Args:
         path: the file.
@@ -250,16 +333,17 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
 
     >>> import tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
-    >>> x = np.random.default_rng(0).normal(size=(3, 20, 4, 2))
-    >>> np.savez(path, time=np.arange(20.0), position=x, charge=np.ones(4))
+    >>> time = np.linspace(0, 2, 50)
+    >>> x = np.sin(np.arange(8).reshape(4, 2) + time[:, None, None])
+    >>> np.savez(path, time=time, position=x, charge=np.ones(4))
     >>> load_trajectory(path).derived
     ('velocity', 'acceleration')
     """
-    arrays = _read(path)
-    missing = [name for name in _ARRAYS[:2] if name not in arrays]
-    if missing:
+    arrays = read_arrays(path)
+    absent = [name for name in _ARRAYS[:2] if name not in arrays]
+    if absent:
         raise ValueError(
-            f"{path}: missing {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}. "
+            f"{path}: missing {', '.join(absent)}; it has {', '.join(arrays) or 'nothing'}. "
             f"The names are {', '.join(_ARRAYS)}, of which time and position are required, "
             "and those of properties, such as mass and charge."
         )
@@ -267,10 +351,18 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
     kind = quantity or str(notes.get("quantity", ACCELERATION.name))
     check_choice("quantity of a trajectory", kind, QUANTITIES)
     space = Space(tuple(np.ravel(notes["box"]))) if "box" in notes else FREE
+    missing = str(notes.get("missing", MISSING[0]))
+    if "space" in arrays:
+        raise ValueError(
+            f"{path}: no property can be called 'space'; the sides of a periodic box are an array "
+            "box."
+        )
     if kind == "velocity":
         arrays.pop("acceleration", None)
     try:
-        trajectory = trajectory_from_arrays(quantity=QUANTITIES[kind], space=space, **arrays)
+        trajectory = trajectory_from_arrays(
+            quantity=QUANTITIES[kind], space=space, missing=missing, **arrays
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     derived = np.ravel(notes.get("derived", np.zeros(0, str))).tolist()
@@ -278,25 +370,13 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
         raise ValueError(f"{path}: derived must be names of arrays, got {shown(derived)}.")
     (failed,) = np.ravel(notes.get("failed", 0)).tolist()[:1] or (0,)
     check_count(f"{path}: failed", failed, 0)
-    return dataclasses.replace(trajectory, derived=(*trajectory.derived, *derived), failed=failed)
-
-
-def _read(path) -> dict[str, Any]:
-    """The arrays of an `.npz` file by name."""
-    advice = 'write one with numpy.savez("FILE.npz", time=..., position=..., mass=...)'
-    if os.path.isdir(path):
-        raise ValueError(f"{path} is a folder, not an .npz file; {advice}.")
-    with open(path, "rb") as stream:
-        if stream.read(2) != b"PK":
-            raise ValueError(f"{path} is not an .npz file; {advice}.")
-        stream.seek(0)
-        try:
-            with np.load(stream, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (ValueError, TypeError, AttributeError, EOFError, OSError, BadZipFile) as error:
-            raise ValueError(
-                f"{path} is no whole .npz file of plain arrays ({error}); {advice}."
-            ) from error
+    noise = trajectory.noise
+    if "noise" in notes:
+        noise = notes["noise"].item() if notes["noise"].size == 1 else notes["noise"]
+        check_number(f"{path}: noise", noise, least=0)
+    return dataclasses.replace(
+        trajectory, derived=(*trajectory.derived, *derived), failed=failed, noise=noise
+    )
 
 
 def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
@@ -321,7 +401,10 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
         derived=np.asarray(trajectory.derived, str),
         failed=np.asarray(trajectory.failed),
         quantity=np.asarray(trajectory.quantity.name),
+        missing=np.asarray(trajectory.missing),
     )
+    if trajectory.noise is not None:
+        arrays["noise"] = np.asarray(trajectory.noise)
     if trajectory.velocity is not None:
         arrays["velocity"] = trajectory.velocity
     arrays[trajectory.quantity.name] = trajectory.target
