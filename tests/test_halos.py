@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from symjax_gn.data.blocks import block_graphs
-from symjax_gn.data.datasets import split
 from symjax_gn.data.graphs import edges_of, radius_edges
 from symjax_gn.data.halos import particle_mesh
 from symjax_gn.data.halos.catalogue import (
@@ -33,6 +32,7 @@ from symjax_gn.data.halos.readers import (
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
+from symjax_gn.data.splitting import split
 from symjax_gn.discovery.summed import gather_sums
 
 ROOT = Path(__file__).parent.parent

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import KDTree
 
 from symjax_gn.data.checks import as_floats, check_count
 from symjax_gn.data.datasets import Dataset, dataset_from_graphs
-from symjax_gn.data.graphs import GraphsTuple, check_radius
+from symjax_gn.data.graphs import GraphsTuple, check_radius, neighbour_tree
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import FREE, Space
@@ -57,10 +56,9 @@ def block_graphs(
     check_count("size", size)
     if nodes.position is None:
         raise ValueError("Nodes need positions to be joined within a radius.")
-    points = as_floats("position", nodes.position)
     check_radius(radius, space)
-    sides = None if space.box is None else np.asarray(space.box)
-    points = points if sides is None else np.mod(points, sides)
+    tree = neighbour_tree(as_floats("position", nodes.position), space)
+    points = np.asarray(tree.data)
     known = np.ones(len(points), bool) if receivers is None else np.asarray(receivers, bool)
     if np.sum(known) < size:
         raise ValueError(
@@ -83,7 +81,6 @@ def block_graphs(
     features |= dict(position=points)
     if nodes.velocity is not None:
         features |= dict(velocity=nodes.velocity)
-    tree = KDTree(points, boxsize=sides)
     return dataset_from_graphs(
         [_graph(tree, features, block, radius) for block in blocks],
         quantity.name,
