@@ -28,7 +28,7 @@ def numbers(part):
     return part.target[:, 0, 0].astype(int) - 1
 
 
-@pytest.mark.parametrize("count", [5, 8, 10, 60, 300])
+@pytest.mark.parametrize("count", [5, 10, 60])
 def test_equal_recordings_are_dealt_whole_by_one_permutation(count):
     data = recordings(*[3] * count)
     order = np.asarray(jax.random.permutation(KEY, np.arange(count)))
@@ -46,7 +46,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "-".join(map(str, sizes[:4])))
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_training_gets_most_moments_and_no_neighbours_leak(sizes, seed):
     data = recordings(*sizes)
     parts = split(jax.random.key(seed), data)

@@ -99,8 +99,12 @@ def check_nodes(nodes: Nodes, source: str) -> None:
             )
     if position is None and velocity is None and not properties:
         raise ValueError(f"Nodes from {source} have neither positions nor properties.")
-    if position is not None and np.ndim(position) < 1:
-        raise ValueError(f"Positions from {source} must have shape [..., dim], got a number.")
+    for name, vector in (("Positions", position), ("Velocities", velocity)):
+        if vector is not None and not (np.ndim(vector) and 1 <= np.shape(vector)[-1] <= len(AXES)):
+            raise ValueError(
+                f"{name} from {source} must have 1 to 3 dimensions, [..., dim], got the shape "
+                f"{np.shape(vector)}."
+            )
     if position is not None and velocity is not None and np.shape(position) != np.shape(velocity):
         raise ValueError(
             f"Position and velocity from {source} must agree in shape, got "

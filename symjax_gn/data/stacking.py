@@ -145,12 +145,12 @@ def _parted(graphs: Any) -> list[_Graph]:
         raise ValueError("These graphs have no features of nodes (nodes=None).")
     nodes, shared = _as_nodes(graphs.nodes), _as_globals(graphs.globals)
     n_node, n_edge = (np.ravel(as_whole(x, getattr(graphs, x))) for x in ("n_node", "n_edge"))
-    ends = [
+    senders, receivers = (
         as_whole(name, [] if getattr(graphs, name) is None else getattr(graphs, name))
         for name in ("senders", "receivers")
-    ]
+    )
     shape = leading_shape(nodes)
-    sizes = [np.shape(x)[:1] for x in (*jax.tree.leaves(nodes), *ends)]
+    sizes = [np.shape(x)[:1] for x in (*jax.tree.leaves(nodes), senders, receivers)]
     if (
         len(n_node) != len(n_edge)
         or min(*n_node, *n_edge, 0) < 0
@@ -172,8 +172,10 @@ def _parted(graphs: Any) -> list[_Graph]:
     last_nodes, last_edges = np.cumsum(n_node), np.cumsum(n_edge)
     starts = last_nodes - n_node
     graph = np.repeat(np.arange(len(n_edge)), n_edge)
-    ends = [end - starts[graph] for end in ends]
-    wrong = np.any([(end < 0) | (end >= n_node[graph]) for end in ends], axis=0)
+    senders, receivers = (
+        (end.astype(np.int64) - starts[graph]).astype(np.int32) for end in (senders, receivers)
+    )
+    wrong = np.any([(end < 0) | (end >= n_node[graph]) for end in (senders, receivers)], axis=0)
     if np.any(wrong):
         k = graph[np.flatnonzero(wrong)[0]]
         raise ValueError(
@@ -186,7 +188,8 @@ def _parted(graphs: Any) -> list[_Graph]:
         found.append(
             _Graph(
                 take_nodes(nodes, slice(starts[k], last_nodes[k])),
-                *(end[edges].astype(np.int32) for end in ends),
+                senders[edges],
+                receivers[edges],
                 {name: value[k : k + 1] for name, value in shared.items()},
             )
         )
@@ -245,10 +248,8 @@ def _without_padding(graphs: Sequence[_Graph]) -> list[_Graph]:
             certain = len(graph.senders) > 0 or graph.nodes.position is not None
             padding = not alone and (certain or ends) and _is_dummy(graph)
         elif not padding:
-            raise ValueError(
-                f"Graph {k} of {len(graphs)} has no nodes, and is no padding; leave empty graphs "
-                "out."
-            )
+            which = "the graph" if alone else f"number {k} of a batch of {len(graphs)}"
+            raise ValueError(f"{which} has no nodes, and is no padding; leave empty graphs out.")
         if not padding:
             found.append(graph)
     return found
