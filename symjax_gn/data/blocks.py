@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from symjax_gn.data.checks import as_floats, check_count
+from symjax_gn.data.checks import as_floats, as_whole, check_count
 from symjax_gn.data.datasets import Dataset, dataset_from_graphs
 from symjax_gn.data.graphs import GraphsTuple, check_radius, neighbour_tree
-from symjax_gn.data.nodes import Nodes
-from symjax_gn.data.quantities import Quantity
+from symjax_gn.data.nodes import Nodes, check_nodes
+from symjax_gn.data.quantities import Quantity, check_quantity
 from symjax_gn.data.space import FREE, Space
 
 # The feature of nodes that says where the target is known.
@@ -54,18 +54,30 @@ def block_graphs(
     (4, 50)
     """
     check_count("size", size)
+    check_quantity(quantity)
+    check_nodes(nodes, "the given arrays")
     if nodes.position is None:
         raise ValueError("Nodes need positions to be joined within a radius.")
     check_radius(radius, space)
     tree = neighbour_tree(as_floats("position", nodes.position), space)
     points = np.asarray(tree.data)
-    known = np.ones(len(points), bool) if receivers is None else np.asarray(receivers, bool)
+    marks = dict(
+        target=as_floats("target", target),
+        receivers=np.ones(len(points), bool) if receivers is None else np.asarray(receivers),
+        group=np.zeros(len(points), int) if group is None else as_whole("group", group),
+    )
+    for name, values in marks.items():
+        if values.shape != (len(points),) or (name == "receivers" and values.dtype != bool):
+            raise ValueError(
+                f"{name} must be one {'boolean' if name == 'receivers' else 'number'} for each of "
+                f"the {len(points)} nodes, got {values.dtype} of shape {values.shape}."
+            )
+    known, number = marks["receivers"], marks["group"]
     if np.sum(known) < size:
         raise ValueError(
             f"There are {np.sum(known)} receivers, fewer than the {size} of one graph; give more "
             "of them, or a smaller size."
         )
-    number = np.zeros(len(points), int) if group is None else np.asarray(group)
     blocks = [
         block
         for one in np.unique(number[known])
@@ -77,7 +89,7 @@ def block_graphs(
                 f"Nodes have a property {name!r}, which is what the target or the mask is called "
                 "in graphs; call it something else."
             )
-    features = dict(nodes.properties) | {quantity.name: np.asarray(target)}
+    features = dict(nodes.properties) | {quantity.name: marks["target"]}
     features |= dict(position=points)
     if nodes.velocity is not None:
         features |= dict(velocity=nodes.velocity)

@@ -21,7 +21,7 @@ def check_choice(what: str, name: Any, choices: Iterable[str]) -> None:
         return
     near = difflib.get_close_matches(str(name), choices, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
+    raise ValueError(f"Unknown {what} {shown(name)}.{hint} Choose from: {', '.join(choices)}.")
 
 
 def check_number(
@@ -59,6 +59,25 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(one.__name__ for one in kinds)
         raise ValueError(f"{name} must be a {wanted}, got {shown(value)}. {advice}".rstrip())
+
+
+def as_key(key: Any) -> Any:
+    """A PRNG key of `jax.random`, old or new, as a new one.
+
+    Raises:
+        ValueError: it is no key, or an array of several.
+    """
+    # Processes that search for laws need no JAX, which takes a second to import.
+    import jax
+
+    if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape:
+            raise ValueError(f"key must be one key, got {key.shape[0]} of them; give one of these.")
+        return key
+    arrays = isinstance(key, jax.Array | np.ndarray)
+    if arrays and np.dtype(key.dtype) == np.uint32 and key.shape == (2,):
+        return jax.random.wrap_key_data(jax.numpy.asarray(key))
+    raise ValueError(f"key must be a key of jax.random, e.g. jax.random.key(0), got {shown(key)}.")
 
 
 def as_floats(name: str, value: Any, *, missing: bool = False) -> np.ndarray:
@@ -136,5 +155,5 @@ def shown(value: Any) -> str:
     """A value as an error message shows it: short, arrays by their shape."""
     if isinstance(value, np.ndarray) or hasattr(value, "shape"):
         return f"an array of shape {tuple(np.shape(value))}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

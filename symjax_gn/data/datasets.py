@@ -31,8 +31,8 @@ from symjax_gn.data.graphs import (
     take_graphs,
 )
 from symjax_gn.data.nodes import AnyArray, Nodes, check_nodes, leading_shape, take_nodes
-from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity, check_quantity
+from symjax_gn.data.space import FREE, Space, check_space
 from symjax_gn.data.stacking import from_jraph
 from symjax_gn.data.trajectories import Trajectory
 
@@ -207,6 +207,8 @@ def dataset_from_graphs(
     >>> dataset_from_graphs([one] * 4, "z").target.shape
     (4, 1)
     """
+    check_type("target", target, str, "Give the name of a feature.")
+    check_type("mask", mask, (str, type(None)), "Give the name of a feature of nodes.")
     stacked = from_jraph(graphs, target=target)
     nodes: Any = stacked.nodes
     properties, vectors = dict(nodes.properties), nodes._asdict()
@@ -232,6 +234,7 @@ def dataset_from_graphs(
         raise AssertionError
     if quantity is None:
         quantity = QUANTITIES.get(target, Quantity(target, level))
+    check_quantity(quantity)
     if quantity.level != level:
         raise ValueError(
             f"The target {target!r} is a feature of the {level}s, the quantity says "
@@ -289,6 +292,11 @@ def check_dataset(dataset: Dataset, name: str) -> None:
             f"The {name} data must be a Dataset, got {shown(dataset)}; see make_dataset and "
             "dataset_from_graphs."
         )
+    check_type(f"graphs of the {name} data", dataset.graphs, GraphsTuple, "See from_jraph.")
+    check_quantity(dataset.quantity)
+    check_space(dataset.space)
+    if np.ndim(dataset.graphs.n_node) != 2:
+        raise ValueError(f"The graphs of the {name} data are not stacked; see dataset_from_graphs.")
     if len(dataset) == 0:
         raise ValueError(f"The {name} dataset holds no graphs.")
     nodes, target, quantity = dataset.nodes, dataset.target, dataset.quantity

@@ -19,7 +19,7 @@ from jraph import GraphNetwork
 
 from symjax_gn.data.checks import as_floats, as_whole, check_count, check_finite, check_number
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape, take_nodes
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.space import FREE, Space, check_space
 
 if TYPE_CHECKING:
 
@@ -125,6 +125,7 @@ def check_radius(radius: float, space: Space) -> None:
 
     >>> check_radius(1.0, FREE)
     """
+    check_space(space)
     check_number("The radius within which bodies are joined", radius, above=0)
     if space.box is not None and radius > 0.5 * min(space.box):
         raise ValueError(

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import TypeGuard
 
+from symjax_gn.data.checks import shown
+
 # Words that the grammar of laws reads as functions and numbers, in SymPy's spelling too.
 WORDS = frozenset(
     [
@@ -80,7 +82,7 @@ to 'lambda_0'.
     for name in names:
         reason = _objection(name)
         if reason is not None:
-            raise ValueError(f"A property cannot be called {_short(name)}, {reason}.")
+            raise ValueError(f"A property cannot be called {shown(name)}, {reason}.")
 
 
 def _objection(name) -> str | None:
@@ -103,8 +105,3 @@ def _objection(name) -> str | None:
     if not is_identifier(name):
         return "which is no name: rename it with the letters a to z, A to Z, digits and _"
     return None
-
-
-def _short(name) -> str:
-    text = repr(name)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from symjax_gn.data.checks import as_floats, shown
+from symjax_gn.data.checks import as_floats, as_key, shown
 from symjax_gn.data.datasets import Dataset, check_dataset, take
 
 # Whole recordings are dealt if the first part gets this much of its share, and others this much.
@@ -67,7 +67,7 @@ def split(
     _, recording, sizes = np.unique(
         np.asarray(dataset.group), return_inverse=True, return_counts=True
     )
-    order = np.asarray(jax.random.permutation(key, len(sizes)))
+    order = np.asarray(jax.random.permutation(as_key(key), len(sizes)))
     if len(sizes) < len(shares) and dataset.time is None:
         raise ValueError(
             f"Splitting into {len(shares)} parts needs as many groups, got {len(sizes)}; give "

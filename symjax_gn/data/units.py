@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from symjax_gn.data.checks import check_type
 from symjax_gn.data.datasets import Dataset, take, target_mask
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.graphs import edge_mask, node_mask
@@ -60,6 +61,7 @@ def measure_scales(dataset: Dataset) -> Scales:
         ValueError: all pairs coincide, the target is zero everywhere, or some numbers are so
             much larger than others that float32 cannot hold both.
     """
+    check_type("What has scales", dataset, Dataset, "See make_dataset.")
     nodes = _real_nodes(dataset)
     length, centre = 1.0, None
     if nodes.position is not None:

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from symjax_gn.data.checks import as_floats
+from symjax_gn.data.files import as_path
 from symjax_gn.data.halos.catalogue import Catalogue
 from symjax_gn.data.halos.overdensity import top_hat_overdensity
 
@@ -84,7 +85,7 @@ def read_quijote(
         ValueError: files are missing, truncated, or are none of this kind.
     """
     name = f"group_tab_{snapshot:03d}"
-    places = [Path(folder), Path(folder) / f"groups_{snapshot:03d}"]
+    places = [as_path(folder), as_path(folder) / f"groups_{snapshot:03d}"]
     first = next((place / f"{name}.0" for place in places if (place / f"{name}.0").exists()), None)
     if first is None:
         raise ValueError(
@@ -155,7 +156,9 @@ def read_rockstar(path: str | os.PathLike[str], *, box: float | None = None) -> 
         ValueError: the file is none of Rockstar's, or a line has more or fewer values than
             there are names.
     """
-    name = Path(path)
+    name = as_path(path)
+    if name.is_dir():
+        raise ValueError(f"{name} is a folder, not a list of Rockstar.")
     with name.open(errors="replace") as file:
         comments = [line for _, line in zip(range(50), file, strict=False) if line.startswith("#")]
     names = comments[0].lstrip("#").split() if comments else []
@@ -204,7 +207,7 @@ def read_table(
         ValueError: a column is missing, a unit unknown, the file cannot be read, or a line has
             more or fewer values than there are names.
     """
-    name = Path(path)
+    name = as_path(path)
     try:
         if name.suffix == ".npz":
             # NumPy leaves a file that it cannot read open.
