@@ -1,7 +1,6 @@
 from .data.datasets import Dataset as Dataset
 from .data.datasets import dataset_from_graphs as dataset_from_graphs
 from .data.datasets import make_dataset as make_dataset
-from .data.datasets import split as split
 from .data.graphs import complete_edges as complete_edges
 from .data.graphs import radius_edges as radius_edges
 from .data.nodes import Nodes as Nodes
@@ -9,6 +8,7 @@ from .data.quantities import ACCELERATION as ACCELERATION
 from .data.quantities import VELOCITY as VELOCITY
 from .data.quantities import Quantity as Quantity
 from .data.space import Space as Space
+from .data.splitting import split as split
 from .data.trajectories import Trajectory as Trajectory
 from .data.trajectories import load_trajectory as load_trajectory
 from .data.trajectories import save_trajectory as save_trajectory

@@ -19,14 +19,10 @@ from threadpoolctl import threadpool_limits
 
 from symjax_gn import learning
 from symjax_gn.compiling import seconds_compiling
-from symjax_gn.data.datasets import (
-    Dataset,
-    dataset_from_graphs,
-    make_dataset,
-    split,
-)
+from symjax_gn.data.datasets import Dataset, dataset_from_graphs, make_dataset
 from symjax_gn.data.graphs import GraphsTuple, edges_of
 from symjax_gn.data.nodes import AXES, take_nodes
+from symjax_gn.data.splitting import split
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.discovery import (
     certificate,

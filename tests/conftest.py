@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from symjax_gn.data import datasets
+from symjax_gn.data import datasets, splitting
 from symjax_gn.networks import strategies, training
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
@@ -56,7 +56,7 @@ def spring_dataset(spring_trajectory):
 
 @pytest.fixture(scope="session")
 def spring_parts(spring_dataset):
-    return datasets.split(jax.random.key(1), spring_dataset)
+    return splitting.split(jax.random.key(1), spring_dataset)
 
 
 @pytest.fixture(scope="session")

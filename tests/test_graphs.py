@@ -11,7 +11,6 @@ from symjax_gn.data.datasets import (
     check_dataset,
     dataset_from_graphs,
     make_dataset,
-    split,
     take,
 )
 from symjax_gn.data.graphs import (
@@ -19,7 +18,6 @@ from symjax_gn.data.graphs import (
     chain_edges,
     complete_edges,
     edges_of,
-    from_jraph,
     node_mask,
     radius_edges,
     stack_graphs,
@@ -28,6 +26,7 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import VELOCITY
 from symjax_gn.data.sampling import sample_pairs, sample_stars
 from symjax_gn.data.space import Space
+from symjax_gn.data.stacking import from_jraph
 from symjax_gn.data.trajectories import load_trajectory, save_trajectory, trajectory_from_arrays
 from symjax_gn.data.units import measure_scales, normalise, typical_size
 
@@ -55,21 +54,6 @@ def test_one_graph_per_simulation_and_output(spring_trajectory, spring_dataset):
     mass = spring_trajectory.properties["mass"]
     np.testing.assert_array_equal(spring_dataset.nodes.mass[graph], mass[3])
     np.testing.assert_array_equal(spring_dataset.target[graph], spring_trajectory.target[3, 7])
-
-
-def test_split_is_by_simulation(spring_dataset):
-    parts = split(jax.random.key(0), spring_dataset)
-    names = [set(part.group.tolist()) for part in parts]
-    assert set.union(*names) == set(range(60))
-    assert sum(map(len, names)) == 60
-    assert [len(n) for n in names] == [44, 6, 10]
-    for part in parts:
-        assert len(part) == 20 * len(set(part.group.tolist()))
-
-
-def test_split_with_as_many_simulations_as_parts(spring_dataset):
-    three = take(spring_dataset, spring_dataset.group < 3)
-    assert all(len(part) == 20 for part in split(jax.random.key(0), three))
 
 
 def test_npz_round_trip(tmp_path, spring_trajectory):
@@ -231,18 +215,17 @@ def test_bad_files(tmp_path):
         load_trajectory(tmp_path / "none.npz")
 
 
-def test_bad_datasets(spring_trajectory, spring_dataset):
+def test_bad_datasets(spring_trajectory):
     with pytest.raises(ValueError, match="no edges"):
         make_dataset(spring_trajectory, np.array([], int), np.array([], int))
     with pytest.raises(ValueError, match="both senders and receivers"):
         make_dataset(spring_trajectory, np.array([0]))
     with pytest.raises(ValueError, match="outside 0 to 3"):
         make_dataset(spring_trajectory, *chain_edges(6))
-    with pytest.raises(ValueError, match="sum to 1"):
-        split(jax.random.key(0), spring_dataset, (0.5, 0.4))
-    one = take(spring_dataset, spring_dataset.group == 0)
-    with pytest.raises(ValueError, match="needs as many recordings, got 1"):
-        split(jax.random.key(0), one)
+    with pytest.raises(ValueError, match="edges .* or a cutoff, not both"):
+        make_dataset(spring_trajectory, *complete_edges(4), cutoff=1.0)
+    with pytest.raises(ValueError, match="trajectory must be a Trajectory"):
+        make_dataset("run.npz")
     with pytest.raises(ValueError, match="There are no graphs"):
         from_jraph([])
 
@@ -279,7 +262,7 @@ def test_graphs_from_a_list_and_from_a_batch_are_the_same():
     np.testing.assert_array_equal(listed.nodes.mass[2], 2 + np.arange(4.0))
     assert_same(from_jraph(joined(graphs)), listed)
     assert_same(from_jraph([joined(graphs[:2]), graphs[2]]), listed)
-    assert from_jraph(listed) is listed
+    assert_same(from_jraph(listed), listed)
 
 
 def test_graphs_of_unequal_size_are_padded():
@@ -385,7 +368,8 @@ def test_targets_of_whole_graphs():
     data = dataset_from_graphs(graphs, "energy")
     assert (data.quantity.level, data.target.tolist()) == ("graph", [[6.0], [10.0]])
     assert data.mask is None
-    assert list(data.graphs.globals) == ["kind"]
+    assert data.graphs.globals is None
+    np.testing.assert_array_equal(data.nodes.kind, np.ones((2, 7)))
     assert data.group.tolist() == [0, 1]
     assert take(data, np.array([1])).target.tolist() == [[10.0]]
     with pytest.raises(ValueError, match="quantity says node"):
@@ -414,6 +398,28 @@ def test_edges_within_a_radius_against_all_pairs(dim, periodic):
     assert len(found[0]) > 20
     np.testing.assert_array_equal(found[0], senders)
     np.testing.assert_array_equal(found[1], receivers)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_places_at_the_faces_of_a_box_have_the_pairs_of_all_places(seed):
+    """Rounding puts -1e-16 on the far face; pairs are those by `Space.displacement`."""
+    rng = np.random.default_rng(seed)
+    sides = np.array([4.0, 3.0])
+    tiny = [0.0, -1e-16, 1e-16, -0.0, -5e-324, np.spacing(4.0), -np.spacing(4.0)]
+    place = rng.integers(-2, 3, (80, 2)) * sides + rng.choice(tiny, (80, 2))
+    # Multiples of an eighth are exact, so many pairs are at just the radius.
+    place[20:] += rng.integers(0, 32, (60, 2)) / 8
+    space = Space(tuple(sides))
+    found = radius_edges(place, 1.25, space)
+    way = space.displacement(place[:, None], place[None])
+    near = (np.linalg.norm(way, axis=-1) <= 1.25) & ~np.eye(80, dtype=bool)
+    receivers, senders = np.nonzero(near)
+    np.testing.assert_array_equal(found, (senders, receivers))
+    assert len(radius_edges(np.array([[-1e-16], [3.9]]), 0.5, Space((4.0,)))[0]) == 2
+    with pytest.raises(ValueError, match="position has 1 NaN"):
+        radius_edges(np.array([[np.nan], [3.9]]), 0.5)
+    with pytest.raises(ValueError, match=r"shape \[node, dim\]"):
+        radius_edges(np.zeros(3), 0.5)
 
 
 def test_a_radius_that_would_join_twice():
@@ -490,18 +496,6 @@ def test_derivatives_in_a_box_go_on_across_its_faces():
     np.testing.assert_allclose(made.velocity[0, :, 1], 0.5, atol=1e-3)
 
 
-def test_a_long_recording_is_cut_into_pieces():
-    x = np.random.default_rng(0).normal(size=(1, 100, 3, 2))
-    data = make_dataset(trajectory_from_arrays(np.arange(100.0), x, x, x))
-    np.testing.assert_array_equal(data.group, np.arange(100) // 5)
-    sizes = [len(part) for part in split(jax.random.key(0), data)]
-    assert sum(sizes) == 100 and min(sizes) >= 10
-    two = make_dataset(trajectory_from_arrays(np.arange(100.0), *[np.repeat(x, 2, axis=0)] * 3))
-    np.testing.assert_array_equal(two.group, np.arange(200) // 10)
-    three = make_dataset(trajectory_from_arrays(np.arange(100.0), *[np.repeat(x, 3, axis=0)] * 3))
-    np.testing.assert_array_equal(three.group, np.arange(300) // 100)
-
-
 def test_a_cutoff_joins_what_is_near_at_each_moment():
     x = np.random.default_rng(0).uniform(0, 4, (3, 5, 6, 2))
     box = Space((4.0, 4.0))
@@ -552,7 +546,7 @@ def test_names_that_laws_could_not_tell_apart():
         data = Dataset(
             stack_graphs(nodes, *complete_edges(3)), np.ones((2, 3, 2)), None, np.arange(2)
         )
-        with pytest.raises(ValueError, match="cannot be called"):
+        with pytest.raises(ValueError, match="cannot be called .* stands for something else"):
             check_dataset(data, "given")
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from symjax_gn.data.blocks import block_graphs
-from symjax_gn.data.datasets import split
 from symjax_gn.data.graphs import edges_of, radius_edges
 from symjax_gn.data.halos import particle_mesh
 from symjax_gn.data.halos.catalogue import (
@@ -33,6 +32,7 @@ from symjax_gn.data.halos.readers import (
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
+from symjax_gn.data.splitting import split
 from symjax_gn.discovery.summed import gather_sums
 
 ROOT = Path(__file__).parent.parent
@@ -344,7 +344,7 @@ def test_rockstars_lists_are_read(tmp_path):
     np.testing.assert_allclose(found.mass, halos.mass[:4], rtol=1e-12)
     np.testing.assert_allclose(found.velocity, halos.velocity[:4], rtol=1e-12)
     path.write_text("\n".join(lines)[:-30])
-    with pytest.raises(ValueError, match=r"out_0\.list is truncated"):
+    with pytest.raises(ValueError, match=r"out_0\.list: line 8 has \d+ values, .* 11 names"):
         read_rockstar(path)
     path.write_text("\n".join([lines[0], *lines[2:]]))
     with pytest.raises(ValueError, match="does not say how large its box is"):
@@ -353,9 +353,16 @@ def test_rockstars_lists_are_read(tmp_path):
     path.write_text("\n".join(lines).replace("Mvir", "Rvir"))
     with pytest.raises(ValueError, match="has no masses: its columns are"):
         read_rockstar(path)
-    path.write_text("\n".join([*lines[:3], lines[2] + " 1 2 3"]))
-    with pytest.raises(ValueError, match="cannot be read as a list of Rockstar"):
+    for more in (" 1", " 1 2 3"):
+        path.write_text("\n".join([*lines[:3], lines[2] + more]))
+        with pytest.raises(ValueError, match=r"line 4 has 1\d values, but there are 11 names"):
+            read_rockstar(path)
+    # All lines longer: pandas would take the first values for names of the rows.
+    path.write_text("\n".join([*lines[:2], *(line + " 1" for line in lines[2:])]))
+    with pytest.raises(ValueError, match="line 3 has 12 values"):
         read_rockstar(path)
+    path.write_text("\n".join([*lines, "# a comment", "", lines[2] + " # of one more"]))
+    assert len(read_rockstar(path)) == 5
     path.write_bytes(b"\x80\xff\x00")
     with pytest.raises(ValueError, match="is no list of Rockstar"):
         read_rockstar(path)
@@ -392,6 +399,42 @@ def test_tables_are_read_by_names_and_units(tmp_path, ending):
     path.write_bytes(b"\x00\x01\xff")
     with pytest.raises(ValueError, match="cannot be read as a table of halos|has no columns"):
         read_table(path, 100.0, **options)
+
+
+@pytest.mark.parametrize("change", ["more", "fewer", "all more", "text", "quoted"])
+def test_lines_of_a_table_have_a_value_for_each_name(tmp_path, change):
+    halos, path = catalogue(5), tmp_path / "halos.csv"
+    names = ("x", "y", "z", "vx", "vy", "vz", "mass")
+    columns = np.column_stack([halos.position, halos.velocity, halos.mass])
+    lines = [",".join(names), *(",".join(map(repr, map(float, row))) for row in columns)]
+    message = "line 4 has 8 values, but there are 7 names"
+    if change == "more":
+        lines[3] += ",1.0"
+    elif change == "fewer":
+        lines[3], message = lines[3].rsplit(",", 1)[0], "line 4 has 6 values"
+    elif change == "all more":
+        lines[1:], message = [f"0,{line}" for line in lines[1:]], "line 2 has 8 values"
+    elif change == "text":
+        lines[3], message = f"{lines[3].rsplit(',', 1)[0]},heavy", "mass .* must hold real numbers"
+    else:
+        notes = ["note", *(5 * ['"a, b"'])]
+        lines = [f"{line},{name}" for line, name in zip(lines, notes, strict=True)]
+        path.write_text("\n".join(lines))
+        np.testing.assert_array_equal(read_table(path, 100.0).mass, halos.mass)
+        return
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        read_table(path, 100.0)
+
+
+def test_columns_of_unequal_length_are_no_table(tmp_path):
+    path = tmp_path / "halos.npz"
+    np.savez(path, **{name: np.ones(3) for name in ("x", "y", "z", "vx", "vy", "vz")}, mass=[1.0])
+    with pytest.raises(ValueError, match="cannot be read as a table of halos"):
+        read_table(path, 100.0)
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match="cannot be read as a table of halos"):
+        read_table(path, 100.0)
 
 
 def test_there_are_enough_owners_whatever_elements_they_have():

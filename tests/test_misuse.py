@@ -133,8 +133,8 @@ CALLS = {
     "discover nothing": (lambda d: sg.discover(KEY, None), "got NoneType"),
     "settings as dict": (lambda d: sg.discover(KEY, d, dict(steps=3)), "must be a Settings"),
     "two recordings": (
-        lambda d: sg.discover(KEY, take(d, d.group < 2)),
-        "as many recordings, got 2",
+        lambda d: sg.discover(KEY, dataclasses.replace(take(d, d.group < 2), time=None)),
+        "as many groups, got 2",
     ),
     "fit a trajectory": (
         lambda d: sg.fit(KEY, trajectory_from_arrays(TIME, POSITION), d),

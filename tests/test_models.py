@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax_gn.data.graphs import GraphsTuple, complete_edges, flatten, from_jraph, stack_graphs
+from symjax_gn.data.graphs import GraphsTuple, complete_edges, flatten, stack_graphs
 from symjax_gn.data.nodes import Nodes, take_nodes
 from symjax_gn.data.space import Space
+from symjax_gn.data.stacking import from_jraph
 from symjax_gn.model import predict
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN

@@ -4,10 +4,11 @@ import pytest
 import sympy
 from scipy import sparse
 
-from symjax_gn.data.datasets import dataset_from_graphs, split
+from symjax_gn.data.datasets import dataset_from_graphs
 from symjax_gn.data.features import COUNT
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
+from symjax_gn.data.splitting import split
 from symjax_gn.discovery import composition, substitution, sum_structure, summed
 from symjax_gn.discovery.objective import Interval
 from symjax_gn.discovery.rounding import with_plain_numbers

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from symjax_gn.data.datasets import make_dataset, split, take
+from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.data.splitting import split
 from symjax_gn.networks import sweeping
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.intervals import run_interval

@@ -7,10 +7,11 @@ import pytest
 import sympy
 
 from symjax_gn.data.datasets import Dataset, dataset_from_graphs
-from symjax_gn.data.graphs import GraphsTuple, complete_edges, flatten, from_jraph, stack_graphs
+from symjax_gn.data.graphs import GraphsTuple, complete_edges, flatten, stack_graphs
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import ACCELERATION, Quantity
 from symjax_gn.data.space import Space
+from symjax_gn.data.stacking import from_jraph
 from symjax_gn.laws.symbolic import SymbolicModel, load_law, save_law
 from symjax_gn.model import held_out_error, predict
 

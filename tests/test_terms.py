@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset, split
+from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
+from symjax_gn.data.splitting import split
 from symjax_gn.discovery import choice, finishing, kernels, rounding, structure
 from symjax_gn.discovery.bodies import ROUNDING, gather, reweighted
 from symjax_gn.discovery.objective import Interval, OnKernels

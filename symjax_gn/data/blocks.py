@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import KDTree
 
-from symjax_gn.data.checks import as_floats, check_count
+from symjax_gn.data.checks import as_floats, as_whole, check_count
 from symjax_gn.data.datasets import Dataset, dataset_from_graphs
-from symjax_gn.data.graphs import GraphsTuple, check_radius
-from symjax_gn.data.nodes import Nodes
-from symjax_gn.data.quantities import Quantity
+from symjax_gn.data.graphs import GraphsTuple, check_radius, neighbour_tree
+from symjax_gn.data.nodes import Nodes, check_nodes
+from symjax_gn.data.quantities import Quantity, check_quantity
 from symjax_gn.data.space import FREE, Space
 
 # The feature of nodes that says where the target is known.
@@ -55,19 +54,30 @@ def block_graphs(
     (4, 50)
     """
     check_count("size", size)
+    check_quantity(quantity)
+    check_nodes(nodes, "the given arrays")
     if nodes.position is None:
         raise ValueError("Nodes need positions to be joined within a radius.")
-    points = as_floats("position", nodes.position)
     check_radius(radius, space)
-    sides = None if space.box is None else np.asarray(space.box)
-    points = points if sides is None else np.mod(points, sides)
-    known = np.ones(len(points), bool) if receivers is None else np.asarray(receivers, bool)
+    tree = neighbour_tree(as_floats("position", nodes.position), space)
+    points = np.asarray(tree.data)
+    marks = dict(
+        target=as_floats("target", target),
+        receivers=np.ones(len(points), bool) if receivers is None else np.asarray(receivers),
+        group=np.zeros(len(points), int) if group is None else as_whole("group", group),
+    )
+    for name, values in marks.items():
+        if values.shape != (len(points),) or (name == "receivers" and values.dtype != bool):
+            raise ValueError(
+                f"{name} must be one {'boolean' if name == 'receivers' else 'number'} for each of "
+                f"the {len(points)} nodes, got {values.dtype} of shape {values.shape}."
+            )
+    known, number = marks["receivers"], marks["group"]
     if np.sum(known) < size:
         raise ValueError(
             f"There are {np.sum(known)} receivers, fewer than the {size} of one graph; give more "
             "of them, or a smaller size."
         )
-    number = np.zeros(len(points), int) if group is None else np.asarray(group)
     blocks = [
         block
         for one in np.unique(number[known])
@@ -79,11 +89,10 @@ def block_graphs(
                 f"Nodes have a property {name!r}, which is what the target or the mask is called "
                 "in graphs; call it something else."
             )
-    features = dict(nodes.properties) | {quantity.name: np.asarray(target)}
+    features = dict(nodes.properties) | {quantity.name: marks["target"]}
     features |= dict(position=points)
     if nodes.velocity is not None:
         features |= dict(velocity=nodes.velocity)
-    tree = KDTree(points, boxsize=sides)
     return dataset_from_graphs(
         [_graph(tree, features, block, radius) for block in blocks],
         quantity.name,

@@ -21,7 +21,7 @@ def check_choice(what: str, name: Any, choices: Iterable[str]) -> None:
         return
     near = difflib.get_close_matches(str(name), choices, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"Unknown {what} {name!r}.{hint} Choose from: {', '.join(choices)}.")
+    raise ValueError(f"Unknown {what} {shown(name)}.{hint} Choose from: {', '.join(choices)}.")
 
 
 def check_number(
@@ -61,23 +61,83 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str
         raise ValueError(f"{name} must be a {wanted}, got {shown(value)}. {advice}".rstrip())
 
 
-def as_floats(name: str, value: Any) -> np.ndarray:
-    """The value as a float64 array; what a masked array masks is NaN.
+def as_key(key: Any) -> Any:
+    """A PRNG key of `jax.random`, old or new, as a new one.
 
     Raises:
-        ValueError: it holds text, complex numbers or objects, or rows of unequal length.
+        ValueError: it is no key, or an array of several.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} has rows of unequal length: {error}") from error
+    # Processes that search for laws need no JAX, which takes a second to import.
+    import jax
+
+    if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape:
+            raise ValueError(f"key must be one key, got {key.shape[0]} of them; give one of these.")
+        return key
+    arrays = isinstance(key, jax.Array | np.ndarray)
+    if arrays and np.dtype(key.dtype) == np.uint32 and key.shape == (2,):
+        return jax.random.wrap_key_data(jax.numpy.asarray(key))
+    raise ValueError(f"key must be a key of jax.random, e.g. jax.random.key(0), got {shown(key)}.")
+
+
+def as_floats(name: str, value: Any, *, missing: bool = False) -> np.ndarray:
+    """The value as a float64 array.
+
+    Args:
+        name: what messages call it.
+        value: numbers, in any form that NumPy takes.
+        missing: whether masked values are allowed, which become NaN.
+
+    Raises:
+        ValueError: it holds text, complex numbers or objects, rows of unequal length, or
+            masked values that are not allowed.
+
+    >>> as_floats("mass", np.ma.masked_less([1, -1], 0), missing=True)
+    array([ 1., nan])
+    """
+    array, hidden = _as_plain(name, value)
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} must hold real numbers, got an array of type {array.dtype}.")
-    array = array.astype(np.float64)
-    parts = value if isinstance(value, list | tuple) else [value]
-    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
-        array[np.ma.getmaskarray(np.ma.array(value))] = np.nan
+    if hidden is None:
+        return array.astype(np.float64)
+    if not missing:
+        raise ValueError(
+            f"{name} has {int(np.sum(hidden))} masked values, whose masks are not kept here; leave "
+            "them out, or fill them."
+        )
+    return np.where(hidden, np.nan, array.astype(np.float64))
+
+
+def as_whole(name: str, value: Any) -> np.ndarray:
+    """The value as an array of whole numbers, of the type that it has.
+
+    Raises:
+        ValueError: it holds anything else, or masked values.
+
+    >>> as_whole("group", [0, 0, 1])
+    array([0, 0, 1])
+    """
+    array, hidden = _as_plain(name, value)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu" or hidden is not None:
+        kind = "masked values" if hidden is not None else f"an array of type {array.dtype}"
+        raise ValueError(f"{name} must be whole numbers, got {kind}.")
     return array
+
+
+def _as_plain(name: str, value: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """The value as an array without a mask, and where it was masked, if anywhere."""
+    # NumPy drops the masks of arrays in lists, too.
+    rows = value if isinstance(value, list | tuple) else [value]
+    masked = any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows)
+    try:
+        array: Any = np.ma.array(value) if masked else np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of unequal length: {error}") from error
+    if not masked:
+        return array, None
+    return np.asarray(array.data), np.ma.getmaskarray(array)
 
 
 def check_finite(name: str, value: Any, *, nan: bool = False) -> None:
@@ -102,5 +162,5 @@ def shown(value: Any) -> str:
     """A value as an error message shows it: short, arrays by their shape."""
     if isinstance(value, np.ndarray) or hasattr(value, "shape"):
         return f"an array of shape {tuple(np.shape(value))}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,23 +2,28 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int
 
-from symjax_gn.data.checks import as_floats, check_choice, check_finite, shown
-from symjax_gn.data.features import check_property_names
+from symjax_gn.data.checks import (
+    as_floats,
+    as_whole,
+    check_choice,
+    check_finite,
+    check_type,
+    shown,
+)
 from symjax_gn.data.graphs import (
     GraphsTuple,
     check_edges,
     complete_edges,
     edges_of,
-    from_jraph,
-    is_padded,
     node_mask,
     num_graphs,
     radius_edges,
@@ -26,19 +31,16 @@ from symjax_gn.data.graphs import (
     take_graphs,
 )
 from symjax_gn.data.nodes import AnyArray, Nodes, check_nodes, leading_shape, take_nodes
-from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.quantities import ACCELERATION, QUANTITIES, Quantity, check_quantity
+from symjax_gn.data.space import FREE, Space, check_space
+from symjax_gn.data.stacking import from_jraph
 from symjax_gn.data.trajectories import Trajectory, known
-
-# A data set is split by recording; a few long ones are cut into this many pieces in all.
-_PIECES = 20
-_LEAST_RECORDINGS = 3
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("graphs", "target", "mask", "group", "time"),
-    meta_fields=("quantity", "space"),
+    meta_fields=("quantity", "space", "note"),
 )
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -48,10 +50,11 @@ class Dataset:
         graphs: stacked graphs, see `data.graphs`.
         target: `[graph, node, component]` or `[graph, component]`, user's unit.
         mask: `[graph, node]`, True where the target is known; None: everywhere.
-        group: `[graph]`, graphs of one recording share a number, and no split parts them.
-        time: `[graph]`, moments of recordings, in order within each; None where there are none.
+        group: `[graph]`, graphs of one recording, or of one piece of it, share a number.
+        time: `[graph]`, moments of recordings; None where there are none.
         quantity: what the target is.
         space: free or periodic.
+        note: what a report is to say of the data, e.g. how `split` cut recordings.
 
     >>> import symjax_gn as sgn
     >>> key = jax.random.key(0)
@@ -68,6 +71,7 @@ class Dataset:
     quantity: Quantity = ACCELERATION
     space: Space = FREE
     time: Float[AnyArray, " graph"] | None = None
+    note: str = ""
 
     def __len__(self) -> int:
         return num_graphs(self.graphs)
@@ -99,23 +103,26 @@ def make_dataset(
     """One graph per recording and moment.
 
     Edges are those given, or join all bodies within a `cutoff` distance at each moment, or
-    by default all bodies. One or two long recordings are cut into pieces in time, so that
-    they can be split into parts for training and test. Moments at which a body is not known
-    give no graphs, see `Trajectory.missing`; where bodies were not there graphs are padded.
+    by default all bodies. Moments at which a body is not known give no graphs, see
+    `Trajectory.missing`; where bodies were not there graphs are padded.
 
     Raises:
-        ValueError: the trajectory is empty or holds bad values, or the edges do.
+        ValueError: the trajectory is empty or holds bad values, or the edges do, or both edges
+            and a cutoff are given.
 
     >>> from symjax_gn.data.trajectories import trajectory_from_arrays
     >>> x = np.random.default_rng(0).normal(size=(3, 5, 4, 2))
     >>> len(make_dataset(trajectory_from_arrays(np.arange(5.0), x, x, x)))
     15
     """
+    check_type("trajectory", trajectory, Trajectory, "See trajectory_from_arrays.")
     num_sims, num_times, num_nodes = trajectory.position.shape[:3]
     if num_sims == 0 or num_times == 0:
         raise ValueError("The trajectory is empty: it has no simulations or no moments.")
     if (senders is None) != (receivers is None):
         raise ValueError("Give both senders and receivers, or neither.")
+    if senders is not None and cutoff is not None:
+        raise ValueError("Give either edges (senders and receivers) or a cutoff, not both.")
 
     moments, bodies, targets = known(trajectory)
     if not np.any(moments):
@@ -136,11 +143,7 @@ def make_dataset(
             for name, value in trajectory.properties.items()
         },
     )
-    pieces = 1
-    if num_sims < _LEAST_RECORDINGS:
-        pieces = max(1, min(_PIECES // num_sims, num_times))
-    piece = pieces * np.arange(num_times) // num_times
-    group = (pieces * np.arange(num_sims)[:, None] + piece).reshape(-1)[used]
+    group = np.repeat(np.arange(num_sims), num_times)[used]
     present, told = flat(bodies), flat(targets)
     if cutoff is not None:
         graphs = _stacked(
@@ -204,19 +207,22 @@ def dataset_from_graphs(
     quantity: Quantity | None = None,
     mask: str | None = None,
     group: Int[AnyArray, " graph"] | None = None,
+    time: Float[AnyArray, " graph"] | None = None,
     space: Space = FREE,
 ) -> Dataset:
     """A user's jraph graphs with the name of what is to be predicted.
 
     Args:
-        graphs: see `data.graphs.from_jraph`.
+        graphs: see `data.stacking.from_jraph`.
         target: name of a feature of nodes, `[node]` or `[node, dim]`, or of `globals`,
             `[graph]` or `[graph, component]`; it is taken out of the inputs.
         quantity: what the target is; by default one of `QUANTITIES` of that name, or a
             scalar of the nodes or graphs.
-        mask: name of a feature of nodes that is 1 where the target is known.
-        group: `[graph]`, graphs that must not be parted by a split share a number; by
-            default every graph is alone.
+        mask: name of a feature of nodes that is 1 where the target is known, else 0.
+        group: `[graph]`, whole numbers; graphs that must not be parted by a split share one;
+            by default every graph is alone.
+        time: `[graph]`, moments of recordings, which `group` numbers. A split may then cut
+            recordings in time.
         space: free or periodic.
 
     Raises:
@@ -229,13 +235,17 @@ def dataset_from_graphs(
     >>> dataset_from_graphs([one] * 4, "z").target.shape
     (4, 1)
     """
-    stacked = from_jraph(graphs)
+    check_type("target", target, str, "Give the name of a feature.")
+    check_type("mask", mask, (str, type(None)), "Give the name of a feature of nodes.")
+    stacked = from_jraph(graphs, target=target)
     nodes: Any = stacked.nodes
     properties, vectors = dict(nodes.properties), nodes._asdict()
-    known = np.asarray(properties.pop(mask)) > 0 if mask in properties else None
-    if mask is not None and known is None:
-        raise ValueError(f"The graphs have no feature {mask!r} of nodes to be the mask.")
-    names = [f"{target}_{k}" for k in range(1, 4) if f"{target}_{k}" in properties]
+    known = None
+    if mask is not None:
+        if mask not in properties:
+            raise ValueError(f"The graphs have no feature {mask!r} of nodes to be the mask.")
+        known = _as_mask(f"The mask {mask!r}", properties.pop(mask))
+    names = list(itertools.takewhile(properties.__contains__, _numbered(target)))
     globals_ = dict(stacked.globals or {})
     if target in properties:
         level, value = "node", np.asarray(properties.pop(target))[..., None]
@@ -248,11 +258,11 @@ def dataset_from_graphs(
         level, value = "graph", as_floats(target, globals_.pop(target))
         value = value.reshape(len(value), -1)
     else:
-        choices = sorted({*properties, *globals_})
-        check_choice("target", target, choices or ["(the graphs have no features)"])
+        check_choice("target", target, sorted(properties) or ["(the graphs have no features)"])
         raise AssertionError
     if quantity is None:
         quantity = QUANTITIES.get(target, Quantity(target, level))
+    check_quantity(quantity)
     if quantity.level != level:
         raise ValueError(
             f"The target {target!r} is a feature of the {level}s, the quantity says "
@@ -261,16 +271,29 @@ def dataset_from_graphs(
     if mask is not None and level == "graph":
         raise ValueError(f"The mask {mask!r} is of nodes, the target {target!r} of whole graphs.")
     nodes = Nodes(vectors["position"], vectors["velocity"], properties)
-    stacked = stacked._replace(nodes=nodes, globals=globals_ or None)
-    count = num_graphs(stacked)
-    if known is None and level == "node" and is_padded(stacked):
-        known = np.asarray(node_mask(stacked))
-    elif known is not None and is_padded(stacked):
-        known &= np.asarray(node_mask(stacked))
-    group = np.arange(count) if group is None else np.asarray(group)
-    dataset = Dataset(stacked, value, known, group, quantity, space)
+    stacked = stacked._replace(nodes=nodes, globals=None)
+    real = node_mask(stacked) if level == "node" else None
+    if real is not None:
+        known = np.asarray(real) if known is None else known & np.asarray(real)
+    group = np.arange(num_graphs(stacked)) if group is None else group
+    dataset = Dataset(stacked, value, known, group, quantity, space, time)
     check_dataset(dataset, "given graphs")
-    return dataset
+    plain = dict(group=np.asarray(group), time=None if time is None else np.asarray(time))
+    return dataclasses.replace(dataset, **plain)
+
+
+def _numbered(name):
+    """Names of the columns of one feature."""
+    return (f"{name}_{k}" for k in itertools.count(1))
+
+
+def _as_mask(name, value):
+    """A mask as booleans; what is neither 0 nor 1 is an error."""
+    array = as_floats(name, value)
+    wrong = ~np.isin(array, (0, 1))
+    if np.any(wrong):
+        raise ValueError(f"{name} must be 0 or 1, or False or True; got {array[wrong][0]}.")
+    return array > 0
 
 
 def take(dataset: Dataset, index: Any) -> Dataset:
@@ -285,43 +308,6 @@ def take(dataset: Dataset, index: Any) -> Dataset:
     )
 
 
-def split(
-    key: PRNGKeyArray, dataset: Dataset, fractions: tuple[float, ...] = (0.75, 0.1, 0.15)
-) -> tuple[Dataset, ...]:
-    """Split by recording, at random; no recording is in two parts.
-
-    Args:
-        key: PRNG key of the shuffle.
-        dataset: the graphs to split.
-        fractions: share of each part, positive, with sum 1; by default for training,
-            validation and test.
-
-    Raises:
-        ValueError: the fractions are wrong or there are fewer recordings than parts.
-
-    >>> import symjax_gn as sgn
-    >>> key = jax.random.key(0)
-    >>> run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
-    >>> [len(part) for part in split(key, sgn.make_dataset(run))]
-    [60, 20, 20]
-    """
-    check_dataset(dataset, "whole")
-    if min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
-        raise ValueError(f"fractions must be positive and sum to 1, got {fractions}.")
-    names = np.unique(dataset.group)
-    if len(names) < len(fractions):
-        raise ValueError(
-            f"Splitting by recording into {len(fractions)} parts needs as many recordings, "
-            f"got {len(names)}. Cut long recordings into several."
-        )
-    names = np.asarray(jax.random.permutation(key, names))
-    # Every part gets one recording before the shares are dealt.
-    spare = len(names) - len(fractions)
-    ends = np.rint(np.cumsum(fractions) * spare).astype(int) + np.arange(1, len(fractions) + 1)
-    parts = np.split(names, ends[:-1])
-    return tuple(take(dataset, np.isin(dataset.group, part)) for part in parts)
-
-
 def check_dataset(dataset: Dataset, name: str) -> None:
     """Raise a clear `ValueError` unless a data set can be learned from.
 
@@ -334,17 +320,23 @@ def check_dataset(dataset: Dataset, name: str) -> None:
             f"The {name} data must be a Dataset, got {shown(dataset)}; see make_dataset and "
             "dataset_from_graphs."
         )
+    check_type(f"graphs of the {name} data", dataset.graphs, GraphsTuple, "See from_jraph.")
+    check_quantity(dataset.quantity)
+    check_space(dataset.space)
+    if np.ndim(dataset.graphs.n_node) != 2:
+        raise ValueError(f"The graphs of the {name} data are not stacked; see dataset_from_graphs.")
     if len(dataset) == 0:
         raise ValueError(f"The {name} dataset holds no graphs.")
     nodes, target, quantity = dataset.nodes, dataset.target, dataset.quantity
     check_nodes(nodes, f"the {name} dataset")
-    check_property_names(nodes.properties)
     shape = leading_shape(nodes)
+    _check_marks(dataset, name, shape)
     needed = shape if quantity.level == "node" else shape[:1]
-    if np.shape(target)[:-1] != needed:
+    value = as_floats(f"The {quantity.name} of the {name} dataset", target)
+    if value.shape[:-1] != needed:
         raise ValueError(
             f"The {quantity.name} of the {name} dataset must have shape {needed} and one more "
-            f"axis, got {np.shape(target)}."
+            f"axis, got {value.shape}."
         )
     if quantity.vector and nodes.position is None:
         raise ValueError(f"The {quantity.name} is a vector, which needs nodes with positions.")
@@ -353,24 +345,67 @@ def check_dataset(dataset: Dataset, name: str) -> None:
             f"The {quantity.name} of the {name} dataset has shape {np.shape(target)}, positions "
             f"{np.shape(nodes.position)}."
         )
-    if dataset.mask is not None and not np.any(dataset.mask):
-        raise ValueError(f"The mask of the {name} dataset hides all of the {quantity.name}.")
-    known = np.asarray(target)
     if dataset.mask is not None:
-        known = known[np.asarray(dataset.mask)]
-    check_finite(f"The {quantity.name} of the {name} dataset", known)
+        value = value[np.asarray(dataset.mask)]
+    check_finite(f"The {quantity.name} of the {name} dataset", value)
     if dataset.space.box is not None and len(dataset.space.box) != np.shape(nodes.position)[-1]:
         raise ValueError(
             f"The box {dataset.space.box} has {len(dataset.space.box)} sides, positions have "
             f"{np.shape(nodes.position)[-1]} dimensions."
         )
-    if nodes.position is not None and dataset.graphs.senders.shape[-1]:
-        both_ways = quantity.vector and quantity.weight is not None
-        # Every graph's own edges would take minutes; the first ones tell a wrong builder.
-        own = dataset.graphs.senders.ndim == 2
-        for graph in range(min(len(dataset), 10) if own else 1):
-            if np.asarray(dataset.graphs.n_edge)[graph, 0]:
-                check_edges(*edges_of(dataset.graphs, graph), shape[1], both_ways=both_ways)
+    _check_ends(dataset)
+
+
+def _check_marks(dataset, name, shape):
+    """Groups, times and the mask must be of the graphs, and numbers."""
+    count = shape[:1]
+    group = as_whole(f"The group of the {name} dataset", dataset.group)
+    given = {"group": group}
+    if dataset.time is not None:
+        given["time"] = as_floats(f"The time of the {name} dataset", dataset.time)
+        check_finite(f"The time of the {name} dataset", given["time"])
+    for what, value in given.items():
+        if value.shape != count:
+            raise ValueError(
+                f"The {what} of the {name} dataset must be one number for each of its {count[0]} "
+                f"graphs (padding is none), got shape {value.shape}."
+            )
+    if dataset.mask is None:
+        return
+    mask = _as_mask(f"The mask of the {name} dataset", dataset.mask)
+    if np.asarray(dataset.mask).dtype != bool or mask.shape != shape:
+        raise ValueError(
+            f"The mask of the {name} dataset must be booleans of shape {shape}, got "
+            f"{np.asarray(dataset.mask).dtype} of shape {mask.shape}."
+        )
+    if not np.any(mask):
+        raise ValueError(
+            f"The mask of the {name} dataset hides all of the {dataset.quantity.name}."
+        )
+
+
+def _check_ends(dataset):
+    """Edges must join nodes that are there."""
+    graphs, quantity = dataset.graphs, dataset.quantity
+    size = leading_shape(dataset.nodes)[1]
+    senders, receivers = (
+        as_whole(what, end)
+        for what, end in (("senders", graphs.senders), ("receivers", graphs.receivers))
+    )
+    if not senders.shape[-1]:
+        return
+    for end in (senders, receivers):
+        if np.min(end) < 0 or np.max(end) >= size:
+            raise ValueError(f"An edge names a node outside 0 to {size - 1}.")
+    if dataset.nodes.position is None:
+        return
+    if np.any(senders == receivers):
+        raise ValueError("An edge joins a node with itself.")
+    both_ways = quantity.vector and quantity.weight is not None
+    # Every graph's own edges would take minutes; the first ones tell a wrong builder.
+    for graph in range(min(len(dataset), 10) if senders.ndim == 2 else 1):
+        if np.asarray(graphs.n_edge)[graph, 0]:
+            check_edges(*edges_of(graphs, graph), size, both_ways=both_ways)
 
 
 def target_mask(dataset: Dataset) -> Any:

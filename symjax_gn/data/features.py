@@ -1,7 +1,7 @@
 """Features that laws are written in: their names, columns, units and LaTeX, declared once."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,6 @@ from symjax_gn.data.space import FREE, Space, safe_norm
 
 _SHORT = {"mass": "m", "charge": "q"}
 _LONG = {short: name for name, short in _SHORT.items()}
-
-# Names that features have by themselves, and ends that say whose a feature is.
-_RESERVED = r"m|q|r|p|v|[dv]?[xyz]|e_(\d+|n)|.*_(i|j|ij)|_.*|position|velocity|properties|"
 
 # How many messages are summed.
 COUNT = "e_n"
@@ -76,19 +73,8 @@ def _latex_name(name, end=""):
     """A name as LaTeX: single letters as they are, words upright, its parts as indices."""
     stem, *indices = name.split("_")
     stem = stem if len(stem) == 1 else rf"\mathrm{{{stem}}}"
-    indices = [*indices, end] if end else indices
+    indices = [index for index in (*indices, end) if index]
     return f"{stem}_{{{','.join(indices)}}}" if indices else stem
-
-
-def check_property_names(names: Iterable[str]) -> None:
-    """Raise a `ValueError` for names of properties that laws could not tell from features."""
-    for name in names:
-        if re.fullmatch(_RESERVED, name) or not re.fullmatch(r"[A-Za-z]\w*", name):
-            raise ValueError(
-                f"A property cannot be called {name!r}: names are letters, digits and _, do not "
-                "end in _i, _j or _ij, and are none of m, q, r, p, v, x, y, z, dx, vx, e_0, ...; "
-                "masses are called mass and charges charge."
-            )
 
 
 def property_feature(name: str, end: str = "") -> str:

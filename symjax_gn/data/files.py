@@ -6,6 +6,22 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from symjax_gn.data.checks import check_type
+
+
+def as_path(path: Any) -> Path:
+    """The path of a file or folder.
+
+    Raises:
+        ValueError: it is neither text nor a path.
+
+    >>> as_path("halos.csv").suffix
+    '.csv'
+    """
+    check_type("The path of a file", path, (str, os.PathLike))
+    return Path(path)
 
 
 @contextlib.contextmanager

@@ -9,19 +9,17 @@ receiver i.
 All that is used of jraph, which is archived upstream, is named here.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from jraph import GraphNetwork
 
-from symjax_gn.data.checks import as_floats, check_count, check_number, shown
+from symjax_gn.data.checks import as_floats, as_whole, check_count, check_finite, check_number
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape, take_nodes
-from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.space import FREE, Space, check_space
 
 if TYPE_CHECKING:
 
@@ -42,8 +40,8 @@ __all__ = ["GraphNetwork", "GraphsTuple"]
 
 Edges = tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"]]
 
-# Padding edges join two padding nodes, so that they have a direction as any other edge.
-_LEAST_PADDING = 2
+# Wrapping places into a box moves them by some roundings.
+_ROUNDINGS = 8
 
 
 def complete_edges(num_nodes: int) -> Edges:
@@ -73,31 +71,53 @@ def radius_edges(
 ) -> Edges:
     """Senders and receivers of all pairs within a distance, both ways, by a KD-tree.
 
+    A pair at just the distance, as `space.displacement` has it, is joined.
+
     Args:
         position: `[node, dim]`, length.
         radius: largest distance, length; in a periodic box at most half of its sides.
         space: free or periodic.
 
     Raises:
-        ValueError: the radius is not positive, or exceeds half of a side of the box.
+        ValueError: the radius is not positive, or exceeds half of a side of the box, or
+            positions are not finite.
 
     >>> senders, receivers = radius_edges(np.array([[0.0], [1.0], [3.0]]), 1.5)
     >>> senders, receivers
     (array([1, 0]), array([0, 1]))
     """
-    from scipy.spatial import KDTree
-
     check_radius(radius, space)
     points = as_floats("position", position)
-    sides = None
-    if space.box is not None:
-        sides = np.asarray(space.box)
-        points = np.mod(points, sides)
-    pairs = KDTree(points, boxsize=sides).query_pairs(radius, output_type="ndarray")
+    if points.ndim != 2:
+        raise ValueError(f"position must have shape [node, dim], got {points.shape}.")
+    tree = neighbour_tree(points, space)
+    largest = max(radius, np.max(np.abs(points), initial=0), *(space.box or (0,)))
+    reach = radius + _ROUNDINGS * np.finfo(float).eps * largest
+    pairs = tree.query_pairs(reach, output_type="ndarray")
+    # Whether a pair is near is asked of the places as they were given.
+    way = space.displacement(points[pairs[:, 0]], points[pairs[:, 1]])
+    pairs = pairs[np.linalg.norm(way, axis=1) <= radius]
     receivers = np.concatenate([pairs[:, 0], pairs[:, 1]])
     senders = np.concatenate([pairs[:, 1], pairs[:, 0]])
     order = np.lexsort((senders, receivers))
     return senders[order], receivers[order]
+
+
+def neighbour_tree(position: Float[np.ndarray, "node dim"], space: Space) -> Any:
+    """A `scipy.spatial.KDTree` of places in free space or in a periodic box.
+
+    Raises:
+        ValueError: a place is not finite.
+
+    >>> neighbour_tree(np.array([[-1e-16], [1.0]]), Space((4.0,))).data.tolist()
+    [[0.0], [1.0]]
+    """
+    from scipy.spatial import KDTree
+
+    check_finite("position", position)
+    if space.box is None:
+        return KDTree(position)
+    return KDTree(space.move(position, np.zeros_like(position)), boxsize=np.asarray(space.box))
 
 
 def check_radius(radius: float, space: Space) -> None:
@@ -105,6 +125,7 @@ def check_radius(radius: float, space: Space) -> None:
 
     >>> check_radius(1.0, FREE)
     """
+    check_space(space)
     check_number("The radius within which bodies are joined", radius, above=0)
     if space.box is not None and radius > 0.5 * min(space.box):
         raise ValueError(
@@ -128,12 +149,9 @@ def check_edges(
     shapes = np.shape(senders), np.shape(receivers)
     if shapes[0] != shapes[1] or len(shapes[0]) != 1:
         raise ValueError(f"senders and receivers must have one shape, [edge], got {shapes}.")
-    ends = [np.asarray(senders), np.asarray(receivers)]
+    ends = [as_whole("senders", senders), as_whole("receivers", receivers)]
     if ends[0].size == 0:
         raise ValueError("The graph has no edges; messages need at least one pair of nodes.")
-    for name, end in zip(("senders", "receivers"), ends, strict=True):
-        if end.dtype.kind not in "iu":
-            raise ValueError(f"{name} must be whole numbers, got an array of type {end.dtype}.")
     if min(map(np.min, ends)) < 0 or max(map(np.max, ends)) >= num_nodes:
         raise ValueError(f"An edge names a node outside 0 to {num_nodes - 1}.")
     sender, receiver = (end.astype(np.int64) for end in ends)
@@ -249,155 +267,6 @@ def edges_of(graphs: GraphsTuple, graph: int) -> Edges:
     ends = (np.asarray(x) for x in (graphs.senders, graphs.receivers))
     senders, receivers = (x[graph, :count] if x.ndim == 2 else x[:count] for x in ends)
     return senders, receivers
-
-
-def from_jraph(graphs: GraphsTuple | Sequence[GraphsTuple]) -> GraphsTuple:
-    """A user's jraph graphs, stacked: a batch, a list of graphs, or graphs stacked already.
-
-    Nodes may be a `Nodes`; a mapping with `position`, `velocity` (both optional) and
-    scalars by name; or an array `[node, feature]`, whose columns become the properties
-    `x_1`, `x_2`, ... Graphs of unequal size are padded to one shape.
-
-    Raises:
-        ValueError: there is no graph, graphs carry edge features, arrays do not fit, or
-            edges name nodes that are not there.
-
-    >>> import jraph
-    >>> one = jraph.GraphsTuple(
-    ...     nodes=np.ones((3, 5)), edges=None, senders=None, receivers=None,
-    ...     n_node=np.array([3]), n_edge=np.array([0]), globals=None)
-    >>> sorted(from_jraph([one, one]).nodes.properties)
-    ['x_1', 'x_2', 'x_3', 'x_4', 'x_5']
-    """
-    if isinstance(graphs, GraphsTuple):
-        if np.ndim(graphs.n_node) == 2 and isinstance(graphs.nodes, Nodes):
-            return graphs
-        parts: list[Any] = _unbatch(graphs)
-    else:
-        parts = [one for graph in graphs for one in _unbatch(_check_graph(graph))]
-    if not parts:
-        raise ValueError("There are no graphs to learn from: got an empty list.")
-    return _pad(parts)
-
-
-def _unbatch(graphs) -> list[Any]:
-    whole: Any = _as_numpy(graphs)
-    return jraph.unbatch_np(whole)
-
-
-def _check_graph(graph):
-    if not isinstance(graph, GraphsTuple):
-        raise ValueError(f"A graph must be a jraph.GraphsTuple, got {shown(graph)}.")
-    return graph
-
-
-def _as_numpy(graphs):
-    """The batch as NumPy arrays with nodes as `Nodes`; what cannot be used is an error."""
-    if graphs.edges is not None:
-        raise ValueError(
-            "These graphs carry features of edges, which are not used; set edges=None, or give "
-            "what matters to the nodes."
-        )
-    if graphs.nodes is None:
-        raise ValueError("These graphs have no features of nodes (nodes=None).")
-    none = np.zeros(0, np.int32)
-    senders, receivers = (
-        none if x is None else np.asarray(x) for x in (graphs.senders, graphs.receivers)
-    )
-    nodes = _as_nodes(graphs.nodes)
-    n_node, n_edge = (np.asarray(x).reshape(-1) for x in (graphs.n_node, graphs.n_edge))
-    shape = leading_shape(nodes)
-    if len(shape) != 1 or shape[0] != np.sum(n_node) or len(senders) != np.sum(n_edge):
-        raise ValueError(
-            f"n_node and n_edge say {np.sum(n_node)} nodes and {np.sum(n_edge)} edges, but the "
-            f"arrays hold {shape[0] if shape else 0} and {len(senders)}."
-        )
-    if len(senders) and (
-        min(senders.min(), receivers.min()) < 0 or max(senders.max(), receivers.max()) >= shape[0]
-    ):
-        raise ValueError(f"An edge names a node outside 0 to {shape[0] - 1}.")
-    globals_ = graphs.globals
-    if globals_ is not None and not isinstance(globals_, Mapping):
-        globals_ = {"globals": np.asarray(globals_)}
-    return GraphsTuple(
-        nodes=nodes,
-        edges=None,
-        senders=senders.astype(np.int32),
-        receivers=receivers.astype(np.int32),
-        globals=jax.tree.map(np.asarray, globals_),
-        n_node=n_node,
-        n_edge=n_edge,
-    )
-
-
-def _as_nodes(features: Any) -> Nodes:
-    """A user's features of nodes as `Nodes`."""
-    if isinstance(features, Nodes):
-        return jax.tree.map(np.asarray, features)
-    if not isinstance(features, Mapping):
-        features = {"x": features}
-    columns: dict[str, Any] = {}
-    vectors: dict[str, Any] = {"position": None, "velocity": None}
-    for name, value in features.items():
-        array = as_floats(f"The node feature {name!r}", value)
-        if name in vectors:
-            vectors[name] = array
-        elif array.ndim == 1:
-            columns[str(name)] = array
-        elif array.ndim == 2:
-            columns |= {f"{name}_{k + 1}": array[:, k] for k in range(array.shape[1])}
-        else:
-            raise ValueError(
-                f"The node feature {name!r} must have shape [node] or [node, k], got {array.shape}."
-            )
-    return Nodes(vectors["position"], vectors["velocity"], columns)
-
-
-def _pad(parts: Sequence[GraphsTuple]) -> GraphsTuple:
-    """Single graphs as stacked ones, padded if their sizes differ."""
-    nodes = [int(part.n_node[0]) for part in parts]
-    edges = [int(part.n_edge[0]) for part in parts]
-    same_nodes, same_edges = len(set(nodes)) == 1, len(set(edges)) == 1
-    globals_ = None
-    if parts[0].globals is not None:
-        globals_ = jax.tree.map(lambda *x: np.concatenate(x), *(part.globals for part in parts))
-    if same_nodes and same_edges:
-        stacked = jax.tree.map(lambda *x: np.stack(x), *(part.nodes for part in parts))
-        senders, receivers = (
-            np.stack([getattr(part, name) for part in parts]) for name in ("senders", "receivers")
-        )
-        if np.all(senders == senders[0]) and np.all(receivers == receivers[0]):
-            senders, receivers = senders[0], receivers[0]
-        return stack_graphs(stacked, senders, receivers, globals_)
-    most_nodes, most_edges = max(nodes) + _LEAST_PADDING, max(edges)
-    padded = [_pad_one(part, most_nodes, most_edges) for part in parts]
-    stacked = jax.tree.map(lambda *x: np.stack(x), *(one[0] for one in padded))
-    counts = [np.asarray(x, np.int32) for x in (nodes, edges)]
-    return GraphsTuple(
-        nodes=stacked,
-        edges=None,
-        senders=np.stack([one[1] for one in padded]),
-        receivers=np.stack([one[2] for one in padded]),
-        globals=globals_,
-        n_node=np.stack([counts[0], most_nodes - counts[0]], axis=1),
-        n_edge=np.stack([counts[1], most_edges - counts[1]], axis=1),
-    )
-
-
-def _pad_one(part, num_nodes, num_edges):
-    """Nodes, senders and receivers of one graph, filled up to the given sizes."""
-    own = int(part.n_node[0])
-    # Copies of its own nodes are as good as any values: no logarithm of 0, no odd charge.
-    index = np.arange(num_nodes) % max(own, 1)
-    nodes = take_nodes(part.nodes, index)
-    if nodes.position is not None:
-        extra = np.maximum(np.arange(num_nodes) - own + 1, 0)[:, None]
-        spread = float(np.std(nodes.position)) or 1.0
-        nodes = nodes._replace(position=nodes.position + spread * extra)
-    spare = num_edges - int(part.n_edge[0])
-    senders = np.concatenate([part.senders, np.full(spare, own + 1, np.int32)])
-    receivers = np.concatenate([part.receivers, np.full(spare, own, np.int32)])
-    return nodes, senders.astype(np.int32), receivers.astype(np.int32)
 
 
 def segment_sum(

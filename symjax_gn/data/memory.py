@@ -4,6 +4,10 @@ import contextlib
 import os
 from pathlib import Path
 
+# Padding may take this much of what it holds, or this many bytes, whatever is more.
+_OF_HELD = 10
+_SMALL = 2**28
+
 # Where Linux says what a container may take.
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -39,4 +43,25 @@ def check_memory(needed: float, what: str, advice: str) -> None:
         raise ValueError(
             f"{what} take about {needed / 2**30:.3g} GB of memory, and there are "
             f"{there / 2**30:.3g} GB; {advice}."
+        )
+
+
+def check_padding(padded: float, held: float, what: str, advice: str) -> None:
+    """Raise a `ValueError` if arrays of one shape would be large, and next to empty.
+
+    Args:
+        padded: bytes with padding.
+        held: bytes without.
+        what: what is padded, in the plural.
+        advice: what to do.
+
+    >>> check_padding(2**33, 2**20, "Two graphs", "take one")
+    Traceback (most recent call last):
+    ValueError: Two graphs take 8 GB of memory, 8192 times what they hold; take one.
+    """
+    check_memory(padded, what, advice)
+    if padded > max(_SMALL, _OF_HELD * held):
+        raise ValueError(
+            f"{what} take {padded / 2**30:.3g} GB of memory, {padded / held:.0f} times what they "
+            f"hold; {advice}."
         )

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from symjax_gn.data.checks import check_finite, shown
+from symjax_gn.data.checks import as_floats, check_finite, shown
+from symjax_gn.data.names import check_property_names
 
 AnyArray = Array | np.ndarray
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ def leading_shape(nodes: Nodes) -> tuple[int, ...]:
 
 
 def check_nodes(nodes: Nodes, source: str) -> None:
-    """Raise a `ValueError` naming `source` unless shapes agree, all is finite and mass > 0."""
+    """Raise a `ValueError` naming `source` unless nodes can be learned from.
+
+    Shapes must agree, values be real and finite, none masked, masses positive, and properties
+    have names that laws can be written with.
+    """
     if not isinstance(nodes, Nodes):
         raise ValueError(f"Nodes from {source} must be symjax_gn.Nodes, got {type(nodes)}.")
     position, velocity, properties = nodes
@@ -85,16 +90,21 @@ def check_nodes(nodes: Nodes, source: str) -> None:
         raise ValueError(
             f"Properties from {source} must be a dict of arrays by name, got {shown(properties)}."
         )
+    check_property_names(properties)
     for name in properties:
-        if not isinstance(name, str) or hasattr(Nodes, name):
+        if hasattr(Nodes, name):
             raise ValueError(
-                f"A property from {source} cannot be called {name!r}: this is not a name, or is "
-                "that of something else of Nodes."
+                f"A property from {source} cannot be called {name!r}, which every tuple has; "
+                f"rename it, e.g. to '{name}_0'."
             )
     if position is None and velocity is None and not properties:
         raise ValueError(f"Nodes from {source} have neither positions nor properties.")
-    if position is not None and np.ndim(position) < 1:
-        raise ValueError(f"Positions from {source} must have shape [..., dim], got a number.")
+    for name, vector in (("Positions", position), ("Velocities", velocity)):
+        if vector is not None and not (np.ndim(vector) and 1 <= np.shape(vector)[-1] <= len(AXES)):
+            raise ValueError(
+                f"{name} from {source} must have 1 to 3 dimensions, [..., dim], got the shape "
+                f"{np.shape(vector)}."
+            )
     if position is not None and velocity is not None and np.shape(position) != np.shape(velocity):
         raise ValueError(
             f"Position and velocity from {source} must agree in shape, got "
@@ -109,12 +119,8 @@ def check_nodes(nodes: Nodes, source: str) -> None:
     for name, value in dict(position=position, velocity=velocity, **properties).items():
         if value is None:
             continue
-        kind = np.asarray(value).dtype
-        if kind.kind not in "buif":
-            raise ValueError(
-                f"The {name} from {source} must hold real numbers, got an array of type {kind}."
-            )
-        check_finite(f"The {name} from {source}", value)
+        what = f"The {name} from {source}"
+        check_finite(what, as_floats(what, value))
     if "mass" in properties and not np.all(np.asarray(properties["mass"]) > 0):
         smallest = np.min(np.asarray(properties["mass"]))
         raise ValueError(f"Masses from {source} must be positive, the smallest is {smallest}.")

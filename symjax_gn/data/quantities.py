@@ -1,8 +1,9 @@
 """What is to be predicted: accelerations, velocities, or any quantity of nodes or graphs."""
 
 import dataclasses
+from typing import Any
 
-from symjax_gn.data.checks import check_choice
+from symjax_gn.data.checks import check_choice, check_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,19 @@ class Quantity:
     weight: str | None = None
 
     def __post_init__(self):
+        check_type("The name of a quantity", self.name, str)
+        check_type("The weight of a quantity", self.weight, (str, type(None)))
         check_choice("level of a quantity", self.level, ("node", "graph"))
 
 
 ACCELERATION = Quantity("acceleration", "node", True, "length / time^2", weight="mass")
 VELOCITY = Quantity("velocity", "node", True, "length / time")
 QUANTITIES = {quantity.name: quantity for quantity in (ACCELERATION, VELOCITY)}
+
+
+def check_quantity(quantity: Any) -> None:
+    """Raise a `ValueError` unless it is a `Quantity`.
+
+    >>> check_quantity(ACCELERATION)
+    """
+    check_type("quantity", quantity, Quantity, 'Give e.g. Quantity("energy", "graph").')

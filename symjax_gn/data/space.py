@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from symjax_gn.data.checks import as_floats, check_type, shown
 from symjax_gn.data.nodes import AnyArray
 
 
@@ -49,11 +50,11 @@ class Space:
         # Text and sets are iterable too, but no sides.
         if isinstance(self.box, Sequence | np.ndarray) and not isinstance(self.box, str | bytes):
             with contextlib.suppress(TypeError, ValueError):
-                sides = tuple(float(side) for side in self.box)
+                sides = tuple(float(side) for side in as_floats("box", self.box))
         if not sides or not all(np.isfinite(side) and side > 0 for side in sides):
             raise ValueError(
                 f"The sides of a periodic box must be positive numbers, one for each dimension, "
-                f"e.g. (10.0, 10.0); got {self.box!r}."
+                f"e.g. (10.0, 10.0); got {shown(self.box)}."
             )
         object.__setattr__(self, "box", sides)
 
@@ -98,3 +99,11 @@ class Space:
 
 
 FREE = Space()
+
+
+def check_space(space: Any) -> None:
+    """Raise a `ValueError` unless it is a `Space`.
+
+    >>> check_space(FREE)
+    """
+    check_type("space", space, Space, "Give e.g. Space(box=(10.0, 10.0)).")

@@ -125,7 +125,7 @@ def trajectory_from_arrays(
     check_type("quantity", quantity, Quantity, "See ACCELERATION and VELOCITY.")
     check_choice("meaning of missing positions", missing, MISSING)
     times = as_floats("time", time)
-    places = as_floats("position", position)
+    places = as_floats("position", position, missing=True)
     if places.ndim == 3:
         places = places[None]
     if places.ndim != 4 or places.shape[3] not in (1, 2, 3):
@@ -154,7 +154,7 @@ def trajectory_from_arrays(
     for name, value in (("velocity", velocity), ("acceleration", acceleration)):
         if value is None:
             continue
-        vectors[name] = as_floats(name, value)
+        vectors[name] = as_floats(name, value, missing=True)
         vectors[name] = vectors[name][None] if vectors[name].ndim == 3 else vectors[name]
         if vectors[name].shape != places.shape:
             raise ValueError(

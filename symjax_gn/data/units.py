@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.checks import check_type
+from symjax_gn.data.datasets import Dataset, take, target_mask
 from symjax_gn.data.features import parse_feature
-from symjax_gn.data.graphs import edge_mask
+from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.nodes import AnyArray, Nodes
 
 # As many displacements tell a typical distance; all of them may not fit into memory.
@@ -60,24 +61,24 @@ def measure_scales(dataset: Dataset) -> Scales:
         ValueError: all pairs coincide, the target is zero everywhere, or some numbers are so
             much larger than others that float32 cannot hold both.
     """
-    nodes = dataset.nodes
+    check_type("What has scales", dataset, Dataset, "See make_dataset.")
+    nodes = _real_nodes(dataset)
     length, centre = 1.0, None
     if nodes.position is not None:
-        position = np.asarray(nodes.position, np.float64)
-        centre = np.mean(position, axis=tuple(range(position.ndim - 1)))
+        centre = np.mean(nodes.position, axis=tuple(range(nodes.position.ndim - 1)))
         length = typical_size(_some_displacements(dataset))
         if length == 0:
             raise ValueError("All pairs coincide: there is no distance to learn from.")
     properties = {}
-    for name, column in nodes.properties.items():
-        values = np.asarray(column, np.float64)
+    for name, values in nodes.properties.items():
         if np.all(values > 0):
             properties[name] = float(np.exp(np.mean(np.log(values))))
         else:
             properties[name] = typical_size(values) or 1.0
     target = np.asarray(dataset.target)
-    if dataset.mask is not None:
-        target = target[np.asarray(dataset.mask)]
+    known = target_mask(dataset)
+    if known is not None:
+        target = target[np.asarray(known)[..., 0] > 0]
     velocity = 1.0 if nodes.velocity is None else typical_size(nodes.velocity) or 1.0
     size = typical_size(target)
     if size == 0:
@@ -92,6 +93,13 @@ def measure_scales(dataset: Dataset) -> Scales:
     for name, column in nodes.properties.items():
         _check_span(name, column, properties[name])
     return scales
+
+
+def _real_nodes(dataset: Dataset) -> Nodes:
+    """Nodes that are no padding, float64; fields `[graph, node, ...]` or `[node, ...]`."""
+    real = node_mask(dataset.graphs)
+    mask = ... if real is None else np.asarray(real)
+    return jax.tree.map(lambda x: np.asarray(x, np.float64)[mask], dataset.nodes)
 
 
 def _check_span(name, values, size):
@@ -111,7 +119,8 @@ def _some_displacements(dataset):
     graphs = dataset.graphs
     per_graph = graphs.senders.shape[-1]
     if not per_graph:
-        return np.asarray(dataset.nodes.position) - np.mean(dataset.nodes.position)
+        position = _real_nodes(dataset).position
+        return position - np.mean(position)
     count = int(np.clip(_MOST_PAIRS // per_graph, 1, len(dataset)))
     some = take(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
     step = max(1, per_graph // _MOST_PAIRS)

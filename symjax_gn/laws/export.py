@@ -1,13 +1,13 @@
 """Laws for other programs: LaTeX, and NumPy functions as text."""
 
 import keyword
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import sympy
 
 from symjax_gn.data.features import parse_feature
+from symjax_gn.data.names import TAKEN, is_identifier
 from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.tapes import FUNCTIONS, SPECIAL
 from symjax_gn.laws.writing import Writer
@@ -39,9 +39,6 @@ _LARGEST_WHOLE = 2**53
 
 # float64 ends at 2^1024.
 _MOST_BITS = 1023
-
-# Names that the text uses itself.
-_TAKEN = ("np", "special", "float")
 
 
 class _NumPyWriter(Writer):
@@ -93,8 +90,7 @@ def to_numpy_source(laws: Mapping[str, sympy.Expr] | sympy.Expr, name: str = "la
     parts = laws if isinstance(laws, Mapping) else {"": laws}
     features = sorted({str(s) for one in parts.values() for s in one.free_symbols})
     for word in (name, *features):
-        taken = keyword.iskeyword(word) or word in _TAKEN
-        if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word, re.ASCII):
+        if keyword.iskeyword(word) or word in TAKEN or not is_identifier(word):
             raise ValueError(
                 f"A NumPy function cannot be written with the name {word!r}: it is no free name "
                 "in Python. Rename it."

@@ -350,11 +350,11 @@ def _with_near(name: str, names: Sequence[str]) -> str:
 def format_expression(expression: sympy.Expr) -> str:
     """The text of an expression, which `parse_expression` reads back without loss.
 
-    Constants are float64, and variables carry no assumptions. Variables that are called as
-    a function or a Python word (`sign`, `lambda`) are read back only if listed in `names`.
+    Constants are float64, and variables carry no assumptions.
 
     Raises:
-        ValueError: it holds a function or a number that the text form lacks.
+        ValueError: it holds a function or a number that the text form lacks, or a variable
+            that is called as a function or a word of Python (`sign`, `lambda`).
 
     >>> r = sympy.Symbol("r")
     >>> format_expression(2.5 * sympy.exp(-r) / r**2 + sympy.Heaviside(r - 1))

@@ -214,8 +214,10 @@ def _direct(view: _View, regressors, operators) -> Iterator[list[Any]]:
     columns, logs = dict(view.features), {}
     for name, column in view.features.items():
         if spans_decades(column):
-            columns[f"log_{name}"] = np.log(column)
-            logs[sympy.Symbol(f"log_{name}")] = sympy.log(sympy.Symbol(name))
+            # A table may have a column of that name already.
+            log = f"log_{name}" if f"log_{name}" not in view.features else f"_log_{name}"
+            columns[log] = np.log(column)
+            logs[sympy.Symbol(log)] = sympy.log(sympy.Symbol(name))
     fronts = [engine.fit(columns, view.target) for engine in regressors]
     laws = [law.expression.xreplace(logs) for front in fronts for law in front.laws]
     sources = [list(dict.fromkeys(laws))]

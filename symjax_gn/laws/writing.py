@@ -1,11 +1,11 @@
 """Expressions as text, with as few parentheses as the grammar of laws needs."""
 
 import math
-import re
 from typing import Any
 
 import sympy
 
+from symjax_gn.data.names import is_variable
 from symjax_gn.laws.tapes import FUNCTIONS
 
 # Functions in lower case, but for Ei.
@@ -13,14 +13,14 @@ WRITTEN = {head: head.__name__ if head is sympy.Ei else head.__name__.lower() fo
 
 
 def check_name(name: str) -> None:
-    """Raise a `ValueError` unless a variable can be written with this name.
+    """Raise a `ValueError` unless a variable can be written with this name and read back.
 
     >>> check_name("m_i")
     """
-    if name == "pi" or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name), re.ASCII):
+    if not is_variable(name):
         raise ValueError(
-            f"A law cannot be written with the variable {name!r}: letters, digits and _ "
-            "make a name, and pi is a number."
+            f"A law cannot be written with the variable {name!r}: letters, digits and _ make a "
+            "name, which is no function or number of laws and no word of Python. Rename it."
         )
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax_gn.data.checks import check_count, check_type, shown
-from symjax_gn.data.features import check_property_names
 from symjax_gn.data.graphs import check_edges, complete_edges
+from symjax_gn.data.names import check_property_names
 from symjax_gn.data.nodes import Nodes, check_nodes, take_nodes
 from symjax_gn.physics.dynamics import check_separable
 from symjax_gn.physics.systems import (

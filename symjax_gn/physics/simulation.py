@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from symjax_gn.data.checks import check_choice, check_count, check_number, check_type, shown
+from symjax_gn.data.checks import as_key, check_choice, check_count, check_number, check_type
 from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.trajectories import Trajectory
@@ -122,7 +122,7 @@ def simulate(
     check_number("dt", dt, above=0)
     check_number("tolerance", tolerance, above=0)
     check_number("max_failed", max_failed, least=0)
-    key, dtype = _check_key(key), _check_dtype(dtype)
+    key, dtype = as_key(key), _check_dtype(dtype)
     size = num_outputs * num_nodes * dim * dtype.itemsize
     together = max(1, min(_OUTPUT_BYTES // (_COPIES_OF_OUTPUTS * size), num_simulations))
     workers = os.cpu_count() or 1
@@ -239,21 +239,6 @@ def _succeeded(system, time, whole, properties, max_failed):
         space=system.space,
         failed=failed,
     )
-
-
-def _check_key(key: Any) -> PRNGKeyArray:
-    """The key as a typed one."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape:
-            raise ValueError(f"key must be one key, got {key.shape[0]} of them; give one of these.")
-        return key
-    if (
-        isinstance(key, jax.Array | np.ndarray)
-        and np.dtype(key.dtype) == np.uint32
-        and key.shape == (2,)
-    ):
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    raise ValueError(f"key must be a key of jax.random, e.g. jax.random.key(0), got {shown(key)}.")
 
 
 def _check_dtype(dtype: DTypeLike) -> np.dtype:

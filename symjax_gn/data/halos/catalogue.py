@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from symjax_gn.data.blocks import block_graphs
 from symjax_gn.data.checks import as_floats, check_count, check_finite, check_number
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.files import in_one_stroke
+from symjax_gn.data.files import as_path, in_one_stroke
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
@@ -104,7 +104,7 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     Raises:
         ValueError: the file is none, or lacks a column.
     """
-    name = Path(path)
+    name = as_path(path)
     try:
         # NumPy leaves a file that it cannot read open.
         with name.open("rb") as file, np.load(file) as saved:

@@ -1,16 +1,20 @@
 """Readers of halo catalogues: Quijote's, Rockstar's, and tables with named columns."""
 
+import csv
 import os
 import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from symjax_gn.data.checks import as_floats
+from symjax_gn.data.files import as_path
 from symjax_gn.data.halos.catalogue import Catalogue
 from symjax_gn.data.halos.overdensity import top_hat_overdensity
 
@@ -19,6 +23,9 @@ from symjax_gn.data.halos.overdensity import top_hat_overdensity
 _HEADER = struct.Struct("<iiiQI")
 _GROUP = (("len", "<i4"), ("offset", "<i4"), ("mass", "<f4"), ("pos", "<f4"), ("vel", "<f4"))
 _BYTES_OF_GROUP = 4 + 4 + 4 + 12 + 12 + 24 + 24
+
+# What readers of tables raise.
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile, csv.Error)
 
 # Masses of Rockstar, the one that is taken first.
 _MASSES = ("M200b", "Mvir", "M200c", "m200b", "mvir")
@@ -78,7 +85,7 @@ def read_quijote(
         ValueError: files are missing, truncated, or are none of this kind.
     """
     name = f"group_tab_{snapshot:03d}"
-    places = [Path(folder), Path(folder) / f"groups_{snapshot:03d}"]
+    places = [as_path(folder), as_path(folder) / f"groups_{snapshot:03d}"]
     first = next((place / f"{name}.0" for place in places if (place / f"{name}.0").exists()), None)
     if first is None:
         raise ValueError(
@@ -146,9 +153,12 @@ def read_rockstar(path: str | os.PathLike[str], *, box: float | None = None) -> 
         box: side, Mpc/h; None: what the file says.
 
     Raises:
-        ValueError: the file is none of Rockstar's, or ends within a line.
+        ValueError: the file is none of Rockstar's, or a line has more or fewer values than
+            there are names.
     """
-    name = Path(path)
+    name = as_path(path)
+    if name.is_dir():
+        raise ValueError(f"{name} is a folder, not a list of Rockstar.")
     with name.open(errors="replace") as file:
         comments = [line for _, line in zip(range(50), file, strict=False) if line.startswith("#")]
     names = comments[0].lstrip("#").split() if comments else []
@@ -164,12 +174,11 @@ def read_rockstar(path: str | os.PathLike[str], *, box: float | None = None) -> 
         if said is None:
             raise ValueError(f"{name} does not say how large its box is; give box, in Mpc/h.")
         box = float(said[1])
+    _check_lines(name, len(names))
     try:
         table = pd.read_csv(name, sep=r"\s+", comment="#", names=names, header=None)
-    except (ValueError, pd.errors.ParserError) as error:
+    except ValueError as error:
         raise ValueError(f"{name} cannot be read as a list of Rockstar: {error}") from error
-    if table.isna().to_numpy().any():
-        raise ValueError(f"{name} is truncated: a line has fewer than {len(names)} columns.")
     if "PID" in names:
         table = table.loc[table["PID"] < 0]
     table.columns = ["mass" if one == mass else one.lower() for one in names]
@@ -195,22 +204,46 @@ def read_table(
         key: the group of an HDF5 file that holds the columns; None: its root.
 
     Raises:
-        ValueError: a column is missing, a unit unknown, or the file cannot be read.
+        ValueError: a column is missing, a unit unknown, the file cannot be read, or a line has
+            more or fewer values than there are names.
     """
-    name = Path(path)
+    name = as_path(path)
     try:
         if name.suffix == ".npz":
-            with np.load(name) as saved:
+            # NumPy leaves a file that it cannot read open.
+            with name.open("rb") as file, np.load(file) as saved:
                 table = {one: saved[one] for one in saved.files if np.ndim(saved[one]) == 1}
         elif name.suffix in (".h5", ".hdf5"):
             table = _read_hdf5(name, key)
         else:
-            table = pd.read_csv(name)
-    except (OSError, ValueError, KeyError, pd.errors.ParserError) as error:
+            _check_lines(name, separator=",")
+            table = pd.read_csv(name, index_col=False)
+        frame = pd.DataFrame(table)
+    except _UNREADABLE as error:
         raise ValueError(f"{name} cannot be read as a table of halos: {error}") from error
     ours = {theirs: name for name, theirs in (columns or {}).items()}
-    frame = pd.DataFrame(table).rename(columns=ours)
+    frame = frame.rename(columns=ours)
     return _from_table(frame, units or {}, box, name)
+
+
+def _check_lines(path: Path, count: int | None = None, separator: str | None = None) -> None:
+    """Raise a `ValueError` that names the first line which has not so many values.
+
+    None is as many as the first line has. pandas takes what is too much for names of the rows,
+    and shifts all columns.
+    """
+    with path.open(errors="replace", newline="") as file:
+        if separator is None:
+            rows: Any = (line.split("#")[0].split() for line in file)
+        else:
+            rows = csv.reader(file, delimiter=separator)
+        for number, row in enumerate(rows, start=1):
+            count = len(row) if count is None else count
+            if row and len(row) != count:
+                raise ValueError(
+                    f"{path}: line {number} has {len(row)} values, but there are {count} names of "
+                    "columns; mend or delete the line."
+                )
 
 
 def _read_hdf5(path, key):
@@ -238,12 +271,12 @@ def _from_table(table, units, box, path):
                 f"among {list(UNITS)}."
             )
     factor = {what: UNITS[unit] for what, unit in (usual | dict(units)).items()}
-    values = {one: np.asarray(table[one], np.float64) for one in COLUMNS}
+    values = {one: as_floats(f"The column {one} of {path}", table[one]) for one in COLUMNS}
     around = table.get("overdensity")
     return Catalogue(
         position=factor["position"] * np.stack([values[axis] for axis in "xyz"], axis=1),
         velocity=factor["velocity"] * np.stack([values[f"v{axis}"] for axis in "xyz"], axis=1),
         mass=factor["mass"] * values["mass"],
-        overdensity=None if around is None else np.asarray(around, np.float64),
+        overdensity=around,
         box=box,
     )
