@@ -148,6 +148,7 @@ def with_heaviside(expression: Any) -> Any:
     >>> with_heaviside(sympy.Piecewise((r, r > 2), (0, True)))
     r*Heaviside(r - 2, 0)
     """
+    step: Any = sympy.Heaviside
 
     def indicator(condition):
         if condition in (True, False):
@@ -158,8 +159,8 @@ def with_heaviside(expression: Any) -> Any:
             return 1 - sympy.Mul(*(1 - indicator(part) for part in condition.args))
         if isinstance(condition, sympy.Not):
             return 1 - indicator(condition.args[0])
-        at_step = 0 if isinstance(condition, _STRICT) else 1
-        return sympy.Heaviside(condition.gts - condition.lts, at_step)
+        at_step = 0 if type(condition) in _STRICT else 1
+        return step(condition.gts - condition.lts, at_step)
 
     def steps(pieces):
         total, left = sympy.Integer(0), sympy.Integer(1)

@@ -47,14 +47,18 @@ def run_pysr(
         engine = pysr.PySRRegressor(**settings)
         try:
             engine.fit(columns, target, variable_names=list(names))
-        except (ValueError, TypeError, NotImplementedError):
-            raise
         except Exception as error:
-            # Errors of Julia hold objects of Julia, which must not leave the process.
+            if not (_is_of_julia(error) or isinstance(error, RuntimeError)):
+                raise
             raise RegressionError(f"The search with PySR failed: {error}") from None
         if getattr(engine, "interrupted_", False):
             raise KeyboardInterrupt
         return [str(text) for text in engine.equations_["equation"]]
+
+
+def _is_of_julia(error: Exception) -> bool:
+    """Whether an error holds objects of Julia, which start it wherever they are read."""
+    return type(error).__module__.split(".")[0] == "juliacall"
 
 
 def _text_only(pysr: Any) -> Any:

@@ -22,9 +22,12 @@ Functions = Mapping[str, Callable[..., Any]]
 """What operators mean, by their names in PySR: functions of SymPy expressions."""
 
 
+_step: Any = sympy.Heaviside
+
+
 def _above(x: Any) -> Any:
     """1 where x > 0, else 0; what is such a step itself stays as it is."""
-    return x if isinstance(x, sympy.Heaviside) else sympy.Heaviside(x, 0)
+    return x if isinstance(x, sympy.Heaviside) else _step(x, 0)
 
 
 def _mod(x: Any, y: Any) -> Any:
@@ -33,7 +36,7 @@ def _mod(x: Any, y: Any) -> Any:
 
 def _greatest(x: Any, y: Any) -> Any:
     # Where both are equal, each step is 1/2.
-    return x * sympy.Heaviside(x - y) + y * sympy.Heaviside(y - x)
+    return x * _step(x - y) + y * _step(y - x)
 
 
 _QUARTER = sympy.Rational(1, 4)
@@ -67,7 +70,7 @@ UNARY: Functions = {
     "log10": lambda x: sympy.log(x) / sympy.Float(math.log(10)),
     "log2": lambda x: sympy.log(x) / sympy.Float(math.log(2)),
     "log1p": lambda x: sympy.log(x + 1),
-    "relu": lambda x: x * sympy.Heaviside(x),
+    "relu": lambda x: x * _step(x),
     # Halves go to even numbers.
     "round": lambda x: sympy.ceiling(x / 2 - _QUARTER) + sympy.floor(x / 2 + _QUARTER),
     "floor": sympy.floor,
@@ -76,10 +79,10 @@ UNARY: Functions = {
 """The operators of one argument that laws can be written with."""
 
 _COMPARISONS: Functions = {
-    ">": lambda x, y: sympy.Heaviside(x - y, 0),
-    ">=": lambda x, y: sympy.Heaviside(x - y, 1),
-    "<": lambda x, y: sympy.Heaviside(y - x, 0),
-    "<=": lambda x, y: sympy.Heaviside(y - x, 1),
+    ">": lambda x, y: _step(x - y, 0),
+    ">=": lambda x, y: _step(x - y, 1),
+    "<": lambda x, y: _step(y - x, 0),
+    "<=": lambda x, y: _step(y - x, 1),
 }
 
 BINARY: Functions = {

@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
-hall = []
-"""What a search finds, as SymbolicRegression writes it."""
+hall = [f"feature0 * {os.getpid()}.0"]
+"""What a search finds, as SymbolicRegression writes it; first, which process it ran in."""
 searches = []
 """What each search was given: columns and target, keywords and options."""
 during = []
@@ -31,6 +31,9 @@ class AnyValue:
         return AnyValue()
 
     def __call__(self, *args, **kwargs):
+        return AnyValue()
+
+    def __getitem__(self, key):
         return AnyValue()
 
 
@@ -55,7 +58,7 @@ def search(columns, target, *, options, run_id, **keywords):
     for function in during:
         function()
     folder = Path(options.output_directory) / run_id
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rows = [f'{2 * k + 1},{1 / (k + 1)},"{text}"' for k, text in enumerate(hall)]
     (folder / "hall_of_fame.csv").write_text("\n".join(["Complexity,Loss,Equation", *rows]))
     return AnyValue()
@@ -72,7 +75,7 @@ Main.seval = AnyValue
 Main.isa = Main.applicable = lambda *args: True
 Main.copy = Main.Symbol = lambda value: value
 Main.take_b = lambda buffer: [0]
-Main.Base = SimpleNamespace(nameof=_name)
+Main.Base = SimpleNamespace(nameof=_name, UUID=str)
 Main.PythonCall = SimpleNamespace(PyArray=lambda array: array)
 Main.SymbolicRegression = AnyValue()
 Main.SymbolicRegression.Options = SimpleNamespace
