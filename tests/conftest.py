@@ -23,6 +23,12 @@ jax.config.update("jax_disable_most_optimizations", True)
 _MOST_MAPS = 20_000
 
 
+def pytest_configure(config):
+    """No test starts Julia, or lets PySR download it, but those that are there to."""
+    if "not julia" in config.option.markexpr:
+        os.environ["PYTHON_JULIACALL_INIT"] = "no"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Programs that are compiled do not pile up from file to file."""

@@ -1,5 +1,6 @@
 """Search for the laws of several targets: engines side by side, switches, enough tries."""
 
+import math
 import os
 import threading
 import time
@@ -258,13 +259,17 @@ def _processes(count: int, limit: int) -> Any:
     with _lock:
         _workers = min(max(count, _workers), limit)
         _pool = get_reusable_executor(
-            max_workers=_workers, timeout=_IDLE_SECONDS, initializer=_end_with_parent
+            max_workers=_workers, timeout=_IDLE_SECONDS, initializer=_live_with_parent
         )
         return _pool
 
 
-def _end_with_parent() -> None:
-    """Let a worker process end when the one that started it is gone, whatever ended that."""
+def _live_with_parent() -> None:
+    """Let a worker process live as long as the one that started it, whatever ends that."""
+    from joblib.externals.loky import process_executor
+
+    # A worker that has grown would end after its search, and Julia's memory grows.
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # pyright: ignore[reportAttributeAccessIssue]
     parent = os.getppid()
 
     def watch():

@@ -33,6 +33,8 @@ class AnyValue:
     def __call__(self, *args, **kwargs):
         return AnyValue()
 
+    __iter__ = None
+
     def __getitem__(self, key):
         return AnyValue()
 
@@ -42,11 +44,6 @@ VectorValue = AnyValue
 
 class JuliaError(Exception):
     """An error that must not leave the process: to read it elsewhere would start Julia."""
-
-
-class Dict:
-    def __class_getitem__(cls, types):
-        return dict
 
 
 def convert(kind, value):
@@ -70,7 +67,7 @@ def _name(function):
 
 Main = AnyValue()
 Main.VERSION = SimpleNamespace(major=1, minor=11, patch=3)
-Main.Dict = Dict
+Main.Dict = dict
 Main.seval = AnyValue
 Main.isa = Main.applicable = lambda *args: True
 Main.copy = Main.Symbol = lambda value: value
