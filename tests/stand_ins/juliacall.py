@@ -67,7 +67,7 @@ def _name(function):
 
 Main = AnyValue()
 Main.VERSION = SimpleNamespace(major=1, minor=11, patch=3)
-Main.Dict = dict
+Main.Dict, Main.Pair = dict, lambda *pair: pair
 Main.seval = AnyValue
 Main.isa = Main.applicable = lambda *args: True
 Main.copy = Main.Symbol = lambda value: value
