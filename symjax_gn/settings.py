@@ -242,7 +242,8 @@ def make_engines(
         else dict(iterations=settings.iterations)
     )
     limits["time_limit"] = math.ceil(settings.time_limit)
-    seeds = [settings.searches * seed + k for k in range(settings.searches)]
+    # PySR takes seeds of 32 bits.
+    seeds = [(settings.searches * seed + k) % 2**32 for k in range(settings.searches)]
     every = tuple(settings.operators)
     plain = tuple(name for name in every if name in engines.PLAIN_OPERATORS) or every
     found = [

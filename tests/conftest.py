@@ -19,8 +19,17 @@ jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+# These stand for modules that tests import as they need them.
+collect_ignore = ["stand_ins"]
+
 # Each compiled program is mapped into memory in several pieces; Linux allows 65,530.
 _MOST_MAPS = 20_000
+
+
+def pytest_configure(config):
+    """No test starts Julia, or lets PySR download it, but those that are there to."""
+    if "not julia" in config.option.markexpr:
+        os.environ["PYTHON_JULIACALL_INIT"] = "no"
 
 
 @pytest.fixture(scope="module", autouse=True)

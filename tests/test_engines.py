@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.laws import engines
 from symjax_gn.laws.engines import (
     OperonRegressor,
     PySRRegressor,
@@ -249,13 +248,6 @@ def test_bad_settings(options, message):
             PySRRegressor(**options)
 
 
-@pytest.mark.parametrize("options", [dict(maxsize=0), dict(iterations=0)])
-def test_bad_settings_of_pysr(options):
-    (name,) = options
-    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
-        PySRRegressor(**options)
-
-
 def test_unknown_names():
     with pytest.raises(ValueError, match="Unknown regressor 'opern'. Did you mean 'operon'"):
         make_regressor("opern")
@@ -263,77 +255,6 @@ def test_unknown_names():
         OperonRegressor(operators=("+", ">"))
     with pytest.raises(ValueError, match="Unknown operator of PySR 'sqr'. Did you mean 'sqrt'"):
         PySRRegressor(operators=("+", "sqr"))
-
-
-def test_pysr_settings():
-    settings = PySRRegressor(
-        operators=("+", "*", "exp"), iterations=7, maxsize=11, time_limit=3.0, seed=5,
-        folder="runs", options={"populations": 2, "maxsize": 12},
-    ).settings()  # fmt: skip
-    assert settings["binary_operators"] == ["+", "*"]
-    assert settings["unary_operators"] == ["exp"]
-    assert settings["niterations"] == 7
-    assert settings["elementwise_loss"] == "L1DistLoss()"
-    assert settings["timeout_in_seconds"] == 3.0
-    assert settings["random_state"] == 5
-    assert settings["output_directory"] == "runs"
-    assert settings["temp_equation_file"] is False
-    assert settings["deterministic"] is True
-    assert settings["parallelism"] == "serial"
-    assert settings["populations"] == 2
-    assert settings["maxsize"] == 12
-    cluster = PySRRegressor(cluster_manager="slurm").settings()
-    assert cluster["cluster_manager"] == "slurm"
-    assert cluster["parallelism"] == "multiprocessing"
-    assert cluster["deterministic"] is False
-
-
-class FakePySR:
-    """Stands for the engine, where there is no Julia: the adapter's own work is tested."""
-
-    def __init__(self, **settings):
-        self.settings = settings
-
-    def fit(self, columns, target, variable_names):
-        self.names = variable_names
-        self.equations_ = [0, 1, 2]
-
-    def sympy(self, index):
-        r, m = map(sympy.Symbol, self.names)
-        above = sympy.Piecewise((1.0, r > -1.0), (0.0, True))
-        return [2.0 * r, m * (2.0 * r - 1.9), m * (2.0 * r - 1.98) * above][index]
-
-
-def test_pysr_results_become_a_front(monkeypatch):
-    fake = type("Module", (), {"PySRRegressor": FakePySR})
-    monkeypatch.setattr(engines, "_import_pysr", lambda: fake)
-    front = PySRRegressor().fit(FEATURES, TARGET)
-    step = sympy.Heaviside(R + 1.0)
-    expected = [2.0 * R, M * (2.0 * R - 1.9), M * (2.0 * R - 1.98) * step]
-    assert [law.expression for law in front.laws] == expected
-    assert 0 < front.seconds < 60
-
-
-def test_pysr_missing_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pysr", None)
-    with pytest.raises(ImportError, match=r'pip install "symjax_gn\[pysr\]".*OperonRegressor'):
-        PySRRegressor().fit(FEATURES, TARGET)
-    with pytest.raises(ImportError, match="needs PySR"):
-        make_regressor("pysr")
-
-
-def test_pysr_without_julia_says_so(monkeypatch):
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "pysr", None)
-    with pytest.raises(ImportError, match="PySR is installed, but"):
-        PySRRegressor().fit(FEATURES, TARGET)
-
-
-@pytest.mark.julia
-def test_pysr_finds_a_planted_law():
-    law = select(PySRRegressor(iterations=5).fit(FEATURES, TARGET))
-    columns = np.stack(list(FEATURES.values()), axis=-1)
-    np.testing.assert_allclose(to_numpy(law.expression, ["r", "m_i"])(columns), TARGET, atol=2e-2)
 
 
 def test_a_front_with_a_pole_is_no_error(monkeypatch):

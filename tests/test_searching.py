@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import sympy
+from joblib.externals import loky
 
 from symjax_gn.laws import searching
 from symjax_gn.laws.engines import OperonRegressor
@@ -213,6 +214,38 @@ def test_engines_that_hold_the_lock_run_in_processes(monkeypatch):
     shutdown_workers()
     (front,) = search([InProcess()] * 2, problems[:1], processes=2)
     assert int(front.laws[0].expression) not in {os.getpid(), *found}
+
+
+class Sizing(InProcess):
+    """An engine that says how much its process may grow."""
+
+    own_process = True
+
+    def fit(self, features, target):
+        from joblib.externals.loky import process_executor
+
+        assert np.inf == process_executor._MAX_MEMORY_LEAK_SIZE
+        return super().fit(features, target)
+
+
+@pytest.mark.usefixtures("workers")
+def test_workers_stay_between_searches(monkeypatch):
+    """What an engine has started in them goes on: Julia takes a minute."""
+    monkeypatch.setattr(searching, "refine", lambda front, *_, **__: front)
+    reusable, idle = loky.get_reusable_executor, []
+
+    def noted(timeout=10, **options):
+        idle.append(timeout)
+        return reusable(timeout=timeout, **options)
+
+    monkeypatch.setattr(loky, "get_reusable_executor", noted)
+    problem, pids = Problem(FEATURES, TARGET, ONES), set()
+    # Two side by side, one alone, and two again.
+    for count in (2, 1, 2, 1):
+        fronts = search([Sizing()] * count, [problem] * count, processes=2)
+        pids |= {int(law.expression) for front in fronts for law in front.laws}
+    assert 1 <= len(pids) <= 2 and os.getpid() not in pids
+    assert min(idle) >= 600
 
 
 BUSY = """

@@ -1,6 +1,14 @@
 """Symbolic regression: engines that search for laws, behind one protocol."""
 
+import importlib.metadata
 import importlib.util
+import logging
+import numbers
+import os
+import pickle
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +26,12 @@ from symjax_gn.data.checks import (
     check_type,
 )
 from symjax_gn.laws.evolution import OPERATORS, evolve, evolve_with_options
-from symjax_gn.laws.expressions import with_heaviside
 from symjax_gn.laws.fronts import Column, Columns, ParetoFront, make_front
+from symjax_gn.laws.julia import run_pysr
+from symjax_gn.laws.pysr_laws import BINARY, UNARY, as_formula, operator_name, readable_laws
 from symjax_gn.laws.writing import check_name
+
+_log = logging.getLogger(__name__)
 
 REGRESSORS = ("operon", "pysr")
 
@@ -35,7 +46,8 @@ class Regressor(Protocol):
     """An engine of symbolic regression.
 
     An engine whose search lets other threads run says so by an attribute `in_threads = True`
-    and is run in threads, all others in processes of their own.
+    and is run in threads, all others in processes of their own if there are several; one that
+    takes over the process it runs in says `own_process = True`, and always is.
     """
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
@@ -156,36 +168,59 @@ class OperonRegressor:
         return make_front(expressions, features, target, seconds=time.perf_counter() - start)
 
 
-_UNARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "tanh", "asin", "acos", "atan", "sinh", "cosh")
+# The first whose searches leave stdin and Python's lock alone, and say whether they were
+# interrupted.
+_OLDEST_PYSR = (2, 2)
 
-# The operators that PySR 2 lists for itself, by their number of arguments.
-_PYSR_BINARY = ("+", "-", "*", "/", "^", "max", "min", "mod", ">", ">=", "<", "<=", "cond")
-_PYSR_BINARY += ("greater", "logical_or", "logical_and")
-_PYSR_UNARY = (*_UNARY, "neg", "inv", "abs", "sign", "square", "cube", "cbrt", "log10", "log2")
-_PYSR_UNARY += ("log1p", "asinh", "acosh", "atanh", "atanh_clip", "erf", "erfc", "gamma", "relu")
-_PYSR_UNARY += ("sinc", "round", "floor", "ceil")
+_HINT = (
+    "PySRRegressor needs PySR 2.2 or later and Julia. Install PySR with: "
+    'pip install "symjax_gn[pysr]"; its first search downloads Julia. Without a network, Julia '
+    "(1.10.3 or later; before 1.12 if Python's OpenSSL is older than 3.5) and a Julia "
+    "environment with SymbolicRegression and PythonCall must be there, named by "
+    "PYTHON_JULIACALL_EXE and PYTHON_JULIACALL_PROJECT. "
+    "Or use the embedded engine, OperonRegressor."
+)
+
+# PySR refuses laws smaller than this, and NumPy seeds above.
+_SMALLEST_MAXSIZE, _LARGEST_SEED = 7, 2**32 - 1
+
+# Those that PySR knows how to start workers with.
+_CLUSTERS = ("slurm", "pbs", "lsf", "sge", "qrsh", "scyld", "htc")
+
+# Laws of other kinds are no SymPy expressions.
+_OTHER_LAWS = ("expression_spec", "type_spec")
 
 
 @dataclass(frozen=True)
 class PySRRegressor:
-    """The engine of the paper's authors, PySR 2.x; needs the extra `pysr` and Julia.
+    """The engine of the paper's authors, PySR; needs the extra `pysr` and Julia.
+
+    The first search in a process starts Julia, and the first of all lets PySR download Julia
+    and its packages, which takes minutes and has no time limit.
 
     Attributes:
-        operators: names as in `DEFAULT_OPERATORS`, or others that PySR knows, among them
+        operators: names as in `DEFAULT_OPERATORS`, or others of PySR's, among them
             "greater", "cond", "logical_and", ... for laws with conditions, which come out
-            as Heaviside steps. Define
-            your own in `options`, as PySR's `unary_operators` or `binary_operators`
-            with `extra_sympy_mappings`.
+            as Heaviside steps. Define your own in `options`, as PySR's `unary_operators` or
+            `binary_operators` with `extra_sympy_mappings`.
         maxsize: largest complexity, in PySR's own count.
         iterations: PySR's `niterations`.
         loss: loss of one sample in PySR's notation; the default is the absolute error.
-        time_limit: seconds after which a search stops, or None.
+        time_limit: seconds after which a search stops, or None. PySR counts them from the
+            end of its first iteration: starting Julia, compiling, and that one come on top.
         batching: whether each step looks at part of the samples only.
-        seed: seed of the search.
+        seed: seed of a deterministic search; others start from chance.
         deterministic: whether equal seeds give equal results; then PySR runs serially.
         folder: where PySR keeps its results, or None for a temporary folder.
         cluster_manager: for searches over several machines, e.g. "slurm".
-        options: any further keyword of `pysr.PySRRegressor`; these win.
+        procs: Julia's worker processes, or None. On Slurm there must be as many as tasks;
+            None takes them from `SLURM_NTASKS`.
+        options: any further keyword of `pysr.PySRRegressor`. These win over the attributes,
+            also where one follows from another: `parallelism="multithreading"` makes a
+            search that is not deterministic, `output_directory` one that keeps its files,
+            and `operators` replaces all operators. `constraints` are added to that of "^",
+            whose exponents are single numbers or variables unless they say otherwise.
+            Functions in `extra_sympy_mappings` are kept as the formulas that they are.
 
     >>> PySRRegressor(iterations=100, options={"parsimony": 1e-3}).iterations
     100
@@ -201,84 +236,191 @@ class PySRRegressor:
     deterministic: bool = True
     folder: str | None = None
     cluster_manager: str | None = None
+    procs: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    own_process: ClassVar[bool] = True
+
     def __post_init__(self):
-        _check_engine(self, "operator of PySR", (*_PYSR_BINARY, *_PYSR_UNARY))
-        check_count("maxsize", self.maxsize)
+        _check_engine(self, "operator of PySR", (*BINARY, *UNARY))
         check_count("iterations", self.iterations)
+        check_type("options", self.options, Mapping, 'Write {"parsimony": 1e-3}.')
+        for name in _OTHER_LAWS:
+            if self.options.get(name) is not None:
+                raise ValueError(f"options cannot have {name}: laws are plain expressions.")
+        # A function cannot be compared or written down; the formula that it makes can.
+        formulas = _formulas(self.settings())
+        if formulas:
+            options = {**self.options, "extra_sympy_mappings": formulas}
+            object.__setattr__(self, "options", options)
+        _check_settings(self.settings())
 
     def settings(self) -> dict[str, Any]:
         """The keywords that `pysr.PySRRegressor` is given."""
-        binary = [name for name in self.operators if name in _PYSR_BINARY]
         settings: dict[str, Any] = dict(
-            binary_operators=binary,
-            unary_operators=[name for name in self.operators if name not in binary],
             maxsize=self.maxsize,
             niterations=self.iterations,
             elementwise_loss=self.loss,
             timeout_in_seconds=self.time_limit,
             batching=self.batching,
-            random_state=self.seed,
             deterministic=self.deterministic,
-            parallelism="serial" if self.deterministic else "multithreading",
             output_directory=self.folder,
-            temp_equation_file=self.folder is None,
+            cluster_manager=self.cluster_manager,
+            procs=self.procs,
+            # Masses and distances in SI units are beyond 32 bits.
+            precision=64,
+            # A "q" typed at the terminal would end a search as if it were whole.
+            input_stream="devnull",
             progress=False,
             verbosity=0,
         )
-        if self.cluster_manager is not None:
-            settings |= dict(
-                cluster_manager=self.cluster_manager,
-                parallelism="multiprocessing",
-                deterministic=False,
-            )
-        return settings | dict(self.options)
+        if "operators" not in self.options:
+            settings["binary_operators"] = [name for name in self.operators if name in BINARY]
+            settings["unary_operators"] = [name for name in self.operators if name in UNARY]
+        return _completed(settings | dict(self.options), self.options, self.seed)
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search; see `Regressor.fit`.
 
+        A law that cannot be read is left out; how many are is logged.
+
         Raises:
             ImportError: PySR or Julia is missing; the message says what to install.
+            KeyboardInterrupt: the search was interrupted; PySR would give what it has.
         """
         check_problem(features, target)
+        settings = self.settings()
+        _check_workers(settings)
         pysr = _import_pysr()
         start = time.perf_counter()
-        engine = pysr.PySRRegressor(**self.settings())
         # PySR reserves some letters; ours are kept apart from them.
-        names = list(features)
-        plain = [f"feature{k}" for k in range(len(names))]
-        engine.fit(np.stack(list(features.values()), axis=-1), target, variable_names=plain)
-        back = {sympy.Symbol(p): sympy.Symbol(n) for p, n in zip(plain, names, strict=True)}
-        expressions = [
-            with_heaviside(sympy.sympify(engine.sympy(index))).xreplace(back)
-            for index in range(len(engine.equations_))
-        ]
-        return make_front(expressions, features, target, seconds=time.perf_counter() - start)
+        variables = {f"feature{k}": sympy.Symbol(name) for k, name in enumerate(features)}
+        columns = np.stack([np.asarray(x, np.float64) for x in features.values()], axis=-1)
+        texts = run_pysr(pysr, settings, columns, np.asarray(target, np.float64), list(variables))
+        laws = readable_laws(texts, variables, settings.get("extra_sympy_mappings") or {})
+        return make_front(laws, features, target, seconds=time.perf_counter() - start)
+
+
+def _completed(settings: dict[str, Any], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Keywords of PySR with those that follow from others, unless these are given."""
+    follows: dict[str, Any] = {}
+    parallelism = "serial" if settings["deterministic"] else "multithreading"
+    if settings["cluster_manager"] is not None or settings["procs"] is not None:
+        parallelism = "multiprocessing"
+    parallelism = given.get("parallelism", parallelism)
+    follows["parallelism"] = parallelism
+    serial = parallelism == "serial"
+    follows["deterministic"] = given.get("deterministic", settings["deterministic"] and serial)
+    # PySR warns of seeds that make nothing equal.
+    follows["random_state"] = given.get("random_state", seed if follows["deterministic"] else None)
+    if settings["cluster_manager"] == "slurm" and settings["procs"] is None:
+        tasks = os.environ.get("SLURM_NTASKS", "")
+        follows["procs"] = int(tasks) if tasks.isdecimal() else None
+    directory = settings["output_directory"]
+    temporary = given.get("temp_equation_file", directory is None)
+    follows["temp_equation_file"] = temporary
+    follows["output_directory"] = given.get("output_directory", None if temporary else directory)
+    if "^" in _arities(settings):
+        # PySR recommends it, and warns of searches without.
+        follows["constraints"] = {"^": (-1, 1), **(given.get("constraints") or {})}
+    return settings | follows
+
+
+def _arities(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers of arguments of the operators in use, by their names in laws."""
+    lists = settings.get("operators")
+    if lists is None:
+        lists = {1: settings.get("unary_operators"), 2: settings.get("binary_operators")}
+    return {operator_name(text): n for n, texts in lists.items() for text in texts or ()}
+
+
+def _formulas(settings: Mapping[str, Any]) -> dict[str, sympy.Lambda]:
+    """The formulas of the operators whose meaning is given."""
+    functions = settings.get("extra_sympy_mappings") or {}
+    arities = _arities(settings)
+    return {
+        name: as_formula(name, function, arities[name])
+        for name, function in functions.items()
+        if name in arities
+    }
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for what PySR would refuse once Julia runs, or not at all."""
+    check_count("maxsize", settings["maxsize"], _SMALLEST_MAXSIZE)
+    seed = settings["random_state"]
+    if isinstance(seed, numbers.Integral) and int(seed) > _LARGEST_SEED:
+        raise ValueError(f"seed must be a whole number of at most {_LARGEST_SEED}, got {seed}.")
+    if settings["procs"] is not None:
+        check_count("procs", settings["procs"])
+    cluster, parallelism = settings["cluster_manager"], settings["parallelism"]
+    if cluster is not None:
+        check_choice("cluster manager", cluster, _CLUSTERS)
+    if settings["deterministic"] and parallelism != "serial":
+        raise ValueError(
+            f'A search with parallelism "{parallelism}" is not deterministic: leave one out.'
+        )
+    if parallelism != "multiprocessing" and (cluster or settings["procs"]):
+        raise ValueError(
+            f'cluster_manager and procs need parallelism "multiprocessing", got "{parallelism}".'
+        )
+    meanings = settings.get("extra_sympy_mappings") or {}
+    for name, arity in _arities(settings).items():
+        known = {1: UNARY, 2: BINARY}.get(arity, {})
+        if name not in meanings:
+            check_choice(f"operator of PySR without extra_sympy_mappings of {arity}", name, known)
+    try:
+        pickle.dumps(dict(settings))
+    except Exception as error:
+        raise ValueError(f"options must hold what pickle can write: {error}") from error
+
+
+def _check_workers(settings: Mapping[str, Any]) -> None:
+    if settings["cluster_manager"] == "slurm" and settings["procs"] is None:
+        raise ValueError(
+            "A search on Slurm needs procs, the number of the allocation's tasks: give "
+            "PySRRegressor(procs=...), or run it where SLURM_NTASKS is set."
+        )
+
+
+def check_pysr() -> None:
+    """Raise an `ImportError` that says what to install unless PySR is; Julia does not start."""
+    if importlib.util.find_spec("pysr") is None:
+        raise ImportError(_HINT)
+    try:
+        version = importlib.metadata.version("pysr")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PYSR:
+        raise ImportError(f"{_HINT} (Installed is PySR {version}.)")
 
 
 def _import_pysr() -> Any:
-    hint = (
-        "PySRRegressor needs PySR 2.x and Julia. Install them with: "
-        'pip install "symjax_gn[pysr]" and, where juliaup is not reachable, Julia 1.10 or '
-        "later on the PATH; or use the embedded engine, OperonRegressor."
-    )
-    if importlib.util.find_spec("pysr") is None:
-        raise ImportError(hint)
+    """PySR, with Julia in this process and Ctrl-C as it was."""
+    check_pysr()
+    if "pysr" not in sys.modules:
+        _log.warning("Julia starts; the first time PySR downloads it, which takes minutes.")
+    in_main = threading.current_thread() is threading.main_thread()
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         import pysr  # pyright: ignore[reportMissingImports]
     except Exception as error:
         # Without Julia the import itself fails, in more ways than one.
-        raise ImportError(f"{hint} (PySR is installed, but: {error})") from error
+        raise ImportError(f"{_HINT} (PySR is installed, but: {error})") from error
+    finally:
+        if in_main and on_interrupt is not None:
+            signal.signal(signal.SIGINT, on_interrupt)
     return pysr
 
 
 def make_regressor(name: str, **options: Any) -> Regressor:
-    """The engine of that name with the given attributes, once it is sure that it can run.
+    """The engine of that name with the given attributes, once it is sure that it is there.
+
+    Nothing of Julia starts before the first search.
 
     Raises:
         ValueError: an unknown engine or operator.
-        ImportError: PySR or Julia is missing; the message says what to install.
+        ImportError: PySR is missing; the message says what to install.
 
     >>> make_regressor("operon", evaluations=1000).evaluations
     1000
@@ -287,5 +429,5 @@ def make_regressor(name: str, **options: Any) -> Regressor:
     if name == "operon":
         return OperonRegressor(**options)
     engine = PySRRegressor(**options)
-    _import_pysr()
+    check_pysr()
     return engine

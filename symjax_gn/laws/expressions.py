@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from symjax_gn.data.nodes import AnyArray
 
-_INEQUALITIES = (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)
+_STRICT = (sympy.Gt, sympy.Lt)
+_INEQUALITIES = (*_STRICT, sympy.Ge, sympy.Le)
 
 
 def complexity(expression: Any) -> int:
@@ -141,10 +142,13 @@ def with_exponentials(expression: sympy.Expr) -> Any:
 def with_heaviside(expression: Any) -> Any:
     """The expression with its conditions (`Piecewise`, `x > y`) written as Heaviside steps.
 
+    At the step itself they are what the condition is there: 0 for `x > y`, 1 for `x >= y`.
+
     >>> r = sympy.Symbol("r")
     >>> with_heaviside(sympy.Piecewise((r, r > 2), (0, True)))
-    r*Heaviside(r - 2)
+    r*Heaviside(r - 2, 0)
     """
+    step: Any = sympy.Heaviside
 
     def indicator(condition):
         if condition in (True, False):
@@ -155,7 +159,8 @@ def with_heaviside(expression: Any) -> Any:
             return 1 - sympy.Mul(*(1 - indicator(part) for part in condition.args))
         if isinstance(condition, sympy.Not):
             return 1 - indicator(condition.args[0])
-        return sympy.Heaviside(condition.gts - condition.lts)
+        at_step = 0 if type(condition) in _STRICT else 1
+        return step(condition.gts - condition.lts, at_step)
 
     def steps(pieces):
         total, left = sympy.Integer(0), sympy.Integer(1)

@@ -81,6 +81,11 @@ class KeptRegressor:
         return getattr(self.engine, "in_threads", False)
 
     @property
+    def own_process(self) -> bool:
+        """Whether its searches must not run in this process."""
+        return getattr(self.engine, "own_process", False)
+
+    @property
     def operators(self) -> tuple[str, ...]:
         """Those of its laws."""
         return getattr(self.engine, "operators", ())

@@ -1,5 +1,6 @@
 """Search for the laws of several targets: engines side by side, switches, enough tries."""
 
+import math
 import os
 import threading
 import time
@@ -31,6 +32,10 @@ _GAIN = 0.1
 # Share of the samples on each side of a switch that say little of the law around it:
 # a smooth network rounds the corner off.
 _BLURRED = 0.05
+
+# How long a worker process waits for its next search: training and fits come between, and
+# to start Julia anew takes a minute.
+_IDLE_SECONDS = 3600
 
 # How often a worker process looks whether the one that started it is still there.
 _WATCH_SECONDS = 1.0
@@ -97,7 +102,7 @@ def search(
 
     def run(engines, which):
         jobs = [(engine, problems[k]) for k in which for engine in engines]
-        with _side_by_side(jobs, processes or os.cpu_count() or 1) as results:
+        with side_by_side(jobs, processes or os.cpu_count() or 1) as results:
             for k in which:
                 raw = [next(results) for _ in engines]
                 laws, spent = _refined(raw, problems[k], budget)
@@ -192,17 +197,31 @@ def _settled(front: ParetoFront) -> bool:
 
 
 @contextmanager
-def _side_by_side(jobs: Sequence[tuple[Regressor, Problem]], limit: int) -> Iterator[Any]:
-    """The fronts of all jobs, in their order, while further ones are still being searched."""
+def side_by_side(
+    jobs: Sequence[tuple[Regressor, Problem]], limit: int
+) -> Iterator[Iterator[ParetoFront]]:
+    """The fronts of all jobs, in their order, while further ones are still being searched.
+
+    Args:
+        jobs: engines, each with what it searches for.
+        limit: searches that run side by side.
+
+    >>> from symjax_gn.laws.engines import OperonRegressor
+    >>> r = np.linspace(1.0, 2.0, 50)
+    >>> job = OperonRegressor(evaluations=2000, max_length=5), Problem({"r": r}, 3 * r, np.ones(50))
+    >>> with side_by_side([job], 1) as fronts:
+    ...     round(next(fronts).laws[-1].mae, 3)
+    0.0
+    """
     count = max(1, min(len(jobs), limit))
-    if count == 1:
+    if count == 1 and not any(_in_own_process(engine) for engine, _ in jobs):
         yield (_fit(*job) for job in jobs)
         return
     threads = ThreadPoolExecutor(count, thread_name_prefix="search")
     futures: list[Any] = []
     try:
         for engine, problem in jobs:
-            pool = threads if _in_threads(engine) else _processes(count)
+            pool = threads if _in_threads(engine) else _processes(count, limit)
             futures.append(pool.submit(_fit, engine, problem))
         yield (future.result() for future in futures)
     except (KeyboardInterrupt, SystemExit):
@@ -223,22 +242,37 @@ def _in_threads(engine: Regressor) -> bool:
     return getattr(engine, "in_threads", False)
 
 
+def _in_own_process(engine: Regressor) -> bool:
+    return getattr(engine, "own_process", False)
+
+
 _lock = threading.Lock()
 _pool: Any = None
+_workers = 0
 
 
-def _processes(count: int) -> Any:
-    """The pool of worker processes, started when the first is needed."""
-    global _pool
+def _processes(count: int, limit: int) -> Any:
+    """The pool of at least `count` worker processes, started when the first is needed.
+
+    Those that are there stay, up to `limit`: what an engine has started in them goes on.
+    """
+    global _pool, _workers
     from joblib.externals.loky import get_reusable_executor
 
     with _lock:
-        _pool = get_reusable_executor(max_workers=count, initializer=_end_with_parent)
+        _workers = min(max(count, _workers), limit)
+        _pool = get_reusable_executor(
+            max_workers=_workers, timeout=_IDLE_SECONDS, initializer=_live_with_parent
+        )
         return _pool
 
 
-def _end_with_parent() -> None:
-    """Let a worker process end when the one that started it is gone, whatever ended that."""
+def _live_with_parent() -> None:
+    """Let a worker process live as long as the one that started it, whatever ends that."""
+    from joblib.externals.loky import process_executor
+
+    # A worker that has grown would end after its search, and Julia's memory grows.
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # pyright: ignore[reportAttributeAccessIssue]
     parent = os.getppid()
 
     def watch():
@@ -267,7 +301,7 @@ def warm_up(regressors: Sequence[Regressor], processes: int | None = None) -> No
         count = processes or os.cpu_count() or 1
         for _ in range(count):
             # To send the engine is to import its module there.
-            _processes(count).submit(type, others[0])
+            _processes(count, count).submit(type, others[0])
 
 
 def shutdown_workers() -> None:
@@ -275,9 +309,9 @@ def shutdown_workers() -> None:
 
     >>> shutdown_workers()
     """
-    global _pool
+    global _pool, _workers
     stop_evolution()
     with _lock:
-        pool, _pool = _pool, None
+        pool, _pool, _workers = _pool, None, 0
     if pool is not None:
         pool.shutdown(wait=False, kill_workers=True)

@@ -21,6 +21,7 @@ from symjax_gn.laws.fronts import Column, Columns, RegressionError, pareto
 from symjax_gn.laws.logarithms import TableObjective
 from symjax_gn.laws.refinement import improve
 from symjax_gn.laws.rules import RULES, under_one_bar
+from symjax_gn.laws.searching import Problem, side_by_side
 from symjax_gn.laws.similarity import power_laws, self_similar_laws
 
 # A positive column spans decades if its largest value is so many times the smallest.
@@ -218,7 +219,9 @@ def _direct(view: _View, regressors, operators) -> Iterator[list[Any]]:
             log = f"log_{name}" if f"log_{name}" not in view.features else f"_log_{name}"
             columns[log] = np.log(column)
             logs[sympy.Symbol(log)] = sympy.log(sympy.Symbol(name))
-    fronts = [engine.fit(columns, view.target) for engine in regressors]
+    problem = Problem(columns, view.target, np.ones_like(view.target))
+    with side_by_side([(engine, problem) for engine in regressors], 1) as found:
+        fronts = list(found)
     laws = [law.expression.xreplace(logs) for front in fronts for law in front.laws]
     sources = [list(dict.fromkeys(laws))]
     if len(view.features) == 1:

@@ -23,6 +23,7 @@ from symjax_gn.discovery.refitting import Refit
 from symjax_gn.discovery.verdict import Verdict
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law
+from symjax_gn.laws.julia import julia_versions
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.report.markdown import report_markdown
 
@@ -33,15 +34,15 @@ _PACKAGES += ("numpy", "scipy", "sympy", "pyoperon", "pysr")
 _DPI = 120
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result depends on, where installed."""
+def versions(regressor: str = "operon") -> dict[str, str]:
+    """Versions of Python and of what a result depends on, where installed; of Julia for PySR."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return found | julia_versions() if regressor == "pysr" else found
 
 
 def law_record(law: Law) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def make_report(
         ),
         more_bodies=None if more_bodies is None else dict(more_bodies),
         seconds=dict(seconds),
-        versions=versions(),
+        versions=versions(run.get("regressor", "operon")),
     )
 
 
