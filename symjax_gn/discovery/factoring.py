@@ -211,8 +211,9 @@ def _with_chosen(chosen, rows):
     """The law that was chosen as it is rated, and the front of candidates with it."""
     # It may have been rounded since, and then is on the front in the place of its like.
     front = to_front([chosen, *(row for row in rows if row[0] != chosen[0])])
-    law = next((one for one in front.laws if one.expression == chosen[2]), None)
-    return law or Law(chosen[2], *chosen[:2], 0.0), front
+    size, error, expression = chosen
+    law = next((one for one in front.laws if one.expression == expression), None)
+    return law or Law(expression, size, error, 0.0), front
 
 
 def _own_law(laws, alone):

@@ -27,18 +27,23 @@ from symjax_gn.physics.systems import System, one_body_force, pair_forces
 FORMS = ("same", "other", "unknown")
 """What is said of a form; "unknown" where the true values are not known to rounding."""
 
-# Errors relative to |truth| + 0.01 typical |truth| that are rounding: of 99% of the samples, and
+# Errors relative to |truth| + 1e-4 typical |truth| that are rounding: of 99% of the samples, and
 # of all of them, some of which are next to a pole or the end of a step.
-_SAME, _SAME_ANYWHERE = 1e-8, 1e-5
-
-_FLOOR = 0.01
+_SAME, _SAME_ANYWHERE, _FLOOR = 1e-8, 1e-5, 1e-4
 
 # Samples this near to a step, as a share of all its argument's values, say nothing of the form:
 # where the step is is a constant, and no derivative shows it.
 _NEAR_STEP = 0.05
 
+# A whole number or a fraction as an exponent stands for what is nearer to it than this share:
+# r^2 for r^1.998, but not for r.
+_PLAIN = 0.01
+
 # Evaluations of one fit. Fits of the true form converge quadratically.
 _STEPS = 100
+
+# Positions are moved by this share to see whether the truth is rounded to float32.
+_STEP = 1e-7
 
 # An error that is not finite counts as this.
 _MOST = 1e6
@@ -51,11 +56,12 @@ def compare_form(
 ) -> str:
     """Whether a law is the true one for some values of its constants.
 
-    Constants are all numbers that the law is written with, and a factor of each term: exponents
-    too, but those of what may be negative. They are fitted to the truth, starting at their own
-    values. The form is the same if the error then is rounding, and no part of the law is too
-    much: where the law without a term or a factor is also the truth, but cannot be the law that
-    was found, the found form is a larger one that holds the truth, as a polynomial may.
+    Constants are all numbers that the law is written with, and a factor of each term; exponents
+    too, but not those of what may be negative, and whole ones within 1%. They are fitted to the
+    truth, starting at their own values. The form is the same if the error then is rounding, and
+    no part of the law is too much: where the law without a term or a factor is also the truth,
+    but cannot be the law that was found, the found form is a larger one that holds the truth, as
+    a polynomial may.
 
     Args:
         law: an expression of the columns.
@@ -81,13 +87,15 @@ def compare_form(
     truth = truth[kept]
     columns = {name: np.asarray(x, np.float64)[kept] for name, x in columns.items()}
     scale = np.abs(truth) + _FLOOR * typical_size(truth) + 1e-300
-    form, start = _with_free_numbers(law, columns)
+    form, start, plain = _with_free_numbers(law, columns)
 
     def fitted(form, target, start):
         return _fitted(form + free, target, scale, columns, start)
 
     found = fitted(form, truth, start)
     if found is None:
+        return "other"
+    if any(abs(found[slot] - start[slot]) > _PLAIN * abs(start[slot]) for slot in plain):
         return "other"
     own = _values(law, columns)
     for less in _with_less(form, set(start)):
@@ -97,8 +105,9 @@ def compare_form(
 
 
 def _with_free_numbers(law, columns):
-    """The law with a symbol in the place of each constant, and the values of these."""
+    """The law with a symbol in the place of each constant, the values of these; plain exponents."""
     values: dict[Any, float] = {}
+    plain: list[Any] = []
     count = itertools.count()
 
     def slot(value):
@@ -126,10 +135,14 @@ def _with_free_numbers(law, columns):
             fixed = (node.exp == -1 and not node.base.is_Symbol) or not np.all(
                 _values(node.base, columns) > 0
             )
-            return base ** (node.exp if fixed else slot(node.exp))
+            if fixed:
+                return base**node.exp
+            exponent = slot(node.exp)
+            plain.extend([exponent] * bool(node.exp.is_Rational))
+            return base**exponent
         return node.func(*map(freed, node.args))
 
-    return (freed(law) if law.is_Add else scaled(law)), values
+    return (freed(law) if law.is_Add else scaled(law)), values, plain
 
 
 def _with_less(form, slots) -> Iterator[Any]:
@@ -161,9 +174,9 @@ def _fitted(form, truth, scale, columns, start):
 
     if slots and not _is_same(residual(first)):
         # Where the truth can be met each step takes off most of the error that is left.
-        options: Any = dict(xtol=1e-15, ftol=1e-6, gtol=None, max_nfev=_STEPS)
+        options: Any = dict(jac=slopes, xtol=1e-15, ftol=1e-6, gtol=None, max_nfev=_STEPS)
         with np.errstate(all="ignore"), contextlib.suppress(ValueError, np.linalg.LinAlgError):
-            first = least_squares(residual, first, slopes, x_scale="jac", **options).x
+            first = least_squares(residual, first, x_scale="jac", **options).x
     return dict(zip(slots, first, strict=True)) if _is_same(residual(first)) else None
 
 
@@ -270,7 +283,26 @@ def _form_of_axes(components, truth, columns):
 
 
 def _in_float64(function: Callable[..., Any], *nodes: Nodes) -> Any:
-    """Values of a function of nodes to rounding; None if it makes float32 of them."""
+    """Values of a function of nodes in float64; None if the function rounds to float32.
+
+    A smooth function hardly bends over a step smaller than the spacing of float32, and one that
+    rounds jumps.
+    """
+
+    def moved(share):
+        def scaled(x):
+            return None if x is None else jnp.asarray(x, jnp.float64) * (1 + share)
+
+        return [
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), one)._replace(
+                position=scaled(one.position), velocity=scaled(one.velocity)
+            )
+            for one in nodes
+        ]
+
     with jax.enable_x64(True):
-        value = function(*jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), nodes))
-    return np.asarray(value) if value.dtype == jnp.float64 else None
+        low, value, high = (np.asarray(function(*moved(k * _STEP))) for k in (-1, 0, 1))
+    scale = np.abs(value) + _FLOOR * typical_size(value) + 1e-300
+    with np.errstate(all="ignore"):
+        bend = np.nan_to_num(np.abs(low - 2.0 * value + high) / scale)
+    return None if np.quantile(bend, 0.9) > _SAME else value

@@ -172,7 +172,9 @@ def judge(
         forms += [] if one_body is None else [one_body["form"]]
         return judged._replace(form=all_of(forms))
     judged = _judge_messages(known, fresh, far, system, dimension)
-    form = form_of_messages(components, judged.gauge, system, *ends, judged.softening)
+    assert judged.gauge is not None
+    receiver, sender = ends
+    form = form_of_messages(components, judged.gauge, system, receiver, sender, judged.softening)
     return judged._replace(form=form)
 
 

@@ -39,6 +39,8 @@ def plot_trajectories(trajectory: Trajectory, count: int = 4) -> Figure:
             axes.plot(x[0], y[0], "o", color=line.get_color(), markersize=4)
         axes.set_aspect("equal" if paths.shape[2] > 1 else "auto", adjustable="datalim")
         axes.set_title(f"simulation {sim} (dots: start)", fontsize=9)
+        axes.set_xlabel("x (length)")
+        axes.set_ylabel("" if sim else "y (length)" if paths.shape[2] > 1 else "time")
     return figure
 
 
@@ -88,10 +90,10 @@ def plot_messages(table: MessageTable, error: float) -> Figure:
         axes.plot(x, table.force[:, k], ".", color=_BLUE, markersize=2, alpha=0.4)
         limits = np.quantile(table.force[:, k], [0.005, 0.995])
         if table.true_force is None:
-            axes.set_xlabel("distance r")
+            axes.set_xlabel("distance r (length)")
         else:
             axes.plot(limits, limits, color=_RED, linewidth=1)
-            axes.set_xlabel(f"true force along {AXES[k]}")
+            axes.set_xlabel(f"true force along {AXES[k]} ({table.quantity.force_unit})")
             axes.set_xlim(*limits)
         axes.set_ylim(*limits)
         axes.set_ylabel(f"force of the network along {AXES[k]}")
@@ -108,8 +110,8 @@ def plot_front(front: ParetoFront, chosen: Law, error_unit: str = "unit of the t
     axes.semilogy(chosen.complexity, chosen.mae, "o", color=_RED, label="the law")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("complexity (operators, variables, constants)")
-    axes.set_ylabel("mean error (in units of the title)")
-    axes.set_title(textwrap.fill(error_unit, 70), fontsize=8)
+    axes.set_ylabel("mean error")
+    axes.set_title(textwrap.fill(f"error in units of {error_unit}", 70), fontsize=8)
     axes.legend(fontsize=8)
     return figure
 
@@ -183,17 +185,19 @@ def plot_law(refitted: Refit, pairs: PairForces, table: MessageTable) -> Figure:
         law, data = (along(force, pairs.features) for force in (pairs.law, pairs.data))
         top.plot(r, data, "o", color=_BLUE, ms=5, alpha=0.35, label="data, other forces subtracted")
         if table.true_force is not None:
-            true = along(table.true_force, table.features)
-            top.plot(table.features["r"], true, ".", color="k", ms=3, label="true force")
-        top.plot(r, law, ".", color=_RED, ms=1.5, label="law")
+            # A few, so that they hide nothing.
+            order = np.argsort(table.features["r"])[:: max(1, len(table.force) // 60)]
+            true = along(table.true_force, table.features)[order]
+            top.plot(table.features["r"][order], true, "x", color="k", ms=5, label="true force")
+        top.plot(r, law, ".", color=_RED, ms=2, label="law")
         top.set_ylim(*_limits(law, data))
         below.plot(r, data - law, ".", color=_BLUE, ms=3, alpha=0.5)
         below.axhline(0.0, color=_RED, linewidth=1)
         below.set_ylim(*_limits(data - law))
-        over = "" if coupling == 1 else f"\nover ${to_latex(coupling)}$"
-        top.set_ylabel(label + over)
+        over = "" if coupling == 1 else f" over ${to_latex(coupling)}$"
+        top.set_ylabel(f"{label}\n({table.quantity.force_unit}){over}")
         below.set_ylabel("data - law")
-        below.set_xlabel("distance r")
+        below.set_xlabel("distance r (length)")
         below.set_xlim(0, float(np.quantile(r, 0.995)))
         top.legend(fontsize=8, markerscale=1.5)
     figure.align_ylabels(rows[:, 0])
@@ -281,7 +285,7 @@ def plot_potential(
         axes.plot(r, value, ".", color=_ORANGE, markersize=0.8, label="with refitted constants")
     axes.set_ylim(*np.quantile(table.change, [0.01, 0.99]))
     axes.set_xlim(0, float(np.quantile(r, 0.99)))
-    axes.set_xlabel("distance r")
-    axes.set_ylabel("V(r) - V(median r)")
+    axes.set_xlabel("distance r (length)")
+    axes.set_ylabel("V(r) - V(median r) (mass x length^2 / time^2)")
     axes.legend(fontsize=8, markerscale=2)
     return figure

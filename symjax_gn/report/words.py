@@ -76,8 +76,10 @@ def number(value: Any, digits: int = 3) -> str:
     """
     if value is None:
         return "cannot be told"
-    if isinstance(value, bool | str):
-        return {True: "yes", False: "no"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
     if not math.isfinite(value):
         return "not known" if math.isnan(value) else "infinite"
     return f"{value:.{digits}g}"
