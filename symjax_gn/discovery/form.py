@@ -115,14 +115,14 @@ def _with_free_numbers(law, columns):
         values[symbol] = float(value)
         return symbol
 
-    def scaled(term):
+    def scaled(term: Any) -> Any:
         """A term or a whole law, with a factor of its own."""
         number, rest = term.as_coeff_Mul()
         if rest == 1:
             return slot(number)
         return sympy.Mul(slot(number), freed(rest), evaluate=False)
 
-    def freed(node):
+    def freed(node: Any) -> Any:
         if node.is_number:
             return slot(node)
         if node.is_Atom or isinstance(node, sympy.Heaviside):
