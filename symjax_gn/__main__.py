@@ -31,7 +31,6 @@ from symjax_gn.data.files import open_folder
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.trajectories import load_trajectory
 from symjax_gn.discovery.certificate import Certificate
-from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.training import TrainingError
@@ -39,7 +38,7 @@ from symjax_gn.physics.simulation import SimulationError, simulate
 from symjax_gn.physics.systems import SYSTEMS, System, get_system, load_system
 from symjax_gn.pipeline import discover
 from symjax_gn.report import plots, records
-from symjax_gn.report.words import mark, verdict_words
+from symjax_gn.report.words import in_short, mark, verdict_words
 from symjax_gn.results import Discovery
 from symjax_gn.settings import PRESETS, Settings, check_settings, preset
 
@@ -291,7 +290,7 @@ def print_laws(found: Discovery) -> None:
     marked, energies = mark(found.certificate._asdict()), found.energies
 
     def show(name, law):
-        print(f"{name}{marked}: {rounded(law)}")
+        print(f"{name}{marked}: {in_short(law)}")
 
     if energies is not None:
         if energies.potential.potential is not None:

@@ -22,11 +22,10 @@ from symjax_gn.discovery import (
     sums,
     verdict,
 )
-from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
 from symjax_gn.report import plots, records
-from symjax_gn.report.words import mark
+from symjax_gn.report.words import in_short, mark
 from symjax_gn.settings import Settings
 
 
@@ -96,10 +95,10 @@ class Discovery:
             laws: Any = [self.refit.towards]
         else:
             laws = self.distilled.components if self.law is None else self.law.message
-        text = "; ".join(str(rounded(law)) for law in laws)
+        text = "; ".join(map(in_short, laws))
         alone = () if self.refit is None else self.refit.one_body
         if any(law != 0 for law in alone):
-            text += "; alone: " + ", ".join(str(rounded(law)) for law in alone)
+            text += "; alone: " + ", ".join(map(in_short, alone))
         marked = mark(self.certificate._asdict()).strip(" ()")
         return f"{marked}: {text}" if marked else text
 

@@ -1,4 +1,8 @@
-"""A law of forces found term by term: structure, kernels, formulas, and their composition."""
+"""A law of forces found term by term: structure, kernels, formulas, and their composition.
+
+The network ranks candidate terms; their kernels are fitted to accelerations by least squares,
+and held-out recordings decide which terms and formulas stay.
+"""
 
 import math
 import os

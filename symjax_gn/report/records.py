@@ -104,7 +104,11 @@ def make_report(
     if law.vectors:
         targets = [f"factor of the vector: {name}" for name in law.vectors]
     elif law.scalar is None:
-        targets = [f"component {k}" for k in range(len(law.components))]
+        force = law.gauge == "influence" and quantity.vector
+        targets = [
+            f"force along {AXES[k]}" if force else f"message component {k}"
+            for k in range(len(law.components))
+        ]
     checks: dict[str, Any] = {}
     gauge = None
     if verdict is not None:

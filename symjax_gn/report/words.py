@@ -4,6 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import sympy
+
+from symjax_gn.laws.expressions import rounded
+
 MARKS = {"doubt": " (doubted)", "reject": " (rejected)"}
 """What follows the name of a law that its certificate does not believe."""
 
@@ -139,6 +143,15 @@ def verdict_words(report: Mapping[str, Any]) -> str:
         return f"recovered: {near}, and {_FORM[form]}"
     joined = "but" if says in ("exact", "up to a gauge") or form == "same" else "and"
     return f"not recovered: {near}, {joined} {_FORM[form]}"
+
+
+def in_short(law: Any) -> str:
+    """A law in a line, its constants rounded.
+
+    >>> in_short(sympy.Float(-0.006663))
+    '-0.006663'
+    """
+    return sympy.sstr(rounded(law), full_prec=False)
 
 
 def interval_text(value: float, low: float, high: float) -> str:
