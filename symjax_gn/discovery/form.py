@@ -52,7 +52,10 @@ Columns = Mapping[str, Float[np.ndarray, " sample"]]
 
 
 def compare_form(
-    law: Any, truth: Float[np.ndarray, " sample"], columns: Columns, free: Any = 0
+    law: Any,
+    truth: Float[np.ndarray, " sample"],
+    columns: Columns,
+    free: Float[np.ndarray, "sample part"] | None = None,
 ) -> str:
     """Whether a law is the true one for some values of its constants.
 
@@ -68,8 +71,8 @@ def compare_form(
         truth: `[sample]`, the true values, float64 and exact to rounding; NaN where the truth
             is known to be infinite.
         columns: columns `[sample]` by name, float64.
-        free: an expression whose symbols beside the columns may have any value, which is added
-            to the law: what the truth is known up to.
+        free: `[sample, part]`, what the truth is known up to: any sum of these parts is none of
+            the law's form. None: nothing.
 
     Returns:
         One of `FORMS`.
@@ -87,10 +90,17 @@ def compare_form(
     truth = truth[kept]
     columns = {name: np.asarray(x, np.float64)[kept] for name, x in columns.items()}
     scale = np.abs(truth) + _FLOOR * typical_size(truth) + 1e-300
+    parts = np.zeros((len(truth), 0)) if free is None else free[kept] / scale[:, None]
+    known = np.linalg.qr(parts)[0]
+
+    def error_of(gap):
+        error = np.clip(np.nan_to_num((gap.T / scale).T, nan=_MOST), -_MOST, _MOST)
+        return error - known @ (known.T @ error)
+
     form, start, plain = _with_free_numbers(law, columns)
 
     def fitted(form, target, start):
-        return _fitted(form + free, target, scale, columns, start)
+        return _fitted(form, target, error_of, columns, start)
 
     found = fitted(form, truth, start)
     if found is None:
@@ -98,10 +108,17 @@ def compare_form(
     if any(abs(found[slot] - start[slot]) > _PLAIN * abs(start[slot]) for slot in plain):
         return "other"
     own = _values(law, columns)
-    for less in _with_less(form, set(start)):
-        if fitted(less, truth, found) is not None and fitted(less, own, start) is None:
-            return "other"
-    return "same"
+
+    def without_excess(form, found, start):
+        """Whether the form is the truth with no part too much; redundant ones are left out."""
+        for less in _with_less(form, set(start)):
+            as_truth = fitted(less, truth, found)
+            if as_truth is not None:
+                as_law = fitted(less, own, start)
+                return as_law is not None and without_excess(less, as_truth, as_law)
+        return True
+
+    return "same" if without_excess(form, found, start) else "other"
 
 
 def _with_free_numbers(law, columns):
@@ -122,7 +139,7 @@ def _with_free_numbers(law, columns):
             return slot(number)
         return sympy.Mul(slot(number), freed(rest), evaluate=False)
 
-    def freed(node: Any) -> Any:
+    def freed(node: Any):
         if node.is_number:
             return slot(node)
         if node.is_Atom or isinstance(node, sympy.Heaviside):
@@ -138,7 +155,7 @@ def _with_free_numbers(law, columns):
             if fixed:
                 return base**node.exp
             exponent = slot(node.exp)
-            plain.extend([exponent] * bool(node.exp.is_Rational))
+            plain.extend([exponent] * isinstance(node.exp, sympy.Rational))
             return base**exponent
         return node.func(*map(freed, node.args))
 
@@ -156,21 +173,20 @@ def _with_less(form, slots) -> Iterator[Any]:
                 yield substituted(form, {node: rest})
 
 
-def _fitted(form, truth, scale, columns, start):
+def _fitted(form, truth, error_of, columns, start):
     """Values of constants near the first ones for which a form is the truth, or None."""
     slots = sorted(form.free_symbols - {sympy.Symbol(name) for name in columns}, key=str)
     names = list(columns)
     tape = Tape([form], names, list(map(str, slots))).bind([columns[name] for name in names])
-    first = np.asarray([start.get(slot, 0.0) for slot in slots])
+    first = np.asarray([start[slot] for slot in slots])
 
     def residual(values):
         with np.errstate(all="ignore"):
-            error = (tape.values(values)[0] - truth) / scale
-        return np.clip(np.nan_to_num(error, nan=_MOST), -_MOST, _MOST)
+            return error_of(tape.values(values)[0] - truth)
 
     def slopes(values):
         with np.errstate(all="ignore"):
-            return np.nan_to_num(tape.slopes(values)[0] / scale[:, None], posinf=0, neginf=0)
+            return error_of(tape.slopes(values)[0])
 
     if slots and not _is_same(residual(first)):
         # Where the truth can be met each step takes off most of the error that is left.
@@ -253,15 +269,11 @@ def form_of_messages(
     columns = pair_features(receiver, sender, system.space)
     if gauge.name == "1/m_i":
         truth = truth / columns["m_i"][:, None]
-    columns |= {f"_f{k}": force for k, force in enumerate(truth.T)}
     forms = []
     for law, row in zip(components, gauge.matrix, strict=True):
         # Its largest entry is held: if all of A were free, nothing times the force would fit.
         held = int(np.argmax(np.abs(row)))
-        free: Any = sympy.Symbol("_b")
-        for k in range(len(row)):
-            if k != held:
-                free += sympy.Symbol(f"_a{k}") * sympy.Symbol(f"_f{k}")
+        free = np.concatenate([np.ones((len(truth), 1)), np.delete(truth, held, axis=1)], axis=1)
         forms.append(compare_form(law, row[held] * truth[:, held], columns, free))
     return all_of(forms)
 
