@@ -99,7 +99,7 @@ def compare_form(
 
     form, start, plain = _with_free_numbers(law, columns)
 
-    def fitted(form, target, start):
+    def fitted(form: Any, target: Any, start: Any) -> Any:
         return _fitted(form, target, error_of, columns, start)
 
     found = fitted(form, truth, start)
@@ -109,7 +109,7 @@ def compare_form(
         return "other"
     own = _values(law, columns)
 
-    def without_excess(form, found, start):
+    def without_excess(form: Any, found: Any, start: Any) -> bool:
         """Whether the form is the truth with no part too much; redundant ones are left out."""
         for less in _with_less(form, set(start)):
             as_truth = fitted(less, truth, found)
@@ -121,7 +121,7 @@ def compare_form(
     return "same" if without_excess(form, found, start) else "other"
 
 
-def _with_free_numbers(law, columns):
+def _with_free_numbers(law: Any, columns: Columns) -> tuple[Any, dict[Any, float], list[Any]]:
     """The law with a symbol in the place of each constant, the values of these; plain exponents."""
     values: dict[Any, float] = {}
     plain: list[Any] = []
@@ -139,7 +139,7 @@ def _with_free_numbers(law, columns):
             return slot(number)
         return sympy.Mul(slot(number), freed(rest), evaluate=False)
 
-    def freed(node: Any):
+    def freed(node: Any) -> Any:
         if node.is_number:
             return slot(node)
         if node.is_Atom or isinstance(node, sympy.Heaviside):
@@ -155,7 +155,8 @@ def _with_free_numbers(law, columns):
             if fixed:
                 return base**node.exp
             exponent = slot(node.exp)
-            plain.extend([exponent] * isinstance(node.exp, sympy.Rational))
+            if isinstance(node.exp, sympy.Rational):
+                plain.append(exponent)
             return base**exponent
         return node.func(*map(freed, node.args))
 
@@ -173,7 +174,7 @@ def _with_less(form, slots) -> Iterator[Any]:
                 yield substituted(form, {node: rest})
 
 
-def _fitted(form, truth, error_of, columns, start):
+def _fitted(form: Any, truth: Any, error_of: Any, columns: Columns, start: Any) -> Any:
     """Values of constants near the first ones for which a form is the truth, or None."""
     slots = sorted(form.free_symbols - {sympy.Symbol(name) for name in columns}, key=str)
     names = list(columns)
