@@ -65,3 +65,14 @@ def load_rows(out, merge):
             if name not in rows or ("error" in rows[name] and "error" not in row):
                 rows[name] = row
     return list(rows.values())
+
+
+def form_of(row):
+    """What the verdict says of the form of a law; "not compared" in rows of before it did."""
+    return row.get("form_verdict") or "not compared"
+
+
+def recovered(rows):
+    """How many laws are near and of the true form, of those of which both were judged."""
+    judged = [row for row in rows if row.get("form_verdict")]
+    return f"{sum(bool(row['recovered']) for row in judged)} of {len(judged)}"

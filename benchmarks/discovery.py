@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _results import commit, open_out, save
+from _results import commit, form_of, open_out, save
 
 ROOT = Path(__file__).parent.parent
 CASES = {
@@ -45,6 +45,7 @@ def run(name, options, seed):
         value=seconds,
         unit="s",
         recovered=report["recovered"],
+        form_verdict=report["form_verdict"],
         laws=report["laws"],
         certificate=report["certificate"]["says"],
         checks=report["checks"],
@@ -67,8 +68,8 @@ def main():
     rows = []
     if args.out and Path(args.out).exists():
         rows = json.loads(Path(args.out).read_text())["rows"]
-    print("| run | recovered | law | seen: median, 90% | beyond: median, 90% | certificate | s |")
-    print("|---|---|---|---|---|---|---|")
+    print("| run | recovered | form | law | seen: median, 90% | beyond: median, 90% "
+          "| certificate | s |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for case in args.cases:
         options, seeds = CASES[case]
         for seed in args.seeds or seeds:
@@ -85,7 +86,7 @@ def main():
                 for k in ("error_seen", "error_beyond")
             ]
             print(
-                f"| {row['name']} | {'yes' if row['recovered'] else 'no'} "
+                f"| {row['name']} | {'yes' if row['recovered'] else 'no'} | {form_of(row)} "
                 f"| ${row['laws'][0]['latex']}$ | {errors[0]} | {errors[1]} "
                 f"| {row['certificate']} | {row['value']:.0f} |",
                 flush=True,

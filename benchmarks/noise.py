@@ -16,7 +16,7 @@ import time
 
 import jax
 import numpy as np
-from _results import commit, load_rows, open_out, save
+from _results import commit, form_of, load_rows, open_out, recovered, save
 from zoo_laws import LAWS
 
 import symjax_gn as sgn
@@ -46,6 +46,8 @@ def run(law, dim, noise, seed, settings):
         value=time.perf_counter() - start,
         unit="s",
         verdict=found.verdict.says if found.verdict else None,
+        form_verdict=found.verdict.form if found.verdict else None,
+        recovered=found.verdict.recovered if found.verdict else None,
         checks=found.verdict.checks if found.verdict else None,
         certificate=dict(says=found.certificate.says, checks=checks),
         message=[str(one) for one in found.law.message],
@@ -82,20 +84,21 @@ def main():
             rows.append(run(law, dim, noise, seed, settings))
             save(args.out, rows)
             print(f"{rows[-1]['name']}: {rows[-1].get('verdict')}", file=sys.stderr, flush=True)
-    print("| law | verdict | certificate | does not hold | the law along x | s |")
-    print("|---|---|---|---|---|---|")
+    print("| law | verdict | form | certificate | does not hold | the law along x | s |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
         says = row.get("certificate", {})
-        failed = [name for name, one in says.get("checks", {}).items() if not one["holds"]]
+        failed = [name for name, one in says.get("checks", {}).items() if one["holds"] is False]
         law = row["message"][0] if "message" in row else row["error"]
         print(
-            f"| {row['name']} | {row.get('verdict')} | {says.get('says')} | {', '.join(failed)} | "
-            f"`{law}` | {row['value']:.0f} |"
+            f"| {row['name']} | {row.get('verdict')} | {form_of(row)} | {says.get('says')} "
+            f"| {', '.join(failed)} | `{law}` | {row['value']:.0f} |"
         )
     for word in ("exact", "approximate", "not recovered"):
         mine = [row for row in rows if row.get("verdict") == word]
         believed = sum(row["certificate"]["says"] == "believe" for row in mine)
         print(f"\n{word}: {len(mine)} of {len(rows)}, {believed} of them believed")
+    print(f"\nrecovered, that is exact and of the true form: {recovered(rows)}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ sees positions only. The last three run twice: told how forces depend on masses 
 not told ("blind": kernels of accelerations without any coupling, for sums all of `COUPLINGS`).
 The main job is never told. Errors are of forces between pairs of test recordings, of which the
 nearest and farthest 1% are left out: relative L2 error, and the median of each pair's.
-"verdict" is that of the main job, of a law that a way has written down. Seconds with
-compilation, each run in a process of its own.
+"verdict" and "form_verdict" are those of the main job, of a law that a way has written down.
+Seconds with compilation, each run in a process of its own.
 """
 
 import argparse
@@ -231,7 +231,7 @@ def one(name, way, dim, seed):
         found = sgn.discover(key, run, system=system)
         seconds = time.perf_counter() - start
         force = columns_of(found.refit.force, pairs)
-        law, said = found.refit.towards, found.verdict.says
+        law, said = found.refit.towards, found.verdict
     else:
         ways = dict(kernels=by_kernels, sindy=by_sindy, sfi=by_inference)
         size, law = ways[kind](told, CASES[name], run, parts)
@@ -241,8 +241,7 @@ def one(name, way, dim, seed):
         said = None
         if law is not None:
             way_to = [sympy.Symbol(f"d{axis}") / sympy.Symbol("r") for axis in AXES[:dim]]
-            judged = sgn.judge(key, [law * one for one in way_to], system, *parts[::2])
-            said = judged.says
+            said = sgn.judge(key, [law * one for one in way_to], system, *parts[::2])
     near, far = np.quantile(pairs["r"], [0.01, 0.99])
     seen = (pairs["r"] >= near) & (pairs["r"] <= far)
     gap, sizes = (np.linalg.norm(x[seen], axis=1) for x in (force - truth, truth))
@@ -251,7 +250,8 @@ def one(name, way, dim, seed):
         unit="s",
         error=float(np.sqrt(np.sum(gap**2) / np.sum(sizes**2))),
         median=float(np.median(gap / (sizes + 0.01 * np.median(sizes)))),
-        verdict=said,
+        verdict=None if said is None else said.says,
+        form_verdict=None if said is None else said.form,
         law=None if law is None else str(law),
     )
 

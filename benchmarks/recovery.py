@@ -13,9 +13,10 @@ output file is not repeated, whatever the defaults were then, unless it ended wi
 Then prints the paper's tables 1 (R^2 of messages), 3 (prediction error) and 5 (law recovered)
 beside the published figures, and how well Hamiltonians keep their energies. "l1-unpruned" and
 "kl-unpruned" train as the paper does, with the penalty to the end and no pruning. A law counts
-as recovered if it is exact and the number of message components is found; "law" says in how
-many runs it is exact whatever that number. Options of the main job after `--options` make rows
-of their own.
+as recovered if it is exact, of the true form, and the number of message components is found;
+"law" says in how many runs it is exact and of that form whatever that number. Rows of before
+forms were compared (no "form_verdict") count by their numbers alone. Options of the main job
+after `--options` make rows of their own.
 """
 
 import argparse
@@ -179,8 +180,11 @@ def _counts(cell):
 
 def _exact_but_for_dimension(row):
     checks = row.get("checks") or {}
-    return "dimension" in checks and all(
-        check["holds"] for name, check in checks.items() if name != "dimension"
+    same = row.get("form_verdict", "same") == "same"
+    return (
+        same
+        and "dimension" in checks
+        and all(check["holds"] for name, check in checks.items() if name != "dimension")
     )
 
 

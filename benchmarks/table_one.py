@@ -52,7 +52,7 @@ def run(strategy, dim, seed, steps, simulations, jobs):
         row |= dict(compiling=seconds_compiling() - before, steps=steps)
         row |= dict(r2=r2.get("influence"), r2_raw=r2.get("force"))
         row |= {name: table.loc[k][name] for name in ("error", "law_error", "components")}
-        row |= {name: str(table.loc[k][name]) for name in ("certificate", "verdict", "law")}
+        row |= {name: str(table.loc[k][name]) for name in ("certificate", "verdict", "form", "law")}
         rows.append({name: getattr(x, "item", lambda x=x: x)() for name, x in row.items()})
     return rows
 
@@ -77,14 +77,14 @@ def main():
                        for r in rows):  # fmt: skip
                 rows += run(strategy, dim, args.seed, *sizes)
                 save(args.out, rows)
-    print("| system | strategy | R^2, raw | R^2, forces | error | verdict | certificate | law |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| system | strategy | R^2, raw | R^2, forces | error | verdict | form | certificate "
+          "| law |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for row in rows:
         values = row["r2_raw"], row["r2"]
         r2 = " | ".join("" if x is None else f"{x:.4f}" for x in values)
         print(
             f"| {row['system']}-{row['dim']} | {row['strategy']} | {r2} | {row['error']:.2%} "
-            f"| {row['verdict']} | {row['certificate']} | `{row['law']}` |"
+            f"| {row['verdict']} | {row.get('form', '')} | {row['certificate']} | `{row['law']}` |"
         )
     whole = {(r["strategy"], r["dim"], r["seed"]): r["value"] for r in rows}
     print(f"\n{len(rows)} networks with their laws: {sum(whole.values()):.0f} s")

@@ -6,7 +6,7 @@
 
 Each cell (law, dimension, seed) is a process of its own, so that its seconds are those that
 a user waits. Saves after each cell; a cell that is in the output file is not repeated. Then
-prints the table: what was said of each law, the law, and the seconds.
+prints the table: how near each law is, whether it has the true form, the law, and the seconds.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _results import commit, load_rows, open_out, save
+from _results import commit, form_of, load_rows, open_out, recovered, save
 
 from symjax_gn.data.checks import check_choice
 
@@ -44,7 +44,17 @@ def run(zoo, law, dim, seed, options):
             said = done.stderr.strip().splitlines() or ["it said nothing"]
             return row | dict(error=said[-1])
         report = json.loads((Path(folder) / "report.json").read_text())
-    keys = ("verdict", "certificate", "checks", "laws", "refit", "one_body", "test_error")
+    keys = (
+        "verdict",
+        "form_verdict",
+        "recovered",
+        "certificate",
+        "checks",
+        "laws",
+        "refit",
+        "one_body",
+        "test_error",
+    )
     return row | {key: report.get(key) for key in keys} | dict(stages=report["seconds"])
 
 
@@ -68,21 +78,24 @@ def _counted(words):
 def print_table(rows):
     """One line per law and dimension, with all seeds that ran, and the totals."""
     print(
-        "| law | verdicts | certificates | the law, towards the sender, or factors of vectors | s |"
+        "| law | verdicts | forms | certificates | the law, towards the sender, or factors of "
+        "vectors | s |"
     )
-    print("|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|")
     cases: dict = {}
     for row in rows:
         cases.setdefault((row["dim"], row["law"]), []).append(row)
     for (dim, law), mine in sorted(cases.items(), key=lambda case: case[0][0]):
         verdicts = _counted(row.get("verdict", "error") for row in mine)
+        forms = _counted(form_of(row) for row in mine)
         says = _counted((row.get("certificate") or {}).get("says", "") for row in mine)
         seconds = ", ".join(f"{row['value']:.0f}" for row in mine)
-        print(f"| {law}-{dim} | {verdicts} | {says} | {_law_text(mine[0])} | {seconds} |")
+        print(f"| {law}-{dim} | {verdicts} | {forms} | {says} | {_law_text(mine[0])} | {seconds} |")
     counts = {word: sum(row.get("verdict", "error") == word for row in rows) for word in
               ("exact", "approximate", "not recovered", "error")}  # fmt: skip
     seconds = [row["value"] for row in rows]
     print(f"\n{len(rows)} runs: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
+    print(f"recovered, that is exact and of the true form: {recovered(rows)}")
     believed = sum((row.get("certificate") or {}).get("says") == "believe" for row in rows)
     print(f"believed: {believed}")
     print(f"seconds: median {statistics.median(seconds):.0f}, largest {max(seconds):.0f}")

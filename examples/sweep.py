@@ -1,4 +1,4 @@
-"""Learning rates times seeds: all networks in one program, and the law that each one knows.
+"""Learning rates times seeds: all networks in one program, and the law found with each.
 
     python examples/sweep.py --system r1 --rates 8 --seeds 4 --out sweep
 
@@ -15,7 +15,7 @@ import symjax_gn as sgn
 
 
 def main():
-    """Simulate, train all members of the sweep, and find each one's law."""
+    """Simulate, train all members of the sweep, and find the law with each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--system", default="spring", help=", ".join(sgn.SYSTEMS))
     parser.add_argument("--simulations", type=int, default=1000)

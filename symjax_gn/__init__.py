@@ -1,6 +1,6 @@
 """From data of interacting bodies to the equation that governs them.
 
-simulate -> make_dataset -> split -> fit -> record_messages -> distill -> judge -> report.
+simulate -> make_dataset -> split -> fit -> terms, or messages -> refit -> certify -> judge.
 `__init__.pyi` lists the public names by floor; each is imported when it is first asked for.
 """
 

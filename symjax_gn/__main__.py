@@ -30,7 +30,7 @@ from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.files import open_folder
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.trajectories import load_trajectory, remarks
-from symjax_gn.laws.expressions import rounded
+from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.training import TrainingError
@@ -38,6 +38,7 @@ from symjax_gn.physics.simulation import SimulationError, simulate
 from symjax_gn.physics.systems import SYSTEMS, System, get_system, load_system
 from symjax_gn.pipeline import discover
 from symjax_gn.report import plots, records
+from symjax_gn.report.words import in_short, mark, verdict_words
 from symjax_gn.results import Discovery
 from symjax_gn.settings import PRESETS, Settings, check_settings, preset
 
@@ -212,7 +213,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         resume=args.resume,
     )
     if found.ended_at is not None:
-        print(f"training ended after {found.ended_at} steps: a law leaves nothing but rounding")
+        print(f"training ended after {found.ended_at} steps: a law fits to rounding")
     print_laws(found)
     figures = {"trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory))}
     figures |= found.figures()
@@ -236,20 +237,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     contents["seconds"] = seconds
     # Together and last, so that an interruption mixes no two runs.
     records.write_report(folder, contents, figures)
-    says = found.certificate.says
-    checks = found.certificate.checks.items()
-    failed = [name for name, check in checks if check["holds"] is False]
-    untold = [
-        f"{name} (needs {check['needs']})" for name, check in checks if check["holds"] is None
-    ]
-    print(
-        f"certificate: {says}"
-        + (f"; does not hold: {', '.join(failed)}" if failed else "")
-        + (f"; cannot be told: {', '.join(untold)}" if untold else "")
-    )
-    said = {"exact": "recovered, exact", "up to a gauge": "recovered, up to a gauge"}
-    word = contents["verdict"] or "no verdict: true law not known"
-    print(f"{said.get(word, word)}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
+    print(certificate_line(found.certificate))
+    print(f"{verdict_words(contents)}; {seconds['total']:.0f} s; see {folder / 'report.md'}")
     return contents
 
 
@@ -287,30 +276,48 @@ def _measure_more_bodies(other, found: Discovery):
     return dict(n=count, network=network, law=law, mean_abs_target=size)
 
 
+def certificate_line(said: Certificate) -> str:
+    """The certificate in a line, with what does not hold and what cannot be told."""
+    line = f"certificate: {said.says}"
+    failed = [name for name, check in said.checks.items() if check["holds"] is False]
+    untold = [
+        f"{name} (needs {check['needs']})"
+        for name, check in said.checks.items()
+        if check["holds"] is None
+    ]
+    for title, names in (("does not hold", failed), ("cannot be told", untold)):
+        line += f"; {title}: {', '.join(names)}" if names else ""
+    return line
+
+
 def print_laws(found: Discovery) -> None:
-    """The laws as they were refitted; those of raw messages as they were picked."""
-    energies = found.energies
+    """The laws as they were refitted, those of raw messages as they were picked, and a mark."""
+    marked, energies = mark(found.certificate._asdict()), found.energies
+
+    def show(name, law):
+        print(f"{name}{marked}: {in_short(law)}")
+
     if energies is not None:
         if energies.potential.potential is not None:
-            print(f"potential of a pair: {rounded(energies.potential.potential)}")
+            show("potential of a pair", energies.potential.potential)
         if energies.refitted is not None:
-            print(f"potential of a pair, constants refitted: {rounded(energies.refitted)}")
+            show("potential of a pair, constants refitted", energies.refitted)
         if energies.kinetic is not None and energies.kinetic.energy is not None:
-            print(f"kinetic energy of a body: {rounded(energies.kinetic.energy)}")
+            show("kinetic energy of a body", energies.kinetic.energy)
     raw = found.settings.gauge == "messages" or found.update is not None
     laws = found.distilled.components if found.refit is None else found.refit.force
     for k, law in enumerate(laws):
-        print(f"{f'message {k}' if raw else f'force on i from j, {AXES[k]}'}: {rounded(law)}")
+        show(f"message {k}" if raw else f"force on i from j, {AXES[k]}", law)
     for law in found.update.selected if found.update is not None else ():
-        print(f"{found.parts[0].quantity.name} of the sums: {rounded(law.expression)}")
+        show(f"{found.parts[0].quantity.name} of the sums", law.expression)
     alone = () if found.one_body is None else found.one_body.components
     if found.refit is not None:
         alone = found.refit.one_body
     if any(law != 0 for law in alone):
         for axis, law in zip(AXES, alone, strict=False):
-            print(f"force on i alone, {axis}: {rounded(law)}")
+            show(f"force on i alone, {axis}", law)
     if found.refit is not None and found.refit.towards is not None:
-        print(f"refitted, towards j: {rounded(found.refit.towards)}")
+        show("force on i towards j", found.refit.towards)
 
 
 def main(argv: Sequence[str] | None = None, **defaults: Any) -> int:

@@ -1,9 +1,12 @@
 """From data to a law in one call; each step of the path is a function of its own.
 
-Graphs are split; a network is trained, its messages are recorded and distilled, the laws are
-refitted in its place, and judged where the truth is known.
+Graphs are split and a network is trained. It ranks candidate terms (vectors x couplings x
+functions of one variable) of which a sum is fitted to accelerations by least squares; held-out
+data decide. Only where no such sum fits, or `factor=False`, are the network's messages distilled
+directly. Laws are refitted to the data, certified, and judged where the truth is known.
 """
 
+import dataclasses
 import os
 import shutil
 import time
@@ -188,7 +191,7 @@ def read_law(
     watch: Stopwatch | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Discovery:
-    """The law that a trained network knows, refitted, judged and with its certificate.
+    """The law of data that a network was trained on, refitted, judged and with its certificate.
 
     Main arguments:
         keys: PRNG keys `[2]`, of the messages that are recorded and of the verdict.
@@ -230,10 +233,12 @@ def read_law(
             found = _find_sum(keys, trained, parts, settings, regressors, watch.lap, searches)
     # A network that was stopped for its law says nothing of it.
     network = trained if ended_at is None else None
-    found["certificate"] = certificate.certify(found["law"], network, train, test)
+    said = found["certificate"] = certificate.certify(found["law"], network, train, test)
     watch.lap("certify")
-    if folder is not None and found["law"] is not None:
-        save_law(Path(folder) / "law.json", found["law"])
+    if found["law"] is not None:
+        found["law"] = dataclasses.replace(found["law"], provenance=dict(certificate=said.says))
+        if folder is not None:
+            save_law(Path(folder) / "law.json", found["law"])
     return Discovery(
         trained=trained,
         test_error=test_error,
@@ -254,7 +259,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
         table = energy_table.forces
     else:
         table = recording.record_messages(keys[0], trained, train, system=system)
-    factored = None if terms is None else factoring.factor(terms, table)
+    factored = None if terms is None else factoring.factor(terms)
     if factored is None:
         law = distillation.distill(
             table,

@@ -1,6 +1,7 @@
 """What a run found, and its report."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -24,10 +25,11 @@ from symjax_gn.discovery import (
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
 from symjax_gn.report import plots, records
+from symjax_gn.report.words import in_short, mark
 from symjax_gn.settings import Settings
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Discovery:
     """All that a run found.
 
@@ -35,14 +37,15 @@ class Discovery:
         law: the law as a model, its constants refitted: `predict`, `save_law`, ...
         trained: the network.
         table: recorded messages.
-        distilled: what the score picked, with its fronts.
+        distilled: the law of messages or terms as it was chosen, with its candidates.
         update: the laws of what a sum of messages becomes; None for vectors.
         one_body: what moves a body by itself; None for quantities that are no vectors.
         message_gauge: the size of raw messages, as a law; None likewise.
         refit: the refitted laws; None for laws of raw messages.
         energies: what a Hamiltonian adds; None for other strategies.
         certificate: whether to believe the law, from the data alone; see `certify`.
-        verdict: whether the law is the true one; None where the truth is not known.
+        verdict: how near the law is to the true one, and whether it has its form; None where
+            the truth is not known.
         one_body_check: the same of `one_body`, or None.
         message_r2: R^2 of messages against true forces, or None.
         test_error: the network's held-out error and the mean size, see `held_out_error`.
@@ -79,6 +82,25 @@ class Discovery:
     settings: Settings
     seconds: dict[str, float]
     ended_at: int | None
+
+    def __repr__(self) -> str:
+        said = "no verdict"
+        if self.verdict is not None:
+            said = f"verdict: {self.verdict.says}, form: {self.verdict.form}"
+        return f"Discovery({self.text()}; certificate: {self.certificate.says}; {said})"
+
+    def text(self) -> str:
+        """The law in a line, that of bodies alone last; "rejected" or "doubted" come first."""
+        if self.refit is not None and self.refit.towards is not None:
+            laws: Any = [self.refit.towards]
+        else:
+            laws = self.distilled.components if self.law is None else self.law.message
+        text = "; ".join(map(in_short, laws))
+        alone = () if self.refit is None else self.refit.one_body
+        if any(law != 0 for law in alone):
+            text += "; alone: " + ", ".join(map(in_short, alone))
+        marked = mark(self.certificate._asdict()).strip(" ()")
+        return f"{marked}: {text}" if marked else text
 
     def report(self, **run: Any) -> dict[str, Any]:
         """The contents of `report.json`; `run` says what was run: system, seed, ..."""
@@ -153,25 +175,36 @@ class Discovery:
     def figures(self) -> dict[str, tuple[str, Any]]:
         """Titles and figures by file name."""
         law, table, found = self.distilled, self.table, self.energies
+        marked = mark(self.certificate._asdict())
+        drawn: dict[str, tuple[str, Any]] = {}
+
+        def draw(name, title, figure, of_law=True):
+            if of_law and marked:
+                figure.suptitle(f"{title}{marked}", color="#c0392b")
+            drawn[name] = (title + (marked if of_law else ""), figure)
+
         kept = 1 if found is not None else len(table.components)
-        drawn = {"training.png": ("Training", plots.plot_training(self.trained.history, kept))}
-        name, title = "messages.png", "Messages against forces"
-        if found is not None:
-            name, title = "forces.png", "Forces of the network"
+        training = plots.plot_training(self.trained.history, kept)
+        if training is not None:
+            draw("training.png", "Training", training, of_law=False)
         if self.parts[0].quantity.vector:
-            drawn[name] = (title, plots.plot_messages(table))
-        if self.parts[0].quantity.vector and law.gauge == "influence":
-            drawn["law.png"] = ("The law and what the network knows", plots.plot_law(law, table))
+            name, title = "messages.png", "Messages of the network against forces"
+            if found is not None:
+                name, title = "forces.png", "Forces of the network"
+            share = self.test_error[0] / (self.test_error[1] or math.nan)
+            draw(name, title, plots.plot_messages(table, share), of_law=False)
+        if self.refit is not None:
+            pairs = plots.pair_forces(self.refit, self.parts[2])
+            draw("law.png", "The law and the data", plots.plot_law(self.refit, pairs, table))
+        elif self.law is not None:
+            figure = plots.plot_predictions(self.law, self.parts[2])
+            draw("law.png", "The law and the data", figure)
         if found is not None and found.potential.potential is not None:
-            drawn["potential.png"] = (
-                "The potential of a pair",
-                plots.plot_potential(found.potential, found.table, found.refitted),
-            )
-        for k, front in enumerate(law.fronts):
-            drawn[f"pareto_{k}.png"] = (
-                f"Pareto front {k}",
-                plots.plot_front(front, law.error_unit),
-            )
+            figure = plots.plot_potential(found.potential, found.table, found.refitted)
+            draw("potential.png", "The potential of a pair", figure)
+        for k, (front, chosen) in enumerate(zip(law.fronts, law.selected, strict=True)):
+            figure = plots.plot_front(front, chosen, law.error_unit)
+            draw(f"pareto_{k}.png", f"Candidates {k}: error against complexity", figure)
         return drawn
 
 

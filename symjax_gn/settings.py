@@ -89,8 +89,8 @@ class Settings:
     )
     until_law: bool = _option(
         True,
-        "bottleneck: end training as soon as a law found on the way leaves nothing of held-out "
-        "accelerations but rounding",
+        "bottleneck: end training as soon as a law found on the way fits held-out accelerations "
+        "to rounding",
         "training",
     )
 
@@ -104,13 +104,14 @@ class Settings:
     time_limit: float = _option(
         40.0,
         "seconds for each search of an engine; of one core for the terms of a force, and for their "
-        "formulas; what was begun is ended",
+        "formulas; running searches finish",
         "search",
     )
     factor: bool = _option(
         True,
-        "split forces and sums into terms of one variable each, and search for one at a time; "
-        "where that is not possible, and with a given form, all are searched for at once",
+        "fit sums of terms of one variable each, which the network ranks, to the data, and read "
+        "one at a time as a formula; where none fits, and with a given form, the network's "
+        "messages are searched for all variables at once",
         "search",
     )
     choice: str = _option(

@@ -17,7 +17,6 @@ from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.files import open_folder
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.data.units import measure_scales
-from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.networks.sweeping import Sweep, sweep
 from symjax_gn.physics.systems import System
@@ -40,8 +39,8 @@ class Survey(NamedTuple):
         """A pandas table with a row for each member: that of the sweep and its law.
 
         `law_error` is the held-out error of the law as a share of the mean target, and
-        `certificate` says whether to believe it. `verdict` says whether it is the true law,
-        where that is known.
+        `certificate` says whether to believe it. Where the true law is known, `verdict` says how
+        near it is, `form` whether it has the true form, and `recovered` whether both hold.
 
         Args:
             by: one of `CRITERIA`; the least comes first.
@@ -57,25 +56,20 @@ class Survey(NamedTuple):
 def _row(found):
     """What a table says of a law."""
     if not isinstance(found, Discovery):
-        return dict(law_error=np.nan, certificate="", verdict="", law=found or "")
+        said = dict(certificate="", verdict="", form="", recovered=None)
+        return dict(law_error=np.nan, **said, law=found or "")
     error = np.nan
     if found.law_error is not None:
         error = found.law_error[0] / found.law_error[1]
-    says = "" if found.verdict is None else found.verdict.says
-    return dict(law_error=error, certificate=found.certificate.says, verdict=says, law=_text(found))
-
-
-def _text(found):
-    """The law in a line, that of bodies alone last."""
-    if found.refit is not None and found.refit.towards is not None:
-        laws = [found.refit.towards]
-    else:
-        laws = found.distilled.components if found.law is None else found.law.message
-    text = "; ".join(str(rounded(law)) for law in laws)
-    alone = () if found.refit is None else found.refit.one_body
-    if any(law != 0 for law in alone):
-        text += "; alone: " + ", ".join(str(rounded(law)) for law in alone)
-    return text
+    judged = found.verdict
+    return dict(
+        law_error=error,
+        certificate=found.certificate.says,
+        verdict="" if judged is None else judged.says,
+        form="" if judged is None else judged.form,
+        recovered=None if judged is None else judged.recovered,
+        law=found.text(),
+    )
 
 
 def discover_all(

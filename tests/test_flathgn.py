@@ -217,7 +217,7 @@ def test_a_potential_is_the_integral_of_a_force_found_term_by_term(hamiltonian, 
     table = energies.record_energies(key, hamiltonian, train, num_edges=300)
     laws = factoring.find_laws(key, hamiltonian, train, validation, engines)
     assert laws is not None
-    found = factoring.factor(laws, table.forces)
+    found = factoring.factor(laws)
     assert found.one_body.form == "none"
     whole = energies.refitted_potential(found.refit, table.forces.features)
     assert whole is not None

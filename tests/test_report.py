@@ -6,12 +6,17 @@ import pytest
 import sympy
 from matplotlib.figure import Figure
 
+from symjax_gn.__main__ import certificate_line
 from symjax_gn.data.files import in_one_stroke, open_folder
+from symjax_gn.data.quantities import ACCELERATION, VELOCITY
 from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
+from symjax_gn.discovery.refitting import Refit
+from symjax_gn.discovery.verdict import Verdict
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law, ParetoFront
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.report import records
 from symjax_gn.report.markdown import report_markdown
 
@@ -27,9 +32,9 @@ def contents(form="central", **run):
         np.eye(2) if form == "linear" else None, 0.2, (law,), (front,), 2, "|target|",
     )  # fmt: skip
     return records.make_report(
-        law=force, verdict=None, message_r2=None, test_error=(0.1, 23.0),
+        law=force, message_r2=None, test_error=(0.1, 23.0),
         seconds={"total": 1.0}, system="mine.npz", dim=2, n=4, strategy="bottleneck",
-        regressor="operon", seed=0, **run,
+        regressor="operon", seed=0, **dict(dict(verdict=None), **run),
     )  # fmt: skip
 
 
@@ -56,23 +61,34 @@ def test_files(tmp_path):
     assert contents(law_on_test=(0.5, 23.0))["law_error"] == 0.5
     assert {"python", "jax", "numpy", "symjax_gn"} <= set(read["versions"])
     text = (tmp_path / "report.md").read_text()
-    assert "no verdict" in text
+    assert "**No verdict**: the true law is not known." in text
     assert "![A title](one.png)" in text
     assert "| 5 | 0.01 | 1.50 | $2.0 r - 1.98$ |" in text
     assert "multiplied by r^2" in text
 
 
 @pytest.mark.parametrize(
-    ("says", "words"),
+    ("says", "form", "words"),
     [
-        ("exact", "**Recovered**: the law is"),
-        ("up to a gauge", "up to their gauge"),
-        ("approximate", "**Approximate**"),
-        ("not recovered", "**Not recovered**"),
+        ("exact", "same", "**Recovered**: its forces agree with the true ones to 0.1% (median "
+         "relative error 0.0002), and its form is the true one."),
+        ("exact", "other", "**Not recovered**: its forces agree with the true ones to 0.1% (median "
+         "relative error 0.0002), but its form is another one."),
+        ("exact", "unknown", "but whether its form is the true one cannot be told"),
+        ("up to a gauge", "same", "**Recovered**: its messages agree with the true forces, up to "),
+        ("approximate", "same", "**Not recovered**: its forces agree with the true ones to 2% "),
+        ("not recovered", "other", "**Not recovered**: its forces do not agree with the true "),
     ],
-)
-def test_the_outcome_is_said(says, words):
-    assert words in report_markdown(contents() | dict(verdict=says), {})
+)  # fmt: skip
+def test_how_near_a_law_is_and_its_form_are_said_apart(says, form, words):
+    """Only both together are called recovered."""
+    checks = dict(error_seen=dict(median=2e-4, median_limit=1e-3, holds=True))
+    found = contents(verdict=Verdict(says, checks, None, 0.01, form))
+    assert (found["verdict"], found["form_verdict"]) == (says, form)
+    text = report_markdown(found, {})
+    assert words in text
+    assert found["recovered"] == ("**Recovered**" in text)
+    assert "median relative error 0.0002 (at most 0.001) | yes |" in text
 
 
 @pytest.mark.parametrize("says", ["believe", "doubt", "reject"])
@@ -81,8 +97,66 @@ def test_the_certificate_comes_first(says):
     found = contents(certificate=Certificate(says, checks))
     assert found["certificate"] == dict(says=says, checks=checks)
     text = report_markdown(found, {})
-    assert 0 < text.index(f"**{says.capitalize()}**") < text.index("no verdict")
-    assert "| explained | law error 0.1, limit 0.2 |" in text
+    assert 0 < text.index(f"**{says.capitalize()}**") < text.index("No verdict")
+    holds = "yes" if says == "believe" else "no"
+    assert f"| explained | relative error of the law 0.1, limit 0.2 | {holds} |" in text
+    # What is not believed is marked where it stands.
+    marked = dict(believe="", doubt=" (doubted)", reject=" (rejected)")[says]
+    assert f"The force towards the sender{marked}:\n" in text
+
+
+def test_what_cannot_be_told_is_said():
+    checks = dict(
+        noise=dict(persistent=None, limit=0.01, holds=None, needs="four recordings"),
+        explained=dict(law_error=float("inf"), limit=float("nan"), holds=False),
+    )
+    text = report_markdown(contents(certificate=Certificate("doubt", checks)), {})
+    assert "| noise | limit 0.01 | cannot be told: needs four recordings |" in text
+    assert "relative error of the law infinite, limit not known | no |" in text
+    assert certificate_line(Certificate("doubt", checks)) == (
+        "certificate: doubt; does not hold: explained; cannot be told: noise"
+    )
+    assert "nan" not in text and "None" not in text
+
+
+def test_numbers_have_their_names():
+    """Constants are named in the law, with digits that tell the ends of intervals apart."""
+    law = 2 * R - 1.98
+    interval = (-1.98, -1.9800003, -1.9799997)
+    found = Refit((law * DX / R,), (sympy.Integer(0),), law, R, law, 1e-7, 2e-7, (interval,))
+    text = report_markdown(contents(refit=records.refit_record(found, 3e-6)), {})
+    assert "$$ c_{1} + 2 r $$" in text
+    assert "- c_1 = -1.98, between -1.9800003 and -1.9799997" in text
+    assert "Exact numbers in it, which the data allow: 2." in text
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.02, True), (14.4795, False), (0.0, False)])
+def test_a_share_of_the_whole_is_at_most_the_whole(share, said):
+    """What an untrained network adds to its messages says nothing of the law."""
+    nothing = VectorLaw("none", (sympy.Integer(0),), share=share)
+    text = report_markdown(contents(one_body=nothing), {})
+    assert "No force on a body by itself was found." in text
+    assert ("What the network adds to the messages is" in text) == said
+    assert "1447" not in text
+
+
+def test_the_rating_of_a_law_has_only_numbers():
+    found = contents()
+    found["laws"][0] |= dict(mae=float("nan"), score=0.0)
+    text = report_markdown(found, {})
+    assert "Complexity 5." in text and "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("quantity", "left"), [(ACCELERATION, r"\ddot{x}_i"), (VELOCITY, r"\dot{x}_i")]
+)
+def test_the_equation_of_motion_is_that_of_the_quantity(quantity, left):
+    """Of accelerations, or of velocities in first-order motion; with the law as it is used."""
+    e, mass = sympy.symbols("e_0 m_i")
+    model = SymbolicModel((3 * DX,), ((e - VX) / mass,), quantity=quantity)
+    (motion,) = contents(model=model)["motion"]
+    assert motion.startswith(f"{left} = ")
+    assert r"\sum_{j \to i} 3 \Delta x" in motion and "v_{x,i}" in motion and "m_{i}" in motion
 
 
 @pytest.mark.parametrize(
@@ -99,7 +173,7 @@ def test_the_form_is_said(form, words):
 
 
 def test_the_number_of_components_is_said():
-    for told, words in ((True, "as told"), (False, "without being told the dimension")):
+    for told, words in ((True, "given as the dimension"), (False, "with no dimension given")):
         text = report_markdown(contents(message_components=dict(used=2, of=100, told=told)), {})
         assert "in use: 2 of 100, " in text
         assert words in text
@@ -115,7 +189,11 @@ def test_energies_are_said():
     ]  # fmt: skip
     front = ParetoFront((), 0.0)
     for potential, rollouts, words in (
-        (R**2, rows, ["$$ r^{2} $$", "| midpoint | network | 0.1 |  | 7 of 8 |", "3.00%"]),
+        (
+            R**2,
+            rows,
+            ["$$ r^{2} $$", "| midpoint | network | 0.1 |  | 7 of 8 |", "left is 0.03 of"],
+        ),
         (None, None, ["No potential:", "No paths were followed: because."]),
     ):
         found = records.energy_record(
@@ -127,7 +205,11 @@ def test_energies_are_said():
         )
         text = report_markdown(contents(energies=found, drag_without_dissipation=True), {})
         assert "which no Hamiltonian holds; --dissipative adds what does" in text
-        for word in [*words, "momentum p:", "Check of the potential: median error 0.01"]:
+        for word in [
+            *words,
+            "momentum p:",
+            "Check of the potential energy: median relative error 0.01",
+        ]:
             assert word in text
 
 

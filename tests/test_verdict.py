@@ -46,6 +46,11 @@ def verdict(data, name, components, gauge="messages"):
     return judge(key, components, system, train, test, gauge=gauge, num_pairs=2000)
 
 
+def near(result):
+    """Whether forces, or messages up to a gauge, are right; the form is another question."""
+    return result.says in ("exact", "up to a gauge")
+
+
 def vector(scalar, axes=(DX, DY)):
     return [scalar * axis / R for axis in axes]
 
@@ -66,13 +71,13 @@ def test_the_truth_passes_as_it_is(data, name):
 def test_a_law_of_forces_must_be_the_force(data, factor):
     """The same as a raw message would do."""
     law = vector(factor * TRUE["r1"])
-    assert verdict(data, "r1", law, "messages").recovered
+    assert near(verdict(data, "r1", law, "messages"))
     result = verdict(data, "r1", law, "influence")
     assert not result.recovered
     assert result.says == "not recovered"
     turned = mixed(vector(TRUE["r1"]), [[0.0, 1.0], [-1.0, 0.0]], [0.0, 0.0])
-    assert not verdict(data, "r1", turned, "influence").recovered
-    assert not verdict(data, "r1", [x + 1 for x in vector(TRUE["r1"])], "influence").recovered
+    assert not near(verdict(data, "r1", turned, "influence"))
+    assert not near(verdict(data, "r1", [x + 1 for x in vector(TRUE["r1"])], "influence"))
 
 
 def test_wrong_arguments(data):
@@ -90,10 +95,14 @@ def test_the_truth_passes_in_any_gauge(data, gauge, name):
     x, y = vector(TRUE["r1"] * gauge)
     mixed = [0.7 * x - 0.4 * y + 0.3, 0.2 * x + 1.3 * y - 1.0]
     result = verdict(data, "r1", mixed)
-    assert result.recovered
+    assert near(result)
     assert result.gauge.name == name
+    # What a fitted function of the receiver does to a form cannot be told.
+    assert result.form == ("same" if name == "1/m_i" else "unknown")
+    assert result.recovered == (name == "1/m_i")
     function_offset = [mixed[0] + sympy.log(MI), mixed[1]]
-    assert verdict(data, "r1", function_offset).recovered
+    found = verdict(data, "r1", function_offset)
+    assert near(found) and found.form == "unknown" and not found.recovered
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -107,7 +116,8 @@ def test_planted_messages_with_noise(data, name):
     ripple = sympy.sin(41 * DX + 17 * DY + 29 * MJ)
     for noise, recovered in ((0.01, True), (0.15, False)):
         planted = mixed(vector(gauge * TRUE[name] * (1 + noise * ripple)), matrix, offset)
-        assert verdict(data, name, planted).recovered == recovered
+        result = verdict(data, name, planted)
+        assert near(result) == recovered and not result.recovered
 
 
 def mixed(force, matrix, offset):
@@ -119,14 +129,14 @@ def mixed(force, matrix, offset):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "misses"),
     [
         ("r2", [MI * MJ / R**1.9, MI / R**2, MJ / R**2 / (1 + 0.1 * R)]),
         ("charge", [-QI * QJ / R**1.9, -QI / R**2]),
         ("spring", [2 * R, 2 * (R - 0.8)]),
     ],
 )
-def test_three_dimensions(data, name, near):
+def test_three_dimensions(data, name, misses):
     """As in two, with offsets that depend on the receiver; near misses in the same gauge."""
     rng = np.random.default_rng(1)
     matrix = np.linalg.qr(rng.normal(size=(3, 3)))[0] * [[1.0], [3.0], [0.2]]
@@ -136,14 +146,14 @@ def test_three_dimensions(data, name, near):
         return mixed(vector(law, (DX, DY, DZ)), matrix, offset)
 
     result = verdict(data, f"{name}-3", planted(TRUE[name]))
-    assert result.recovered
+    assert near(result)
     assert result.gauge.matrix.shape == (3, 3)
     # One over the receiver's mass is a gauge too.
-    assert verdict(data, f"{name}-3", planted(TRUE[name] / MI)).recovered
-    for law in near:
-        assert not verdict(data, f"{name}-3", planted(law)).recovered
+    assert near(verdict(data, f"{name}-3", planted(TRUE[name] / MI)))
+    for law in misses:
+        assert not near(verdict(data, f"{name}-3", planted(law)))
     flat = planted(TRUE[name])
-    assert not verdict(data, f"{name}-3", [*flat[:2], flat[0] + 2 * flat[1]]).recovered
+    assert not near(verdict(data, f"{name}-3", [*flat[:2], flat[0] + 2 * flat[1]]))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -176,7 +186,7 @@ def test_planted_messages_are_distilled(data, seed):
     engines = [OperonRegressor(seed=2 * seed + k, evaluations=20_000) for k in range(2)]
     law = distill(table, engines, gauge="messages", num_samples=800)
     assert law.form == "components"
-    assert verdict(data, "spring", law.components).recovered
+    assert near(verdict(data, "spring", law.components))
 
 
 @pytest.mark.parametrize(
@@ -238,14 +248,13 @@ def test_forces_that_few_or_none_feel(data):
     ],
 )
 def test_near_misses_fail(data, name, law):
-    assert not verdict(data, name, vector(law)).recovered
+    assert not near(verdict(data, name, vector(law)))
 
 
 def test_components_must_determine_the_force(data):
     x, y = vector(TRUE["spring"])
     for dependent in ([x], [x, x], [x, x + 0.001 * y], [x, sympy.Float(1.0) + 0 * R], [x, y, x]):
-        result = verdict(data, "spring", dependent)
-        assert not result.recovered
+        assert not near(verdict(data, "spring", dependent))
 
 
 def test_checks_say_their_numbers(data):
@@ -272,9 +281,9 @@ def test_all_checks_are_of_test_pairs(data):
 
 
 def test_a_law_that_is_not_finite_fails(data):
-    assert not verdict(data, "spring", vector(sympy.log(-R))).recovered
+    assert not near(verdict(data, "spring", vector(sympy.log(-R))))
     result = verdict(data, "spring", vector(TRUE["spring"] + 0.001 * sympy.log(R - 0.5)))
-    assert not result.recovered
+    assert not near(result)
     assert np.isinf(result.checks["error_beyond"]["quantile_90"])
 
 
@@ -345,7 +354,7 @@ def test_shuffled_accelerations_are_never_a_recovered_law():
         table = record_messages(keys[4], trained, shuffled[0], system=system)
         law = distill(table, [OperonRegressor(evaluations=20_000, seed=seed)])
         result = judge(keys[5], law.components, system, shuffled[0], parts[2], num_components=2)
-        recovered.append(result.recovered)
+        recovered.append(near(result))
     assert recovered == [False] * 20
 
 
@@ -353,6 +362,7 @@ def test_a_threshold_that_is_slightly_off(data):
     """Between the thresholds the law is all wrong, but hardly a pair is there."""
     step = sympy.Heaviside(R - 2.0)
     result = verdict(data, "discontinuous", vector(2 * (R - 0.99) * step))
+    # The threshold is a constant, which the fit of a form leaves alone.
     assert result.recovered
     np.testing.assert_allclose(result.gauge.matrix, np.eye(2), atol=1e-3)
 

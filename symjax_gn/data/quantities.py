@@ -33,6 +33,15 @@ class Quantity:
         check_type("The weight of a quantity", self.weight, (str, type(None)))
         check_choice("level of a quantity", self.level, ("node", "graph"))
 
+    @property
+    def force_unit(self) -> str:
+        """The dimension of weight x quantity, which messages sum up to.
+
+        >>> ACCELERATION.force_unit
+        'mass x length / time^2'
+        """
+        return self.unit if self.weight is None else f"{self.weight} x {self.unit}"
+
 
 ACCELERATION = Quantity("acceleration", "node", True, "length / time^2", weight="mass")
 VELOCITY = Quantity("velocity", "node", True, "length / time")

@@ -1,1 +1,1 @@
-"""From a trained network to a law, and whether the law is right."""
+"""From data, and a network that ranks terms, to a law; and whether the law is right."""

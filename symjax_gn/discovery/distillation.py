@@ -1,4 +1,4 @@
-"""From recorded messages to laws: what to regress, on what, and back to units."""
+"""From recorded messages to laws, where no sum of terms fits the data, or none is asked for."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,8 @@
-"""A law of forces found term by term: structure, kernels, formulas, and their composition."""
+"""A law of forces found term by term: structure, kernels, formulas, and their composition.
+
+The network ranks candidate terms; their kernels are fitted to accelerations by least squares,
+and held-out recordings decide which terms and formulas stay.
+"""
 
 import math
 import os
@@ -10,13 +14,12 @@ import sympy
 from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import choice, kernels, noise, structure
 from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.objective import OnKernels
-from symjax_gn.discovery.recording import MessageTable, record_stars
+from symjax_gn.discovery.recording import record_stars
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.discovery.terms import is_central
 from symjax_gn.laws.engines import Regressor
@@ -137,12 +140,11 @@ def find_laws(
     return Found(fit, choice.rounded(laws, seen, held_out), seen, network_error)
 
 
-def factor(found: Found, table: MessageTable) -> Factored:
+def factor(found: Found) -> Factored:
     """The law of forces that is the sum of the terms that `find_laws` found.
 
     Args:
         found: terms and laws.
-        table: what `record_messages` gave.
     """
     fit, laws, seen, network_error = found
     objective = OnKernels(laws.terms, seen)
@@ -161,7 +163,7 @@ def factor(found: Found, table: MessageTable) -> Factored:
         error_before=before,
         intervals=objective.intervals(laws.kernels),
     )
-    pair, own = _pair_law(laws, force, scalar), _own_law(laws, alone, table)
+    pair, own = _pair_law(laws, force, scalar, after), _own_law(laws, alone)
     return Factored(pair, own, refit, fit, laws, network_error)
 
 
@@ -176,16 +178,17 @@ def _scalar(laws, candidate) -> Any:
     return total
 
 
-def _pair_law(laws, force, scalar):
+def _pair_law(laws, force, scalar, error):
     """The law of pairs with the candidates it was chosen from."""
     unit = "|a| + 0.1 typical |a|, with noise a larger share of it, in accelerations"
+
+    def rated(law, found):
+        rows = [(complexity(x), row.error, x) for x, row in zip(found, laws.rows, strict=True)]
+        return _with_chosen((complexity(law), error, law), rows)
+
     if scalar is not None:
         found = [_scalar(laws, row.candidate) for row in laws.rows]
-        rows = [(complexity(x), row.error, x) for x, row in zip(found, laws.rows, strict=True)]
-        front = to_front(rows)
-        error = next(e for _, e, x in rows if x == scalar) if scalar in found else np.nan
-        chosen = next((one for one in front.laws if one.expression == scalar), None)
-        chosen = chosen or Law(scalar, complexity(scalar), float(error), 0.0)
+        chosen, front = rated(scalar, found)
         return VectorLaw(
             "central", tuple(force), scalar, selected=(chosen,), fronts=(front,), error_unit=unit
         )
@@ -193,15 +196,9 @@ def _pair_law(laws, force, scalar):
     for k, (term, kernel) in enumerate(zip(laws.terms, laws.kernels, strict=True)):
         if not term.pair:
             continue
-        rows = [
-            (complexity(x), row.error, x)
-            for row in laws.rows
-            for x in [term.whole(row.candidate[k])]
-        ]
-        front = to_front(rows)
-        whole = term.whole(kernel)
-        chosen = next((one for one in front.laws if one.expression == whole), None)
-        selected.append(chosen or Law(whole, complexity(whole), laws.error, 0.0))
+        found = [term.whole(row.candidate[k]) for row in laws.rows]
+        chosen, front = rated(term.whole(kernel), found)
+        selected.append(chosen)
         fronts.append(front)
         names.append(term.vector.name)
     return VectorLaw(
@@ -214,9 +211,16 @@ def _pair_law(laws, force, scalar):
     )
 
 
-def _own_law(laws, alone, table):
+def _with_chosen(chosen, rows):
+    """The law that was chosen as it is rated, and the front of candidates with it."""
+    # It may have been rounded since, and then is on the front in the place of its like.
+    front = to_front([chosen, *(row for row in rows if row[0] != chosen[0])])
+    size, error, expression = chosen
+    law = next((one for one in front.laws if one.expression == expression), None)
+    return law or Law(expression, size, error, 0.0), front
+
+
+def _own_law(laws, alone):
     """The law of bodies alone."""
-    own = np.linalg.norm(table.alone, axis=1)
-    share = float(np.median(own) / (typical_size(np.linalg.norm(table.force, axis=1)) or 1.0))
     form = "none" if all(term.pair for term in laws.terms) else "components"
-    return VectorLaw(form, tuple(alone), share=share)
+    return VectorLaw(form, tuple(alone), share=0.0)

@@ -1,4 +1,4 @@
-"""Distilled laws in place of the network: accelerations from expressions, and a refit."""
+"""Accelerations from laws, and their constants refitted to those of the data."""
 
 import dataclasses
 import math

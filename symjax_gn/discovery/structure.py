@@ -1,6 +1,6 @@
 """Which terms a force has, with their kernels.
 
-The network says which terms a force may have: it has split what a body feels into pairs.
+The network ranks the terms that a force may have: it has split what a body feels into pairs.
 Accelerations decide which of them it has.
 """
 

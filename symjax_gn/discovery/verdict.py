@@ -1,4 +1,4 @@
-"""Whether a distilled law is the law the data were made with; no person decides."""
+"""Whether a law is the one the data were made with: are its forces, and is its form?"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from symjax_gn.data.sampling import sample_pairs
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import distillation
 from symjax_gn.discovery.energies import true_potential
+from symjax_gn.discovery.form import all_of, form_of_forces, form_of_messages, form_of_one_body
 from symjax_gn.discovery.gauge import FACTORS, GaugeFit, fit_gauge
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.physics.systems import System, one_body_force, true_forces
@@ -48,24 +49,30 @@ _FLOOR, _FLOOR_OF_MESSAGES = 0.01, 0.1
 # and of raw messages.
 _BEYOND, _BEYOND_OF_MESSAGES = (0.5, 2.0), (1 / 3, 3.0)
 
+# Pairs, of those seen and of those beyond, or bodies on which forms are compared.
+_COMPARED = 300
+
 
 class Verdict(NamedTuple):
     """The outcome of `judge`."""
 
     says: str
-    """"exact" or "approximate" for a law of forces, "up to a gauge" for one of raw messages,
-    or "not recovered"."""
+    """How near the law's forces are to the true ones: "exact" or "approximate" for a law of
+    forces, "up to a gauge" for one of raw messages, or "not recovered"."""
     checks: dict[str, dict[str, Any]]
     """Each check with its numbers, its limits and whether it holds."""
     gauge: GaugeFit | None
     """The gauge in which a law of raw messages was compared; None for forces."""
     softening: float
     """The softening of the true law it was compared with."""
+    form: str = "unknown"
+    """Whether the law has the form of the true one, see `compare_form`: "same", "other", or
+    "unknown" where that cannot be told."""
 
     @property
     def recovered(self) -> bool:
-        """Whether the law is the true one: exact, or exact up to a gauge."""
-        return self.says in ("exact", "up to a gauge")
+        """Whether the law is the true one: its forces are near, and its form is the same."""
+        return self.says in ("exact", "up to a gauge") and self.form == "same"
 
 
 class _Pairs(NamedTuple):
@@ -88,7 +95,12 @@ def judge(
     num_components: int | None = None,
     num_pairs: int = 4000,
 ) -> Verdict:
-    """Compare a law of the forces between pairs with the truth.
+    """Compare a law of the forces between pairs with the truth: in value and in form.
+
+    The form is the same if there are values of the law's constants for which it is the true law
+    to rounding, on pairs seen and beyond; see `compare_form`. True values are computed in
+    float64. Forms of raw messages are compared in the gauges g = 1 and g = 1 / m_i with a
+    constant b, and unknown in others. A law is recovered if it is near and has the same form.
 
     A law of forces (`gauge="influence"`) must be the force as it stands. Its error is
     |law - f| / (|f| + 0.01 typical |f|), typical the median over pairs that feel something;
@@ -146,6 +158,8 @@ def judge(
     reach = _BEYOND if gauge == "influence" else _BEYOND_OF_MESSAGES
     other = _sample(keys[3], test, num_pairs, components)
     far = _stretch(keys[2], other, known, components, test.space, reach, system.cutoff)
+    both = [jax.tree.map(lambda x: x[:_COMPARED], pairs[1:]) for pairs in (fresh, far)]
+    ends = jax.tree.map(lambda *x: np.concatenate(x), *both)
     dimension: dict[str, Any] = {}
     if num_components is not None:
         dimension["dimension"] = dict(
@@ -153,8 +167,15 @@ def judge(
         )
     if gauge == "influence":
         truths = [true_forces(system, *pairs[1:]) for pairs in (fresh, far)]
-        return _judge_forces([fresh.law, far.law], truths, dimension, one_body, system.softening)
-    return _judge_messages(known, fresh, far, system, dimension)
+        judged = _judge_forces([fresh.law, far.law], truths, dimension, one_body, system.softening)
+        forms = [form_of_forces(components, system, *ends)]
+        forms += [] if one_body is None else [one_body["form"]]
+        return judged._replace(form=all_of(forms))
+    judged = _judge_messages(known, fresh, far, system, dimension)
+    assert judged.gauge is not None
+    receiver, sender = ends
+    form = form_of_messages(components, judged.gauge, system, receiver, sender, judged.softening)
+    return judged._replace(form=form)
 
 
 def _judge_forces(laws, truths, dimension, one_body, softening):
@@ -221,7 +242,7 @@ def _judge_messages(known, fresh, far, system, dimension):
                 distance = np.median(errors[0]) + np.median(errors[1])
                 attempts.append((distance, Verdict(says, checks, fitted, softening)))
             attempt = min(attempts, key=lambda pair: pair[0])
-            if attempt[1].recovered:
+            if attempt[1].says == "up to a gauge":
                 return attempt[1]
             if nearest is None or attempt[0] < nearest[0]:
                 nearest = attempt
@@ -241,7 +262,7 @@ def judge_one_body(
 
     Errors and limits are those of exact laws of pairs; typical is the force on bodies that
     feel one, or the force of a pair where none does. `approximate` says whether the limits of
-    approximate laws hold.
+    approximate laws hold, and `form` whether the law has the true form, as in `Verdict`.
 
     Args:
         key: PRNG key that chooses the bodies.
@@ -258,7 +279,9 @@ def judge_one_body(
         typical = typical_size(np.linalg.norm(true_forces(system, receiver, sender), axis=1))
     error = _errors_of_force(law, truth, typical)
     near = _check_errors(error, APPROXIMATE["seen"])["holds"]
-    return _check_errors(error, EXACT["seen"]) | dict(approximate=near)
+    few = jax.tree.map(lambda x: x[: 2 * _COMPARED], receiver)
+    form = form_of_one_body(components, system, few)
+    return _check_errors(error, EXACT["seen"]) | dict(approximate=near, form=form)
 
 
 def judge_potential(

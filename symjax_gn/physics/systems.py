@@ -302,11 +302,14 @@ def true_forces(
     >>> true_forces(SYSTEMS["spring"], *pairs).shape
     (5, 2)
     """
-    return np.asarray(_pair_forces(receiver, sender, system, softening), np.float64)
+    return np.asarray(pair_forces(receiver, sender, system, softening), np.float64)
 
 
 @functools.partial(jax.jit, static_argnames=("system", "softening"))
-def _pair_forces(receiver, sender, system, softening):
+def pair_forces(
+    receiver: Nodes, sender: Nodes, system: System, softening: float | None = None
+) -> Float[Array, "pair dim"]:
+    """The same in the precision of the nodes."""
     return jax.vmap(lambda i, j: pair_force(system, i, j, softening))(receiver, sender)
 
 

@@ -1,39 +1,43 @@
 """`report.md`: what `report.json` says, for people."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from symjax_gn.data.nodes import AXES
+from symjax_gn.report.words import (
+    CERTIFICATES,
+    check_row,
+    form_answer,
+    interval_text,
+    mark,
+    number,
+    verdict_words,
+)
+
 
 def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """`report.md`: the same for people, with figures given as titles by file name."""
-    outcome = {
-        "exact": "**Recovered**: the law is the one the data were made with.",
-        "up to a gauge": "**Recovered**, as raw messages are: up to their gauge.",
-        "approximate": "**Approximate**: the law is near the one the data were made with, and not "
-        "it.",
-        "not recovered": "**Not recovered**: the law is not the one the data were made with.",
-        None: "The true law is not known, so there is no verdict; see the held-out error.",
-    }[report["verdict"]]
+    outcome = verdict_words(report)
+    outcome = outcome[0].upper() + outcome[1:]
+    said, _, why = outcome.partition(":")
+    marked = mark(report.get("certificate"))
     where = "" if report["dim"] is None else f", {report['dim']}D"
     what = "elements" if report["dim"] is None else "bodies"
     lines = [f"# {report['system']}{where}, {report['n']} {what}", ""]
-    lines += [*_certificate_lines(report.get("certificate")), outcome, ""]
+    lines += [*_certificate_lines(report.get("certificate")), f"**{said}**:{why}.", ""]
     for law in report["laws"]:
-        lines += [f"The {law['target']}:", "", f"$$ {law['latex']} $$", ""]
-        lines += [
-            f"Complexity {law['complexity']}, error {law['mae']:.3g}, score {law['score']:.3g} "
-            f"({report['mae_unit']}).",
-            "",
-        ]
+        lines += [f"The {law['target']}{marked}:", "", f"$$ {law['latex']} $$", ""]
+        lines += [_rating(law, report["mae_unit"]), ""]
     for law in report.get("update") or ():
-        lines += [f"The {report['quantity']} of the sums e of messages:", ""]
+        lines += [f"The {report['quantity']} of the sums e of messages{marked}:", ""]
         lines += [f"$$ {law['latex']} $$", ""]
     if report["dim"] is not None:
         lines += ["Here j is the sender, i the receiver and r their distance.", ""]
     if report.get("update") and report["model"]:
-        lines += ["Composed, with all constants refitted:", ""]
+        lines += [f"Composed, with all constants refitted{marked}:", ""]
         for name, laws in report["model"].items():
             lines += [f"$$ \\mathrm{{{name}}}: {law['latex']} $$\n" for law in laws]
     if report["form"] == "linear":
@@ -49,33 +53,19 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "line of centres.",
             "",
         ]
-    lines += _energy_lines(report)
-    alone = report.get("one_body")
-    if alone and alone["form"] == "none":
-        lines += [
-            "No force on a body by itself was found: what the network adds to the messages is "
-            f"{alone['share']:.2%} of a pair's force (median).",
-            "",
-        ]
-    elif alone:
-        lines += [f"The force on a body by itself, {alone['form']}, component by component:", ""]
-        lines += [f"$$ {latex} $$\n" for latex in alone["latex"]]
-    if alone and alone["check"]:
-        lines += [
-            f"It {'agrees' if alone['check']['holds'] else 'does not agree'} with the truth: "
-            f"median error {alone['check']['median']:.3g}, 90% quantile "
-            f"{alone['check']['quantile_90']:.3g}.",
-            "",
-        ]
+    lines += _energy_lines(report, marked)
+    lines += _one_body_lines(report.get("one_body"), marked)
     if report.get("motion"):
-        lines += ["Newton's law as a whole, with constants as they were distilled:", ""]
+        lines += [f"The equation of motion as a whole{marked}:", ""]
         lines += [f"$$ {latex} $$\n" for latex in report["motion"]]
     if report["checks"]:
-        lines += ["## Checks", "", "| check | numbers | holds |", "|---|---|---|"]
-        for name, check in report["checks"].items():
-            numbers = ", ".join(f"{k} {v:.3g}" for k, v in check.items() if k != "holds")
-            lines.append(f"| {name} | {numbers} | {'yes' if check['holds'] else 'no'} |")
-        lines.append("")
+        lines += ["## Against the true law", "", "| check | numbers | holds |", "|---|---|---|"]
+        lines += [check_row(name, check) for name, check in report["checks"].items()]
+        lines += [
+            f"| form | the law for some values of its constants | {form_answer(report)} |",
+            "",
+        ]
+        lines += [_ERRORS, ""]
         compared = report["compared_in"]
         if compared is not None:
             lines += [
@@ -88,34 +78,34 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     if report.get("failed_simulations"):
         lines += [f"{report['failed_simulations']} simulations failed and were left out.", ""]
     error = report["test_error"]
+    share = error["value"] / error["mean_abs_target"] if error["mean_abs_target"] else math.nan
     lines += [
         "## Network",
         "",
-        f"Held-out error {error['value']:.4g} where the mean is {error['mean_abs_target']:.4g} "
-        f"({error['unit']}).",
+        f"The network's error on test data is {number(error['value'], 4)}, {number(share)} of "
+        f"the size of what it predicts, {number(error['mean_abs_target'], 4)} ({error['unit']}).",
         "",
     ]
     if report.get("ended_at"):
         lines += [
-            f"Training ended after {report['ended_at']} steps, as a law that was found by then "
-            "leaves nothing but rounding; the network's errors are those of that moment.",
+            f"Training ended after {report['ended_at']} steps, because a law that was found by "
+            "then fits held-out data to rounding. The network was not trained to the end: its "
+            "errors are those of that moment.",
             "",
         ]
     components = report.get("message_components")
     if components:
-        how = "as told" if components["told"] else "found without being told the dimension"
+        how = "given as the dimension" if components["told"] else "found, with no dimension given"
         lines += [
             f"Message components in use: {components['used']} of {components['of']}, {how}.",
             "",
         ]
-    if report.get("law_error") is not None:
-        lines += [f"The distilled laws in its place: {report['law_error']:.4g}.", ""]
-    lines += _refit_lines(report.get("refit"))
+    lines += _law_lines(report, marked)
     more = report.get("more_bodies")
     if more:
         lines += [
             f"With {more['n']} bodies, without training on them: network {more['network']:.4g}, "
-            f"laws {more['law']:.4g}, where the mean is {more['mean_abs_target']:.4g}.",
+            f"law {more['law']:.4g}, of a mean size of {more['mean_abs_target']:.4g} (same unit).",
             "",
         ]
     if report["message_r2"]:
@@ -139,8 +129,10 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
             "that close pairs do not hide the rest; complexities count the laws in that form.",
             "",
         ]
-    for number, front in enumerate(report["fronts"]):
-        lines += [f"## Pareto front {number}", "", "| complexity | error | score | law |"]
+    names = [law["target"] for law in report["laws"]]
+    for k, front in enumerate(report["fronts"]):
+        target = names[k] if k < len(names) else f"target {k}"
+        lines += [f"## Candidates for the {target}", "", "| complexity | error | score | law |"]
         lines += ["|---|---|---|---|"]
         for law in front:
             lines.append(
@@ -163,50 +155,83 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     return "\n".join(lines)
 
 
-_SAID = {
-    "believe": "**Believe**: the data support this law.",
-    "doubt": "**Doubt**: the data do not support all of this law.",
-    "reject": "**Reject**: this is not what the network knows, or the network knows no law.",
-}
+_ERRORS = "Relative errors are shares of |value| plus a small share of its typical size."
+
+
+def _rating(law, unit):
+    """How a law was rated among its candidates."""
+    text = f"Complexity {law['complexity']}"
+    if math.isfinite(law["mae"]):
+        text += f", mean error {law['mae']:.3g} in units of {unit}"
+    if law["score"]:
+        text += f", score {law['score']:.3g} (fall of log error per unit of complexity)"
+    return text + "."
 
 
 def _certificate_lines(found):
     """Whether to believe the law, and why."""
     if not found:
         return []
-    lines = [_SAID[found["says"]], "", "| from the data alone | numbers | holds |", "|---|---|---|"]
-    for name, check in found["checks"].items():
-        numbers = ", ".join(
-            f"{k.replace('_', ' ')} {v:.3g}"
-            for k, v in check.items()
-            if k != "holds" and v is not None
-        )
-        lines.append(f"| {name} | {numbers} | {'yes' if check['holds'] else 'no'} |")
-    return [*lines, ""]
+    lines = [CERTIFICATES[found["says"]], ""]
+    lines += ["| from the data alone | numbers | holds |", "|---|---|---|"]
+    return [*lines, *(check_row(*one) for one in found["checks"].items()), ""]
 
 
-def _refit_lines(found):
-    if not found:
+def _one_body_lines(alone, marked):
+    """What moves a body by itself."""
+    if not alone:
         return []
-    lines = [
-        f"With constants fitted to accelerations: {found['law_error']:.4g}; the mean relative "
-        f"error of bodies in training goes from {found['error_before']:.3g} to "
-        f"{found['error']:.3g}.",
-        "",
-    ]
-    if found["towards"] is not None:
-        law = found["towards"]["latex"]
-        lines += ["The force towards the sender is then", "", f"$$ {law} $$", ""]
-    if found.get("constants"):
-        lines += ["Its constants, with 95% intervals of the fit:", ""]
+    if alone["form"] == "none":
+        lines = ["No force on a body by itself was found.", ""]
+        # More than all of a pair's force is what an untrained network adds.
+        if 0 < alone["share"] < 1:
+            share = f"{alone['share']:.2%} of a pair's force (median)"
+            lines[0] += f" What the network adds to the messages is {share}."
+    else:
+        lines = [f"The force on a body by itself, along each axis{marked}:", ""]
         lines += [
-            f"- {x['value']:.6g}: {x['low']:.6g} to {x['high']:.6g}" for x in found["constants"]
+            f"$$ {axis}: {latex} $$\n" for axis, latex in zip(AXES, alone["latex"], strict=False)
         ]
-        lines.append("")
+    if alone["check"]:
+        check = alone["check"]
+        lines += [
+            f"It {'agrees' if check['holds'] else 'does not agree'} with the truth: median "
+            f"relative error {number(check['median'])}, 90% quantile "
+            f"{number(check['quantile_90'])}.",
+            "",
+        ]
     return lines
 
 
-def _energy_lines(report):
+def _law_lines(report, marked):
+    """Errors of the law in the network's place, and its constants."""
+    before, found = report.get("law_error"), report.get("refit")
+    if not found:
+        return [] if before is None else [f"The law's error is {number(before, 4)}.", ""]
+    lines = [
+        f"The law's error, with constants fitted to data, is {number(found['law_error'], 4)} "
+        f"(same unit; {number(before, 4)} before); its mean relative error on bodies in training "
+        f"goes from {number(found['error_before'])} to {number(found['error'])}.",
+        "",
+    ]
+    towards = found["towards"]
+    if towards is not None and towards["latex"] not in [law["latex"] for law in report["laws"]]:
+        lines += [f"The force towards the sender is then{marked}", "", f"$$ {towards['latex']} $$"]
+        lines += [""]
+    if found.get("constants"):
+        lines += ["Its constants, with 95% intervals of the fit:", ""]
+        lines += [f"$$ {latex} $$\n" for latex in found["named"]]
+        lines += [
+            f"- {x['name']} = {interval_text(x['value'], x['low'], x['high'])}"
+            for x in found["constants"]
+        ]
+        lines.append("")
+    if found.get("exact"):
+        lines += [f"Exact numbers in it, which the data allow: {', '.join(found['exact'])}.", ""]
+    return lines
+
+
+def _energy_lines(report, marked):
     """What a Hamiltonian adds to `report.md`."""
     found = report.get("energies")
     if not found:
@@ -224,20 +249,32 @@ def _energy_lines(report):
             "",
         ]
     else:
-        lines += ["The potential of a pair:", "", f"$$ {found['potential']['latex']} $$", ""]
+        lines += [
+            f"The potential of a pair{marked}:",
+            "",
+            f"$$ {found['potential']['latex']} $$",
+            "",
+        ]
         lines += [
             "Energies of the network have on top of it, without effect on any force: "
-            f"${found['additive']['latex']}$. What is left over is {found['additive_error']:.2%} "
-            "of both together (standard deviations).",
+            f"${found['additive']['latex']}$. The standard deviation of what is left is "
+            f"{number(found['additive_error'])} of that of the network's energies.",
             "",
         ]
     if found.get("refitted"):
         potential = found["refitted"]["latex"]
-        lines += ["With constants fitted to accelerations:", "", f"$$ {potential} $$", ""]
+        if found["potential"] is None or potential != found["potential"]["latex"]:
+            lines += [f"With constants fitted to accelerations{marked}:", ""]
+            lines += [f"$$ {potential} $$", ""]
     kinetic = found["kinetic"]
     if kinetic and kinetic["energy"]:
         energy = kinetic["energy"]["latex"]
-        lines += ["The kinetic energy of a body with momentum p:", "", f"$$ {energy} $$", ""]
+        lines += [
+            f"The kinetic energy of a body with momentum p{marked}:",
+            "",
+            f"$$ {energy} $$",
+            "",
+        ]
     elif kinetic:
         lines += [
             f"The network's dH/dp is ${kinetic['velocity']['latex']}$, of which no integral is "
@@ -246,8 +283,9 @@ def _energy_lines(report):
         ]
     for name, check in found["checks"].items():
         lines += [
-            f"Check of the {name}: median error {check['median']:.3g}, 90% quantile "
-            f"{check['quantile_90']:.3g}, {'holds' if check['holds'] else 'does not hold'}.",
+            f"Check of the {name} energy: median relative error {number(check['median'])}, 90% "
+            f"quantile {number(check['quantile_90'])}; "
+            f"{'holds' if check['holds'] else 'does not hold'}.",
             "",
         ]
     if found["rollouts"] is None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
-from symjax_gn.data.quantities import ACCELERATION, Quantity
+from symjax_gn.data.quantities import ACCELERATION, VELOCITY, Quantity
 from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
@@ -29,6 +29,9 @@ from symjax_gn.report.markdown import report_markdown
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
 _PACKAGES += ("numpy", "scipy", "sympy", "pyoperon", "pysr")
+
+# How what a law predicts is written.
+_DOTS = {ACCELERATION: r"\ddot", VELOCITY: r"\dot"}
 
 # Dots per inch of figures.
 _DPI = 120
@@ -102,7 +105,11 @@ def make_report(
     if law.vectors:
         targets = [f"factor of the vector: {name}" for name in law.vectors]
     elif law.scalar is None:
-        targets = [f"component {k}" for k in range(len(law.components))]
+        force = law.gauge == "influence" and quantity.vector
+        targets = [
+            f"force along {AXES[k]}" if force else f"message component {k}"
+            for k in range(len(law.components))
+        ]
     checks: dict[str, Any] = {}
     gauge = None
     if verdict is not None:
@@ -121,6 +128,7 @@ def make_report(
         else dict(says=certificate.says, checks=dict(certificate.checks)),
         recovered=None if verdict is None else verdict.recovered,
         verdict=None if verdict is None else verdict.says,
+        form_verdict=None if verdict is None else verdict.form,
         checks=checks,
         compared_in=gauge,
         form=law.form,
@@ -131,7 +139,7 @@ def make_report(
             for target, chosen in zip(targets, law.selected, strict=True)
         ],
         components=[str(component) for component in law.components],
-        motion=_motion(law, one_body),
+        motion=_motion(model),
         mae_unit=law.error_unit,
         flattening_power=law.power,
         fronts=[[law_record(one) for one in front.laws] for front in law.fronts],
@@ -168,16 +176,19 @@ def make_report(
     )
 
 
-def _motion(law: VectorLaw, one_body: VectorLaw | None) -> list[str] | None:
-    """Newton's law along each axis in LaTeX; None if the law is not one of forces."""
-    if one_body is None or law.gauge == "messages":
+def _motion(model: SymbolicModel | None) -> list[str] | None:
+    """The equation of motion along each axis in LaTeX; None of what is no motion of bodies."""
+    dots = None if model is None else _DOTS.get(model.quantity)
+    if model is None or dots is None:
         return None
-    lines = []
-    for axis, force, alone in zip(AXES, law.components, one_body.components, strict=False):
-        rest = "" if alone == 0 else rf" + \left({to_latex(alone)}\right)"
-        pair = rf"\sum_{{j \to i}} \left({to_latex(force)}\right)"
-        lines.append(rf"m_i \ddot{{{axis}}}_i = {pair}{rest}")
-    return lines
+    sums = {
+        f"e_{k}": rf"\left[\sum_{{j \to i}} {to_latex(law)}\right]"
+        for k, law in enumerate(model.message)
+    }
+    return [
+        rf"{dots}{{{axis}}}_i = {to_latex(law, symbols=sums)}"
+        for axis, law in zip(AXES, model.update, strict=False)
+    ]
 
 
 def energy_record(
@@ -220,11 +231,21 @@ def energy_record(
 def refit_record(refitted: Refit, law_error: float) -> dict[str, Any]:
     """What a refit adds to `report.json`: the laws, and their error on test graphs.
 
+    Constants with an interval are named c_1, c_2, ... in the laws `named`; `exact` are the other
+    numbers.
+
     Args:
         refitted: what `refit` gave.
         law_error: their `held_out_error` on graphs that played no part.
     """
     towards = refitted.towards
+    laws = [*refitted.force, *refitted.one_body] if towards is None else [towards]
+    names = {
+        sympy.Float(value): sympy.Symbol(f"c_{k + 1}")
+        for k, (value, *_) in enumerate(refitted.intervals)
+    }
+    written = {str(name): rf"c_{{{k + 1}}}" for k, name in enumerate(names.values())}
+    named: list[Any] = [law.xreplace(names) for law in laws]
     return dict(
         towards=None if towards is None else expression_record(towards),
         distance=str(refitted.distance),
@@ -232,11 +253,20 @@ def refit_record(refitted: Refit, law_error: float) -> dict[str, Any]:
         one_body=[str(component) for component in refitted.one_body],
         error=refitted.error,
         error_before=refitted.error_before,
+        named=[to_latex(law, symbols=written) for law in named if law != 0],
         constants=[
-            dict(value=value, low=low, high=high) for value, low, high in refitted.intervals
+            dict(name=f"c_{k + 1}", value=value, low=low, high=high)
+            for k, (value, low, high) in enumerate(refitted.intervals)
         ],
+        exact=_exact_numbers(named) if refitted.intervals else [],
         law_error=law_error,
     )
+
+
+def _exact_numbers(laws):
+    """Numbers of laws that are written exactly; those that are no constants left out."""
+    found = set().union(*(law.atoms(sympy.Rational, sympy.NumberSymbol) for law in laws))
+    return [str(x) for x in sorted(found - {sympy.S.Zero, sympy.S.One, sympy.S.NegativeOne})]
 
 
 def write_report(
