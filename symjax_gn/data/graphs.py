@@ -280,6 +280,35 @@ def from_jraph(graphs: GraphsTuple | Sequence[GraphsTuple]) -> GraphsTuple:
     return _pad(parts)
 
 
+def flat_batch(graphs: GraphsTuple) -> GraphsTuple:
+    """A user's jraph graph or batch as it stands, with NumPy arrays and nodes as `Nodes`.
+
+    Raises:
+        ValueError: as `from_jraph`.
+
+    >>> import jraph
+    >>> one = jraph.GraphsTuple(
+    ...     nodes=np.ones((3, 2)), edges=None, senders=None, receivers=None,
+    ...     n_node=np.array([3]), n_edge=np.array([0]), globals=None)
+    >>> sorted(flat_batch(one).nodes.properties)
+    ['x_1', 'x_2']
+    """
+    return _as_numpy(_check_graph(graphs))
+
+
+def join_batches(batches: Sequence[GraphsTuple]) -> GraphsTuple:
+    """Flat batches as one; their globals are left out.
+
+    >>> nodes = Nodes(np.zeros((5, 3, 2)), None, {})
+    >>> one = flatten(stack_graphs(nodes, *complete_edges(3)))
+    >>> join_batches([one, one]).senders.shape
+    (60,)
+    """
+    whole: Any = [one._replace(globals=None) for one in batches]
+    joined: Any = jraph.batch_np(whole)
+    return joined
+
+
 def _unbatch(graphs) -> list[Any]:
     whole: Any = _as_numpy(graphs)
     return jraph.unbatch_np(whole)
