@@ -182,7 +182,7 @@ def check_fields(fields: Mapping[str, Iterable[str]], nodes: Nodes, whose: str, 
         size = 0 if value is None else np.shape(value)[-1] if field in _VECTORS else None
         beyond = [name for name in names if size is not None and _axis(name) >= size]
         if value is None or beyond:
-            used = ", ".join(beyond or names)
+            used = ", ".join(name for name in beyond or names if name != field)
             missing.append(f"{field} ({used})" if used else field)
     if missing:
         raise ValueError(f"{whose} needs {' and '.join(missing)} of the nodes, which have: {have}.")

@@ -49,7 +49,8 @@ class Trajectory:
         quantity: what the target is.
         space: free or periodic.
         derived: the names of fields that were not given but differentiated.
-        failed: number of simulations left out because they failed.
+        failed: number of simulations that failed: left out by `simulate`, NaN from where they
+            failed on by `SymbolicModel.simulate`.
 
     >>> x = np.zeros((1, 3, 2, 1))
     >>> Trajectory(np.arange(3.0), x, x, x, {"mass": np.ones((1, 2))}).quantity.name
@@ -65,6 +66,19 @@ class Trajectory:
     space: Space = FREE
     derived: tuple[str, ...] = ()
     failed: int = 0
+
+    def at(self, moment: int) -> Nodes:
+        """The bodies at one moment, fields `[sim, node, ...]`: a start for another simulation.
+
+        Args:
+            moment: index along the time axis; negative ones count from the end.
+
+        >>> x = np.zeros((1, 3, 2, 1))
+        >>> Trajectory(np.arange(3.0), x, x, x, {}).at(-1).position.shape
+        (1, 2, 1)
+        """
+        velocity = None if self.velocity is None else self.velocity[:, moment]
+        return Nodes(self.position[:, moment], velocity, dict(self.properties))
 
 
 def trajectory_from_arrays(

@@ -34,13 +34,18 @@ def variables(message: tuple[sympy.Expr, ...]) -> tuple[str, ...]:
 
     >>> r, dx, dy, m = sympy.symbols("r dx dy m_j")
     >>> variables((m * dx / r, m * dy / r)), variables((m * dx / r, dy**2 / r))
-    (('m_j', 'r'), ('dx', 'dy', 'm_j'))
+    (('r', 'm_j'), ('dx', 'dy', 'm_j'))
     """
     names = {str(symbol) for law in message for symbol in law.free_symbols}
     ways = names & {*_WAYS}
     if ways:
         names = names - ways | {"r"} if is_central(message) else names - {"r"}
-    return tuple(sorted(names))
+    # Geometry first, as it is written.
+    return tuple(sorted(names, key=lambda name: (not _is_geometry(name), name)))
+
+
+def _is_geometry(name):
+    return parse_feature(name).kind == "length"
 
 
 @functools.lru_cache(maxsize=256)
@@ -91,13 +96,17 @@ def call_columns(
         return _of_bodies(message, pairs, space, bodies)
     if bodies and (len(bodies) > 1 or len(needed) != 1):
         example = ", ".join(f"{name}=..." for name in needed)
-        raise ValueError(f"{takes}: give these by name, law({example}), or bodies, law(i, j).")
+        raise ValueError(
+            f"{takes}: give these by name, law({example}), or bodies, law(i, j), each Nodes or "
+            "arrays by name (position, velocity, mass, ...)."
+        )
     given = {needed[0]: bodies[0]} if bodies else dict(columns)
     numpy: Any = _numpy_for(given.values())
     for name in given:
         if name not in _all_names(message) and not _is_of_motion(name):
             check_choice("variable of the law", name, needed)
     given = {name: _as_column(name, x, numpy) for name, x in given.items()}
+    _check_shapes(given)
     ways = [name for name in _WAYS if name in given]
     if not ways and "r" in given and is_central(message):
         along = {name: numpy.zeros_like(given["r"]) for name in _WAYS[: len(message)]}
@@ -106,7 +115,7 @@ def call_columns(
     if numpy is np and "r" in given and ways and len(ways) == len(message):
         _check_distance(given["r"], derived["r"], ways)
     found = derived | given
-    missing = [name for name in needed if name not in found]
+    missing = [name for name in (_all_names(message) if ways else needed) if name not in found]
     if missing:
         got = ", ".join(columns) or "nothing"
         raise ValueError(f"{takes}; got {got}, so that {', '.join(missing)} must be added.")
@@ -147,6 +156,15 @@ def _derived(given, numpy) -> dict[str, Any]:
     return {name: x for name, x in columns.items() if name in ("r", *SPEEDS)}
 
 
+def _check_shapes(arrays):
+    shapes = {name: np.shape(x) for name, x in arrays.items()}
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError as error:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"What a law is called with must broadcast, got: {listed}.") from error
+
+
 def _check_distance(r, length, ways):
     if not np.allclose(r, length, rtol=_ROUNDING, atol=0):
         raise ValueError(
@@ -165,6 +183,11 @@ def _of_bodies(message, pairs, space, bodies) -> dict[str, Any]:
     for end, other, body in zip("ij", "ji", ends, strict=False):
         own = [name for name in names if not (pairs and name.endswith(f"_{other}"))]
         check_fields(needed_fields(own), body, f"The law of body {end}", described(body))
+    for name in ("position", "velocity"):
+        vectors = {
+            f"{name} of {end}": getattr(body, name) for end, body in zip("ij", ends, strict=False)
+        }
+        _check_shapes({end: x for end, x in vectors.items() if x is not None})
     columns = element_features(ends[0])
     if pairs:
         columns = pair_features(ends[0], ends[1], space, numpy)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from symjax_gn.data.checks import as_floats, check_count, check_finite, check_number
+from symjax_gn.data.checks import as_floats, check_count, check_number
 from symjax_gn.data.graphs import check_radius, complete_edges
 from symjax_gn.data.inputs import Bodies, as_bodies, as_edges
 from symjax_gn.data.nodes import AnyArray, Nodes, check_nodes
@@ -51,7 +51,7 @@ def simulate_law(
     senders: Int[AnyArray, " edge"] | None = None,
     receivers: Int[AnyArray, " edge"] | None = None,
     cutoff: float | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-7,
     max_steps: int = 100_000,
     progress: bool = False,
 ) -> Trajectory:
@@ -67,18 +67,20 @@ def simulate_law(
     position: Any = starts.position
     shape = (len(position), len(times), *position.shape[1:])
     check_outputs(shape, position.dtype.itemsize, order)
-    # Laws do not depend on the time, whose differences are more exact without an offset.
-    paths = follow_many(
-        follow_law,
-        motion,
-        starts,
-        times - times[0],
-        order=order,
-        together=lockstep(len(motion.senders)),
-        tolerance=float(tolerance),
-        progress=progress,
-        max_steps=max_steps,
-    )
+    # Products of masses in kg overflow float32.
+    with jax.enable_x64(True):
+        # Laws do not depend on the time, whose differences are more exact without an offset.
+        paths = follow_many(
+            follow_law,
+            motion,
+            starts,
+            times - times[0],
+            order=order,
+            together=lockstep(len(motion.senders)),
+            tolerance=float(tolerance),
+            progress=progress,
+            max_steps=max_steps,
+        )
     return _as_trajectory(law, times, paths, starts.properties)
 
 
@@ -133,12 +135,13 @@ def _as_times(time) -> np.ndarray:
 
 
 def _as_starts(law, start, order) -> Nodes:
-    """Bodies `[sim, node, ...]` of JAX's float type, NumPy."""
-    needs = law.needs
-    fields = dict(needs.fields)
-    if order == 2:
-        fields.setdefault("velocity", [])
-    nodes = as_bodies(start, needs._replace(fields=fields))
+    """Bodies `[sim, node, ...]` with all properties that were given, NumPy."""
+    if isinstance(start, Trajectory):
+        raise ValueError("start must be one moment; for the first one use trajectory.at(0).")
+    given = start.properties if isinstance(start, Nodes) else start
+    fields = {name: [] for name in given if name not in ("position", "velocity")}
+    fields |= law.needs.fields | (dict(velocity=[]) if order == 2 else {})
+    nodes = as_bodies(start, law.needs._replace(fields=fields))
     position: Any = nodes.position
     if position.ndim not in (2, 3):
         raise ValueError(
@@ -147,14 +150,7 @@ def _as_starts(law, start, order) -> Nodes:
     if 0 in position.shape:
         raise ValueError(f"There are no bodies to move: position has shape {position.shape}.")
     check_nodes(nodes, "the start")
-    if position.ndim == 2:
-        nodes = jax.tree.map(lambda x: x[None], nodes)
-    dtype = jnp.result_type(float)
-    with np.errstate(over="ignore"):
-        starts = jax.tree.map(lambda x: x.astype(dtype), nodes)
-    for name, x in [("position", starts.position), *starts.properties.items()]:
-        check_finite(f"The {name} of the start as {dtype}", x)
-    return starts
+    return jax.tree.map(lambda x: x[None], nodes) if position.ndim == 2 else nodes
 
 
 def _joined(law, num_nodes, senders, receivers, cutoff) -> tuple[tuple[int, ...], ...]:
@@ -174,14 +170,14 @@ def _joined(law, num_nodes, senders, receivers, cutoff) -> tuple[tuple[int, ...]
 def _as_trajectory(law, times, paths: Paths, properties) -> Trajectory:
     """What was reached; an error if no simulation succeeded."""
     failed = np.flatnonzero(~paths.ok)
+    count = f"{len(failed)} of {len(paths.ok)} simulations failed"
     advice = "bodies that meet, or a stiff law: raise max_steps or tolerance, or end earlier"
     if len(failed) == len(paths.ok):
-        raise SimulationError(f"All {len(failed)} simulations failed ({advice}).")
+        raise SimulationError(f"{count} ({advice}).")
     if len(failed):
         numbers = ", ".join(map(str, failed[:10])) + (", ..." if len(failed) > 10 else "")
         warnings.warn(
-            f"{len(failed)} of {len(paths.ok)} simulations failed ({advice}); what they did not "
-            f"reach is NaN. Their numbers: {numbers}.",
+            f"{count} ({advice}); what they did not reach is NaN. Their numbers: {numbers}.",
             SimulationWarning,
             stacklevel=4,
         )

@@ -321,7 +321,7 @@ class SymbolicModel:
         senders: Int[AnyArray, " edge"] | None = None,
         receivers: Int[AnyArray, " edge"] | None = None,
         cutoff: float | None = None,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-7,
         max_steps: int = 100_000,
         progress: bool = False,
     ) -> Trajectory:
@@ -341,8 +341,8 @@ class SymbolicModel:
 
         Returns:
             A `Trajectory` `[sim, time, node, dim]`, with the law's accelerations (or velocities)
-            as its target. It is float64 where JAX has 64 bits enabled, else float32. What a
-            simulation did not reach is NaN, and `failed` counts these simulations.
+            as its target, in float64 whatever JAX is set to. What a simulation did not reach is
+            NaN, and `failed` counts these simulations.
 
         Raises:
             ValueError: the law is not one of motion, or the start, the times or edges are wrong.
