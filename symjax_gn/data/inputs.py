@@ -53,6 +53,8 @@ class Needs(NamedTuple):
     """Axes that positions must have; None: any."""
     space: Space = FREE
     """The one that the model is for."""
+    optional: tuple[str, ...] = ()
+    """Fields that are taken where they are there."""
 
     def check(self, nodes: Nodes, have: str | None = None) -> None:
         """Raise a `ValueError` that says what nodes lack, which have what is said."""
@@ -213,7 +215,7 @@ def as_bodies(data: Bodies, needs: Needs) -> Nodes:
         )
     given = {name: x for name, x in given.items() if x is not None}
     have = ", ".join(map(str, given)) or "nothing"
-    arrays = {name: given[name] for name in needs.fields if name in given}
+    arrays = {name: given[name] for name in (*needs.fields, *needs.optional) if name in given}
     columns: dict[str, Any] = {
         name: as_floats(f"The {name} of the bodies", x) for name, x in arrays.items()
     }

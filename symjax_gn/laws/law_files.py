@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sympy
 
@@ -18,6 +19,9 @@ from symjax_gn.laws.symbolic import SymbolicModel
 
 _FORMAT = "symjax_gn law"
 _VERSION = 1
+
+# Levels of lists and objects within each other.
+_DEEPEST = 32
 
 
 def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
@@ -35,6 +39,7 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
     (2*dx,)
     """
     check_type("law", law, SymbolicModel, "The field `law` of a Discovery is one.")
+    _check_depth(law.provenance, "provenance")
     names = sorted(
         {str(symbol) for one in (*law.message, *law.update) for symbol in one.free_symbols}
     )
@@ -44,8 +49,8 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
         quantity=dataclasses.asdict(law.quantity),
         elements=law.elements,
         box=law.space.box,
-        message=[format_expression(one) for one in law.message],
-        update=[format_expression(one) for one in law.update],
+        message=[_as_text(one) for one in law.message],
+        update=[_as_text(one) for one in law.update],
         constants=list(law.constants),
         features={name: parse_feature(name).kind for name in names},
         provenance=dict(law.provenance),
@@ -67,7 +72,7 @@ def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
         contents = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no law file: {error}.") from error
     if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
         raise ValueError(f'{path} is no law file: it lacks "format": "{_FORMAT}".')
@@ -76,6 +81,7 @@ def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
             f"{path} has version {shown(contents.get('version'))} of law files; this release "
             f"reads version {_VERSION}."
         )
+    _check_depth(contents, f"{path}: what it holds")
     missing = [name for name in ("quantity", "message", "update") if name not in contents]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}.")
@@ -96,4 +102,34 @@ def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
 def _parse_all(texts: Sequence[str], name: str) -> tuple[sympy.Expr, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{name} must be a list of expressions, got {shown(texts)}.")
-    return tuple(parse_expression(text) for text in texts)
+    laws = tuple(parse_expression(text) for text in texts)
+    for law in laws:
+        # What is read can be written again.
+        _as_text(law)
+    return laws
+
+
+def _as_text(law: sympy.Expr) -> str:
+    """The text of a law, once it is sure that it can be read again."""
+    try:
+        text = format_expression(law)
+        parse_expression(text)
+    except RecursionError:
+        raise ValueError("A law of this depth cannot be written or read: simplify it.") from None
+    return text
+
+
+def _check_depth(contents: Any, what: str) -> None:
+    """Raise a `ValueError` for lists within lists that not every reader of JSON can follow."""
+    level, depth = [contents], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise ValueError(f"{what} has more than {_DEEPEST} levels; give a flatter one.")
+        inner = [one.values() if isinstance(one, Mapping) else one for one in level]
+        level = [
+            x
+            for one in inner
+            if not isinstance(one, str) and isinstance(one, Iterable)
+            for x in one
+        ]
