@@ -72,8 +72,10 @@ def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
         contents = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no law file: {error}.") from error
+    except RecursionError:
+        raise ValueError(f"{path} is no law file: lists are nested too deep.") from None
     if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
         raise ValueError(f'{path} is no law file: it lacks "format": "{_FORMAT}".')
     if contents.get("version") != _VERSION:
@@ -126,10 +128,6 @@ def _check_depth(contents: Any, what: str) -> None:
         depth += 1
         if depth > _DEEPEST:
             raise ValueError(f"{what} has more than {_DEEPEST} levels; give a flatter one.")
-        inner = [one.values() if isinstance(one, Mapping) else one for one in level]
-        level = [
-            x
-            for one in inner
-            if not isinstance(one, str) and isinstance(one, Iterable)
-            for x in one
-        ]
+        inner = (one.values() if isinstance(one, Mapping) else one for one in level)
+        lists = (one for one in inner if isinstance(one, Iterable) and not isinstance(one, str))
+        level = [x for one in lists for x in one]
