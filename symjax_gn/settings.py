@@ -244,6 +244,8 @@ def make_engines(
     limits["time_limit"] = math.ceil(settings.time_limit)
     seeds = [settings.searches * seed + k for k in range(settings.searches)]
     every = tuple(settings.operators)
+    # Plain engines leave out operators that they could not name.
+    engines.make_regressor(settings.regressor, seed=seed, operators=every, **limits)
     plain = tuple(name for name in every if name in engines.PLAIN_OPERATORS) or every
     found = [
         engines.make_regressor(

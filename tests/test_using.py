@@ -21,6 +21,7 @@ from symjax_gn.laws import motion
 from symjax_gn.laws.law_files import load_law, save_law
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.physics.simulation import Paths, SimulationError, SimulationWarning
+from symjax_gn.settings import Settings, make_engines
 
 R, DX, DY, MI, MJ, E0, E1 = sympy.symbols("r dx dy m_i m_j e_0 e_1")
 GRAVITY = SymbolicModel((MI * MJ * DX / R**3, MI * MJ * DY / R**3), (E0 / MI, E1 / MI))
@@ -303,6 +304,29 @@ def test_wrong_starts(name):
 def test_a_trajectory_is_no_start(spring_trajectory):
     with pytest.raises(ValueError, match="trajectory.at\\(0\\)"):
         SPRING.simulate(spring_trajectory, [0.0, 1.0])
+
+
+def test_a_network_predicts_for_data_of_any_form(trained, spring_trajectory):
+    run = spring_trajectory
+    whole = trained.predict(make_dataset(run))
+    # float32 sums in another order.
+    close = dict(rtol=1e-3, atol=1e-4 * np.std(whole))
+    np.testing.assert_allclose(trained.predict(run).reshape(whole.shape), whole, **close)
+    start = run.at(0)
+    arrays = dict(position=start.position, velocity=start.velocity, **start.properties)
+    np.testing.assert_allclose(trained.predict(arrays), trained.predict(run)[:, 0], **close)
+    with pytest.raises(ValueError, match="The network needs .* which have: position, velocity"):
+        trained.predict(dict(position=start.position, velocity=start.velocity))
+    del arrays["velocity"]
+    with pytest.raises(ValueError, match="Velocities and edges must be there just if"):
+        trained.predict(arrays)
+
+
+@pytest.mark.parametrize("searches", [1, 2])
+def test_unknown_operators_are_not_left_out(searches):
+    settings = Settings(operators=("+", "foo"), searches=searches)
+    with pytest.raises(ValueError, match="Unknown operator of the operon engine 'foo'"):
+        make_engines(settings, 0)
 
 
 def test_laws_are_keys():
