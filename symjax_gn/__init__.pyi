@@ -24,9 +24,9 @@ from .laws.engines import make_regressor as make_regressor
 from .laws.expressions import to_jax as to_jax
 from .laws.expressions import to_numpy as to_numpy
 from .laws.grammar import parse_expression as parse_expression
+from .laws.law_files import load_law as load_law
+from .laws.law_files import save_law as save_law
 from .laws.symbolic import SymbolicModel as SymbolicModel
-from .laws.symbolic import load_law as load_law
-from .laws.symbolic import save_law as save_law
 from .model import held_out_error as held_out_error
 from .model import predict as predict
 from .networks.graphnet import GraphNet as GraphNet

@@ -75,7 +75,7 @@ class Model(Protocol):
 class Predictor(Protocol):
     """Anything that predicts in the user's units: a trained network, or a law."""
 
-    def predict(self, graphs: GraphsTuple) -> Float[AnyArray, "graph *node component"]:
+    def predict(self, graphs: GraphsTuple, /) -> Float[AnyArray, "graph *node component"]:
         """The quantity for stacked graphs, user's units."""
         ...
 

@@ -39,7 +39,7 @@ from symjax_gn.discovery import (
     verdict,
 )
 from symjax_gn.discovery.gauge import message_r2
-from symjax_gn.laws.symbolic import save_law
+from symjax_gn.laws.law_files import save_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import save_network
 from symjax_gn.networks.training import Trained

@@ -246,6 +246,8 @@ def make_engines(
     # PySR takes seeds of 32 bits.
     seeds = [(settings.searches * seed + k) % 2**32 for k in range(settings.searches)]
     every = tuple(settings.operators)
+    # Plain engines leave out operators that they could not name.
+    engines.make_regressor(settings.regressor, seed=seed, operators=every, **limits)
     plain = tuple(name for name in every if name in engines.PLAIN_OPERATORS) or every
     found = [
         engines.make_regressor(

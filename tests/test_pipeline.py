@@ -11,7 +11,7 @@ from symjax_gn import learning
 from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.discovery import choice, factoring
-from symjax_gn.laws.symbolic import load_law
+from symjax_gn.laws.law_files import load_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import load_network
 from symjax_gn.physics.simulation import simulate

@@ -12,7 +12,8 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import ACCELERATION, Quantity
 from symjax_gn.data.space import Space
 from symjax_gn.data.stacking import from_jraph
-from symjax_gn.laws.symbolic import SymbolicModel, load_law, save_law
+from symjax_gn.laws.law_files import load_law, save_law
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import held_out_error, predict
 
 R, DX, DY, M, E0, E1 = sympy.symbols("r dx dy m_i e_0 e_1")
@@ -253,9 +254,10 @@ def test_a_law_without_a_field_says_which(tmp_path):
 
 def test_variables_that_the_graphs_do_not_have():
     law = SymbolicModel((sympy.Symbol("radius_j"), DX), (E0, E1))
-    with pytest.raises(ValueError, match="Unknown variable of a law 'radius_j'"):
+    message = r"The law needs radius \(radius_j\) of the nodes, which have: position \(x, y\), mass"
+    with pytest.raises(ValueError, match=message):
         law.predict(bodies())
-    with pytest.raises(ValueError, match="Unknown variable of a law 'radius_j'"):
+    with pytest.raises(ValueError, match=message):
         predict(law, law.init(), bodies())
     with pytest.raises(ValueError, match="Unknown method of a law"):
         law.apply(law.init(), flatten(bodies()), method="energy")

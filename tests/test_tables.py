@@ -9,8 +9,9 @@ import pytest
 import sympy
 
 from symjax_gn.laws.engines import OperonRegressor
+from symjax_gn.laws.expressions import to_numpy
 from symjax_gn.laws.logarithms import TableObjective
-from symjax_gn.laws.tables import fit_table
+from symjax_gn.laws.tables import _near, fit_table
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 ENGINES = [OperonRegressor(operators=("+", "*", "/"), evaluations=2000, max_length=8)]
@@ -133,3 +134,56 @@ def test_unusable_tables_are_named(features, target, message):
 def test_a_search_needs_an_engine():
     with pytest.raises(ValueError, match="at least one regressor"):
         fit_table({"x": X}, X**2, [])
+
+
+def test_most_samples_may_be_equal():
+    x = np.linspace(0.0, 5.5, 200)
+    hinge = np.where(x > 4.5, 2 * (x - 4.5), 0.0)
+    assert np.mean(hinge == 0) > 0.8
+    near = _near(hinge)
+    assert np.all(near[x > 4.5])
+    # One wild sample among ordinary ones stays out of searches.
+    assert not _near(np.append(np.sin(x), 1e6))[-1]
+    # Where all others are equal it is all that there is to see.
+    assert np.all(_near(np.append(np.zeros(50), 5.0)))
+    assert fit_table({"x": x}, hinge, ENGINES)[0].error < np.mean(hinge)
+
+
+def test_weights_decide_what_counts():
+    rng = np.random.default_rng(0)
+    x = np.linspace(1.0, 5.0, 60)
+    noise = np.where(np.arange(60) % 2, 3.0, 1e-3)
+    target = 3 * x - 2 + noise * rng.normal(size=60)
+    law = fit_table({"x": x}, target, ENGINES, weights=1 / noise)[0].expression
+    found = sympy.Poly(law, sympy.Symbol("x")).all_coeffs()
+    # Standard errors of 2e-4 and 5e-4 by the 30 good samples, 0.3 and 1 without weights.
+    np.testing.assert_allclose(np.array(found, float), [3.0, -2.0], atol=5e-3)
+    wild = np.where(noise > 1, 1e3, 3 * x - 2)
+    law = fit_table({"x": x}, wild, ENGINES, weights=noise < 1)[0].expression
+    np.testing.assert_allclose(to_numpy(law, ["x"])(x[:, None]), 3 * x - 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "target", "options", "message"),
+    [
+        ({"x": X}, X**2, dict(weights=-X), "weights must be positive or 0"),
+        ({"x": X}, X**2, dict(weights=X[1:]), "weights must have the shape of the target"),
+        ({"x": X}, X**2, dict(weights=0 * X), "some above 0"),
+        ({"x": X + 1j}, X, {}, "must hold real numbers"),
+        ({"x": ["a"] * 12}, X, {}, "must hold real numbers"),
+        ({"x": X}, np.append(X[1:], np.nan), {}, "NaN"),
+        ({"x": np.ma.masked_less(X, 1.2)}, X, {}, "masked values"),
+        (X, X, {}, "features must be a Mapping"),
+        ({"x": X[:2]}, X[:2], {}, "at least 5 samples"),
+        ({"x": np.ones(12)}, X, {}, "Column x is constant"),
+    ],
+)
+def test_unusable_tables_say_why(features, target, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_table(features, target, ENGINES, **options)
+
+
+@pytest.mark.parametrize("engines", [ENGINES[0], ["operon"], []])
+def test_engines_come_in_a_list(engines):
+    with pytest.raises(ValueError, match="regressor"):
+        fit_table({"x": X}, X**2, engines)

@@ -132,6 +132,71 @@ def pair_features(
     return columns
 
 
+def needed_fields(names: Iterable[str]) -> dict[str, list[str]]:
+    """What nodes must have for the given features, and which of these need it.
+
+    >>> needed_fields(["r", "dx", "m_i", "vx_j", "e_0"])
+    {'position': ['r', 'dx'], 'mass': ['m_i'], 'velocity': ['vx_j']}
+    """
+    fields: dict[str, list[str]] = {}
+    for name in names:
+        kind = parse_feature(name).kind
+        if kind not in ("message", "count"):
+            field = {"length": "position"}.get(kind, kind.removeprefix("property:"))
+            fields.setdefault(field, []).append(name)
+    return fields
+
+
+def check_fields(fields: Mapping[str, Iterable[str]], nodes: Nodes, whose: str, have: str) -> None:
+    """Raise a `ValueError` that says what nodes lack of what a model needs.
+
+    Args:
+        fields: see `needed_fields`.
+        nodes: with any leading axes.
+        whose: what messages call the model.
+        have: what the user gave, see `described`.
+
+    >>> rest = Nodes(np.zeros((2, 1)), None, {})
+    >>> check_fields(needed_fields(["m_i", "m_j"]), rest, "The law", described(rest))
+    Traceback (most recent call last):
+    ValueError: The law needs mass (m_i, m_j) of the nodes, which have: position (x).
+    """
+    there = nodes.properties | dict(position=nodes.position, velocity=nodes.velocity)
+    missing = []
+    for field, names in fields.items():
+        value = there.get(field)
+        size = 0 if value is None else np.shape(value)[-1] if field in _VECTORS else None
+        beyond = [name for name in names if size is not None and _axis(name) >= size]
+        if value is None or beyond:
+            used = ", ".join(name for name in beyond or names if name != field)
+            missing.append(f"{field} ({used})" if used else field)
+    if missing:
+        raise ValueError(f"{whose} needs {' and '.join(missing)} of the nodes, which have: {have}.")
+
+
+_VECTORS = ("position", "velocity")
+
+
+def _axis(name: str) -> int:
+    """The axis of a component: 1 for `dy`, `vy_i` and `y_j`; -1 for what has none."""
+    found = re.fullmatch(r"[dv]?([xyz])(_[ij])?", name)
+    return AXES.index(found[1]) if found else -1
+
+
+def described(nodes: Nodes) -> str:
+    """The fields of nodes in words.
+
+    >>> described(Nodes(np.zeros((3, 2)), None, {"charge": np.ones(3)}))
+    'position (x, y), charge'
+    """
+    parts = [
+        f"{name} ({', '.join(AXES[: np.shape(value)[-1]])})"
+        for name, value in (("position", nodes.position), ("velocity", nodes.velocity))
+        if value is not None
+    ]
+    return ", ".join([*parts, *nodes.properties]) or "nothing"
+
+
 def scalar_features(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the columns that do not turn with the axes: properties, the distance, speeds.
 

@@ -79,6 +79,47 @@ def from_jraph(
     return _with_shared_globals(_stacked(singles), target)
 
 
+def flat_batch(graphs: GraphsTuple | Sequence[GraphsTuple]) -> GraphsTuple:
+    """A user's jraph graph, batch, or list of them, as one batch of all its nodes and edges.
+
+    As `from_jraph`, but padding stays where it is, and no graph is padded.
+
+    Raises:
+        ValueError: as `from_jraph`.
+
+    >>> import jraph
+    >>> one = jraph.GraphsTuple(
+    ...     nodes=np.ones((3, 2)), edges=None, senders=np.array([0, 2]), receivers=np.array([1, 1]),
+    ...     n_node=np.array([3]), n_edge=np.array([2]), globals={"T": np.array([5.0])})
+    >>> whole = flat_batch([one, one])
+    >>> whole.senders, whole.nodes.T
+    (array([0, 2, 3, 5]), array([5., 5., 5., 5., 5., 5.]))
+    """
+    given = [graphs] if isinstance(graphs, GraphsTuple) else graphs
+    singles = [one for graph in given for one in _parted(_checked(graph))]
+    sizes = [leading_shape(one.nodes)[0] for one in singles]
+    starts = np.cumsum(sizes) - sizes
+    nodes: Any = jax.tree.map(lambda *x: np.concatenate(x), *(one.nodes for one in singles))
+    shared = jax.tree.map(lambda *x: np.concatenate(x), *(one.globals for one in singles))
+    properties = dict(nodes.properties)
+    for name, value in shared.items():
+        for key, column in _columns(name, value).items():
+            properties.setdefault(key, np.repeat(column, sizes))
+    senders, receivers = (
+        np.concatenate([getattr(x, name) + start for x, start in zip(singles, starts, strict=True)])
+        for name in ("senders", "receivers")
+    )
+    return GraphsTuple(
+        nodes=nodes._replace(properties=properties),
+        edges=None,
+        senders=senders,
+        receivers=receivers,
+        globals=None,
+        n_node=np.asarray(sizes),
+        n_edge=np.array([len(one.senders) for one in singles]),
+    )
+
+
 def _fields(nodes: Nodes) -> tuple[Any, ...]:
     """Which features nodes have, with the number of dimensions of vectors."""
     vectors = dict(position=nodes.position, velocity=nodes.velocity)
@@ -126,12 +167,18 @@ def _columns(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
 
 def _singles(graphs: Any, source: str = "") -> list[_Graph]:
     """The graphs of a batch, padding left out."""
-    if not isinstance(graphs, GraphsTuple):
-        raise ValueError(f"A graph must be a jraph.GraphsTuple, got {shown(graphs)}.")
+    graphs = _checked(graphs)
     try:
         return _without_padding(_parted(graphs))
     except ValueError as error:
         raise ValueError(f"{source}{error}") from error
+
+
+def _checked(graphs: Any) -> GraphsTuple:
+    """What is said to be a graph, if it is one."""
+    if not isinstance(graphs, GraphsTuple):
+        raise ValueError(f"A graph must be a jraph.GraphsTuple, got {shown(graphs)}.")
+    return graphs
 
 
 def _parted(graphs: Any) -> list[_Graph]:

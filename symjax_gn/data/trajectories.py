@@ -50,7 +50,8 @@ class Trajectory:
         quantity: what the target is.
         space: free or periodic.
         derived: the names of fields that were not given but differentiated.
-        failed: number of simulations left out because they failed.
+        failed: number of simulations that failed: left out by `simulate`, NaN from where they
+            failed on by `SymbolicModel.simulate`.
         missing: "moment" if bodies that were not seen still act on others, so that such
             moments give no graphs; "body" if they were not there.
         noise: standard deviation of noise in what was differentiated over its spread, too large
@@ -72,6 +73,19 @@ class Trajectory:
     failed: int = 0
     missing: str = "moment"
     noise: float | None = None
+
+    def at(self, moment: int) -> Nodes:
+        """The bodies at one moment, fields `[sim, node, ...]`: a start for another simulation.
+
+        Args:
+            moment: index along the time axis; negative ones count from the end.
+
+        >>> x = np.zeros((1, 3, 2, 1))
+        >>> Trajectory(np.arange(3.0), x, x, x, {}).at(-1).position.shape
+        (1, 2, 1)
+        """
+        velocity = None if self.velocity is None else self.velocity[:, moment]
+        return Nodes(self.position[:, moment], velocity, dict(self.properties))
 
 
 def trajectory_from_arrays(

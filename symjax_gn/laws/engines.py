@@ -72,12 +72,15 @@ def check_problem(features: Columns, target: Column) -> None:
     Traceback (most recent call last):
     ValueError: Column m_i is constant, 1.0: leave it out.
     """
+    check_type("features", features, Mapping, 'For one column, write {"x": x}.')
     if not features:
         raise ValueError("Regression needs at least one feature, got none.")
     columns = {}
     for name, column in [*features.items(), ("of the target", target)]:
         if column is not target:
             check_name(name)
+        if np.ma.is_masked(column):
+            raise ValueError(f"Column {name} has masked values: leave their samples out.")
         values = columns[name] = as_floats(f"Column {name}", column)
         if values.ndim != 1 or np.shape(values) != np.shape(target):
             raise ValueError(

@@ -67,15 +67,19 @@ class TableObjective:
     True
     """
 
-    def __init__(self, features: Columns, target: Column, *, log: bool):
+    def __init__(
+        self, features: Columns, target: Column, *, log: bool, weight: Column | None = None
+    ):
         """Prepare.
 
         Args:
             features: columns `[sample]` by name.
             target: `[sample]`.
             log: whether the target is the logarithm of what laws give.
+            weight: `[sample]`, factors of the errors, or None for 1.
         """
         self._features, self._target, self._log = features, target, log
+        self._weight = np.ones(len(target)) if weight is None else weight
 
     def _functions(self, law: sympy.Expr) -> tuple[Any, Any, Float[np.ndarray, " constant"]]:
         """Residual and slopes as functions of the constants, and the constants."""
@@ -88,10 +92,10 @@ class TableObjective:
         tape = Tape([free], list(self._features), slots).bind(list(self._features.values()))
 
         def residual(values):
-            return tape.values(values)[0] - self._target
+            return (tape.values(values)[0] - self._target) * self._weight
 
         def slopes(values):
-            return tape.slopes(values)[0]
+            return tape.slopes(values)[0] * self._weight[:, None]
 
         return residual, slopes, start
 
@@ -116,7 +120,7 @@ class TableObjective:
         return (law,), error if np.all(self._is_allowed(law)) else math.inf
 
     def errors(self, law: sympy.Expr) -> Float[np.ndarray, " sample"]:
-        """Absolute errors `[sample]`; infinite where a law has no value."""
+        """Absolute errors x weight `[sample]`; infinite where a law has no value."""
         residual, _, start = self._functions(law)
         found = np.abs(residual(start))
         return np.where(np.isfinite(found) & self._is_allowed(law), found, np.inf)

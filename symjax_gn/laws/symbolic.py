@@ -1,51 +1,73 @@
-"""Expressions in the place of a network: a model like any other, and a small readable file."""
+"""Laws: expressions to call, to predict and to simulate with, and small readable files.
+
+A law stands in the place of a network, as a model like any other.
+"""
 
 import dataclasses
-import json
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import numbers
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from numpy.typing import ArrayLike
 
-from symjax_gn.data.checks import check_choice, check_type, shown
+from symjax_gn.data.checks import check_choice, shown
 from symjax_gn.data.features import (
     COUNT,
     element_features,
+    needed_fields,
     node_features,
     pair_features,
     parse_feature,
 )
-from symjax_gn.data.files import in_one_stroke
-from symjax_gn.data.graphs import GraphsTuple, flatten
-from symjax_gn.data.nodes import Nodes, leading_shape, take_nodes
+from symjax_gn.data.graphs import GraphsTuple
+from symjax_gn.data.inputs import Bodies, Data, Needs, flat_batches
+from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape, take_nodes
 from symjax_gn.data.quantities import ACCELERATION, Quantity
 from symjax_gn.data.space import FREE, Space
+from symjax_gn.data.trajectories import Trajectory
+from symjax_gn.laws.calling import call_columns
 from symjax_gn.laws.expressions import evaluate, to_jax
-from symjax_gn.laws.grammar import format_expression, parse_expression
 from symjax_gn.model import Contributions, Prediction
 
 ELEMENTS = ("edges", "nodes")
-_FORMAT = "symjax_gn law"
-_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class SymbolicModel:
     """A law: messages and update written as expressions, in the user's units.
 
-    The same call as a network: `init`, `apply` (which works under `jit`, `vmap` and `grad`)
-    and `predict`. Its parameters are the constants of the expressions.
+    Called, it gives what one body does to another: the messages, for a law of motion the force
+    on i from j. It takes columns by name, or the values of two bodies, i and j:
 
-    >>> r, dx = sympy.symbols("r dx")
-    >>> spring = SymbolicModel(((2.0 * r - 1.5) * dx / r,), (sympy.Symbol("e_0"),))
-    >>> spring.constants
-    (-1.5, 2.0)
+    >>> r, dx, dy, m_i, m_j, e_0, e_1 = sympy.symbols("r dx dy m_i m_j e_0 e_1")
+    >>> law = SymbolicModel(
+    ...     message=(m_i * m_j * dx / r**3, m_i * m_j * dy / r**3), update=(e_0 / m_i, e_1 / m_i)
+    ... )
+    >>> law(r=np.array([1.0, 2.0]), m_i=1.0, m_j=4.0)  # where only r is given, j lies along x
+    array([[4., 0.],
+           [1., 0.]])
+    >>> law({"position": [0.0, 0.0], "mass": 1.0}, {"position": [0.0, 2.0], "mass": 4.0})
+    array([0., 1.])
+
+    `predict` gives the quantity of all bodies, here accelerations, for graphs, trajectories or
+    plain arrays; `simulate` moves bodies by it:
+
+    >>> pair = {"position": [[0.0, 0.0], [1.0, 0.0]], "mass": [1.0, 4.0]}
+    >>> law.predict(pair)
+    array([[ 4.,  0.],
+           [-1.,  0.]])
+    >>> start = pair | {"velocity": [[0.0, -2.0], [0.0, 0.5]]}
+    >>> law.simulate(start, np.linspace(0.0, 1.0, 11)).position.shape
+    (1, 11, 2, 2)
+
+    A law has the call of a network as well: `init` and `apply`, which works under `jit`, `vmap`
+    and `grad`. Its parameters are the constants of the expressions. Laws are hashable: equal
+    expressions, elements, quantity and space make equal laws, wherever they are from.
 
     Attributes:
         message: one expression for each message component, of the features of a pair (see
@@ -56,6 +78,9 @@ class SymbolicModel:
         quantity: what the law predicts.
         space: free or periodic, user's unit of length.
         provenance: where the law is from: anything that JSON can hold.
+
+    Raises:
+        ValueError: there are no expressions, or an update of sums that there are not.
     """
 
     message: tuple[sympy.Expr, ...]
@@ -63,14 +88,21 @@ class SymbolicModel:
     elements: str = "edges"
     quantity: Quantity = ACCELERATION
     space: Space = FREE
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     conservative = False
 
     def __post_init__(self):
         check_choice("kind of elements", self.elements, ELEMENTS)
+        for name in ("message", "update"):
+            object.__setattr__(self, name, _as_expressions(name, getattr(self, name)))
         if not self.message or not self.update:
             raise ValueError("A law needs at least one message and one update expression.")
+        if self.elements == "nodes" and self.level == "node":
+            raise ValueError(
+                "Elements of sets have no receivers, so their law needs a quantity of graphs, e.g. "
+                f'Quantity("z", "graph"); got {self.quantity.name}, a quantity of nodes.'
+            )
         sums = {f"e_{k}" for k in range(len(self.message))}
         for law in self.update:
             for name in map(str, law.free_symbols):
@@ -79,6 +111,41 @@ class SymbolicModel:
                         f"The update holds {name}, but there are only {len(self.message)} "
                         f"messages: {', '.join(sorted(sums))}."
                     )
+
+    def __call__(self, *bodies: Any, **columns: Any) -> Float[AnyArray, "*batch message"]:
+        """The messages, e.g. the force on i from j.
+
+        Args:
+            *bodies: i and j, each `Nodes` or arrays by name: position and velocity `[..., dim]`,
+                properties `[...]`; for laws of sets the elements; for a law of one variable its
+                values.
+            **columns: variables by name, `[...]`: `r`, or `dx`, `dy`, ... from i to j, `m_i`,
+                `m_j`, `vx_i`, ... (see `data.features.parse_feature`). Distances and speeds that
+                follow from components need not be given. All broadcast.
+
+        Returns:
+            `[..., message]`, float64 NumPy; JAX where an array of JAX is given, so that `jit`,
+            `vmap` and `grad` work. Not finite where an expression is not. If only `r` is given,
+            j lies along x: the first component is the force towards j. Laws that depend on the
+            direction need `dx`, `dy`, ...
+
+        Raises:
+            ValueError: a variable is missing or unknown, or r disagrees with the displacement.
+
+        >>> r, dx = sympy.symbols("r dx")
+        >>> spring = SymbolicModel(((2.0 * r - 1.5) * dx / r,), (sympy.Symbol("e_0"),))
+        >>> spring(1.0), spring(dx=-1.0)
+        (array([0.5]), array([-0.5]))
+        >>> spring(m_j=1.0)
+        Traceback (most recent call last):
+        ValueError: The law takes r; got m_j, so that r must be added.
+        """
+        found = call_columns(self.message, self.elements == "edges", self.space, bodies, columns)
+        shape = np.broadcast_shapes(*map(np.shape, found.values()))
+        if any(isinstance(x, jax.Array) for x in found.values()):
+            return _values(self._functions()[0], self.init()["message"], found, shape)
+        found = {name: np.broadcast_to(x, shape) for name, x in found.items()}
+        return np.stack([_on_host(law, found, shape) for law in self.message], axis=-1)
 
     @property
     def level(self) -> str:
@@ -140,6 +207,7 @@ class SymbolicModel:
     def _predict_flat(self, params, graphs, mask=None, key=None) -> Prediction:
         del key
         nodes = graphs.nodes
+        self.needs.check(nodes)
         receiver, sender, owner = None, nodes, None
         count = graphs.n_node.shape[0]
         if self.elements == "edges":
@@ -180,42 +248,151 @@ class SymbolicModel:
         value = updated(aggregate)
         return Contributions(terms, alone, value, messages, 0 * aggregate, jacobian)
 
-    def predict(self, graphs: GraphsTuple) -> Float[np.ndarray, "graph *node component"]:
-        """The quantity for stacked graphs, user's units, in float64 on the host.
+    @property
+    def needs(self) -> Needs:
+        """What the law needs of data."""
+        laws = (*self.message, *self.update)
+        fields = needed_fields(sorted({str(x) for law in laws for x in law.free_symbols}))
+        if self.quantity.vector:
+            fields.setdefault("position", [])
+        dim = len(self.update) if self.quantity.vector else None
+        return Needs("The law", fields, self.level, self.elements == "edges", dim, self.space)
 
-        Not finite where an expression is not.
+    def predict(
+        self,
+        data: Data,
+        *,
+        senders: Int[AnyArray, " edge"] | None = None,
+        receivers: Int[AnyArray, " edge"] | None = None,
+        cutoff: float | None = None,
+    ) -> Any:
+        """The quantity of all bodies, or of sets, in the user's units: float64 on the host.
+
+        Args:
+            data: what to predict for; features that the law does not need may be there too.
+                - a jraph graph or batch: the result is `[node, component]`
+                - a list of these: a list of such arrays
+                - a `Trajectory`: `[sim, time, node, component]`
+                - `Nodes`, or arrays by name, position `[..., node, dim]`, mass `[..., node]` or
+                  `[node]`, ..., with any leading axes: `[..., node, component]`
+                - a `Dataset`, or stacked graphs: `[graph, node, component]`
+
+                For quantities of graphs there is no node axis, and `[graph, component]` for lists.
+            senders: `[edge]`, for bodies that come without edges; by default all pairs.
+            receivers: the same.
+            cutoff: in place of edges, the distance within which bodies act on each other.
+
+        Returns:
+            See above; not finite where an expression is not.
+
+        Raises:
+            ValueError: the data lack something that the law needs, or cannot be read.
         """
-        flat = flatten(jax.tree.map(np.asarray, graphs))
+        edges: Any = dict(senders=senders, receivers=receivers, cutoff=cutoff)
+        graphs, restore = flat_batches(data, self.needs, **edges)
+        return restore([self._predict_on_host(one) for one in graphs])
+
+    def _predict_on_host(self, flat: GraphsTuple) -> Float[np.ndarray, "owner component"]:
+        """For a flat batch: of its nodes, or of its graphs."""
         nodes: Any = flat.nodes
-        count, size = leading_shape(graphs.nodes)
         if self.elements == "edges":
             receiver = take_nodes(nodes, flat.receivers)
             columns = pair_features(receiver, take_nodes(nodes, flat.senders), self.space)
+            sent, sizes = len(flat.senders), flat.n_edge
         else:
-            columns = element_features(nodes)
-        sent = len(flat.senders) if self.elements == "edges" else count * size
-        messages = [_on_host(law, columns, sent) for law in self.message]
-        parts = graphs.n_node.shape[-1]
+            columns, sizes = element_features(nodes), flat.n_node
+            sent = int(np.sum(sizes))
+        messages = [_on_host(law, columns, (sent,)) for law in self.message]
         if self.level == "node":
-            index, total, own = flat.receivers, count * size, node_features(nodes)
+            (total,), index, own = leading_shape(nodes), flat.receivers, node_features(nodes)
         else:
-            sizes = flat.n_node if self.elements == "nodes" else flat.n_edge
-            index, total, own = np.repeat(np.arange(count * parts), sizes), count * parts, {}
+            total, own = len(flat.n_node), {}
+            index = np.repeat(np.arange(total), sizes)
         with np.errstate(all="ignore"):
             sums = {f"e_{k}": np.bincount(index, m, total) for k, m in enumerate(messages)}
         sums[COUNT] = np.bincount(index, minlength=total).astype(float)
-        value = np.stack([_on_host(law, own | sums, total) for law in self.update], axis=-1)
-        if self.level == "node":
-            return value.reshape(count, size, -1)
-        return value.reshape(count, parts, -1)[:, 0]
+        return np.stack([_on_host(law, own | sums, (total,)) for law in self.update], axis=-1)
+
+    def simulate(
+        self,
+        start: Bodies,
+        time: ArrayLike,
+        *,
+        senders: Int[AnyArray, " edge"] | None = None,
+        receivers: Int[AnyArray, " edge"] | None = None,
+        cutoff: float | None = None,
+        tolerance: float = 1e-7,
+        max_steps: int = 100_000,
+        progress: bool = False,
+    ) -> Trajectory:
+        """Move bodies by the law, which must be one of motion.
+
+        Args:
+            start: `Nodes`, or arrays by name: position and velocity `[node, dim]`, or
+                `[sim, node, dim]` for many simulations at once, and the properties that the law
+                needs, `[node]`, `[sim, node]` or a number. First-order motion needs no velocity.
+            time: output times `[time]`, rising; the start is at the first.
+            senders: `[edge]`; by default all bodies act on all others.
+            receivers: the same.
+            cutoff: in place of edges, the distance within which bodies act on each other.
+            tolerance: error of a step, relative; see `solve`.
+            max_steps: steps after which the solver gives up.
+            progress: whether to show a progress bar.
+
+        Returns:
+            A `Trajectory` `[sim, time, node, dim]`, with the law's accelerations (or velocities)
+            as its target, in float64 whatever JAX is set to. What a simulation did not reach is
+            NaN, and `failed` counts these simulations.
+
+        Raises:
+            ValueError: the law is not one of motion, or the start, the times or edges are wrong.
+            SimulationError: all simulations failed.
+
+        Warns:
+            SimulationWarning: some simulations failed, and which.
+        """
+        # Diffrax takes a second to import.
+        from symjax_gn.laws.motion import simulate_law
+
+        return simulate_law(
+            self,
+            start,
+            time,
+            senders=senders,
+            receivers=receivers,
+            cutoff=cutoff,
+            tolerance=tolerance,
+            max_steps=max_steps,
+            progress=progress,
+        )
 
 
-def _on_host(law, columns, count):
-    used = {str(symbol): columns for symbol in law.free_symbols}
-    for name in used:
-        check_choice("variable of a law", name, columns)
-    chosen = {name: columns[name] for name in used} or {"_none": np.zeros(count)}
-    return evaluate(law, chosen)
+def _as_expressions(name: str, laws: Any) -> tuple[sympy.Expr, ...]:
+    """Expressions of plain variables, as a tuple."""
+    if isinstance(laws, str | sympy.Basic) or not isinstance(laws, Iterable):
+        raise ValueError(
+            f"{name} must be a tuple of expressions, one for each component, got {shown(laws)}."
+        )
+    found = [sympy.sympify(law, strict=True) if _is_number(law) else law for law in laws]
+    for law in found:
+        if not isinstance(law, sympy.Expr):
+            raise ValueError(
+                f"{name} must hold expressions of SymPy, got {shown(law)}; parse_expression reads "
+                "text."
+            )
+    plain = {x: sympy.Symbol(str(x)) for law in found for x in law.free_symbols}
+    if all(old == new for old, new in plain.items()):
+        return tuple(found)
+    return tuple(law.xreplace(plain) for law in found)
+
+
+def _is_number(law):
+    return isinstance(law, numbers.Real) and not isinstance(law, bool)
+
+
+def _on_host(law, columns, shape):
+    used = sorted(str(symbol) for symbol in law.free_symbols)
+    return evaluate(law, {name: columns[name] for name in used} or {"_none": np.zeros(shape)})
 
 
 def _values(laws, params, columns, shape) -> Float[Array, "*batch law"]:
@@ -240,82 +417,3 @@ def _pair_columns(receiver: Nodes | None, sender: Nodes, space: Space) -> dict[s
 
 def _node_columns(nodes: Nodes) -> dict[str, Any]:
     return node_features(nodes, numpy=jnp)
-
-
-def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
-    """Write a law as a small readable JSON file, in one stroke.
-
-    An interruption leaves the old file or the new one.
-
-    Raises:
-        ValueError: it is no law, or holds a function that law files have no name for.
-
-    >>> import tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "law.json")
-    >>> save_law(path, SymbolicModel((2 * sympy.Symbol("dx"),), (sympy.Symbol("e_0"),)))
-    >>> load_law(path).message
-    (2*dx,)
-    """
-    check_type("law", law, SymbolicModel, "The field `law` of a Discovery is one.")
-    names = sorted(
-        {str(symbol) for one in (*law.message, *law.update) for symbol in one.free_symbols}
-    )
-    contents = dict(
-        format=_FORMAT,
-        version=_VERSION,
-        quantity=dataclasses.asdict(law.quantity),
-        elements=law.elements,
-        box=law.space.box,
-        message=[format_expression(one) for one in law.message],
-        update=[format_expression(one) for one in law.update],
-        constants=list(law.constants),
-        features={name: parse_feature(name).kind for name in names},
-        provenance=dict(law.provenance),
-    )
-    with in_one_stroke(path) as part:
-        part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-
-
-def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
-    """Read what `save_law` wrote; expressions go through a grammar that runs nothing.
-
-    Raises:
-        ValueError: the file is no law, of another version, or damaged; the message says
-            where.
-        FileNotFoundError: there is no such file.
-
-    See `save_law`.
-    """
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    try:
-        contents = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no law file: {error}.") from error
-    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
-        raise ValueError(f'{path} is no law file: it lacks "format": "{_FORMAT}".')
-    if contents.get("version") != _VERSION:
-        raise ValueError(
-            f"{path} has version {shown(contents.get('version'))} of law files; this release "
-            f"reads version {_VERSION}."
-        )
-    missing = [name for name in ("quantity", "message", "update") if name not in contents]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}.")
-    box = contents.get("box")
-    try:
-        return SymbolicModel(
-            message=_parse_all(contents["message"], "message"),
-            update=_parse_all(contents["update"], "update"),
-            elements=contents.get("elements", "edges"),
-            quantity=Quantity(**contents["quantity"]),
-            space=FREE if box is None else Space(tuple(box)),
-            provenance=contents.get("provenance", {}),
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _parse_all(texts: Sequence[str], name: str) -> tuple[sympy.Expr, ...]:
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name} must be a list of expressions, got {shown(texts)}.")
-    return tuple(parse_expression(text) for text in texts)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 
+from symjax_gn.data.checks import as_floats, check_finite, shown
 from symjax_gn.data.units import typical_size
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor, check_problem
@@ -36,6 +37,12 @@ _LARGEST_RANGE = 690.0
 # Samples so many quartile ranges beyond the quartiles are "far out" (Tukey): searches by mean
 # errors would see little else. All samples count in fits and in the choice.
 _FAR_OUT = 3.0
+
+# Where more samples than this share are far out, they are no outliers but part of the law.
+_MOST_OUTLIERS = 0.1
+
+# Samples whose weight is below this share of the median weight are left out of searches too.
+_LIGHT = 0.1
 
 # Stages of a search for sums that are waited for: single functions, and sums of two.
 _STAGES = 2
@@ -66,7 +73,8 @@ class TableLaw(NamedTuple):
     complexity: int
     """See `expressions.complexity`; in units in which the columns are of order 1."""
     error: float
-    """Mean absolute error; of logarithms if the target is positive and spans decades."""
+    """Mean absolute error; of logarithms if the target is positive and spans decades. With
+    weights it is the mean of error x weight, for weights (of logarithms) of geometric mean 1."""
     length: float
     """Nats that it takes to write the law and the errors that it leaves."""
 
@@ -76,6 +84,8 @@ class _View(NamedTuple):
 
     features: Columns
     target: Column
+    weight: Column
+    """Factors of the errors of `target`, of geometric mean 1."""
     log: bool
     """Whether the target is the logarithm of what laws give."""
     written_log: bool
@@ -87,10 +97,10 @@ class _View(NamedTuple):
 
     def rows(self, which: Any) -> "_View":
         columns = {name: column[which] for name, column in self.features.items()}
-        return self._replace(features=columns, target=self.target[which])
+        return self._replace(features=columns, target=self.target[which], weight=self.weight[which])
 
     def objective(self) -> TableObjective:
-        return TableObjective(self.features, self.target, log=self.log)
+        return TableObjective(self.features, self.target, log=self.log, weight=self.weight)
 
     def written(self, law: Any) -> Any:
         """A law as one of the original columns."""
@@ -111,7 +121,11 @@ _Rated = tuple[TableLaw, _View, Any]
 
 
 def fit_table(
-    features: Columns, target: Column, regressors: Sequence[Regressor]
+    features: Columns,
+    target: Column,
+    regressors: Sequence[Regressor],
+    *,
+    weights: Column | None = None,
 ) -> tuple[TableLaw, ...]:
     """Laws of a table, the one with the shortest description first.
 
@@ -122,9 +136,12 @@ def fit_table(
         features: columns `[sample]` by name.
         target: `[sample]`.
         regressors: engines that share their findings, e.g. one with several seeds.
+        weights: `[sample]`, factors of the errors of the target, 1 / its standard errors, as in
+            `numpy.polyfit`; only their ratios matter, and samples of weight 0 are left out. None:
+            all errors count alike. Engines know no weights; fits and the choice do.
 
     Raises:
-        ValueError: there is no engine, or the columns are unusable.
+        ValueError: there is no engine, or the columns or weights are unusable.
         RegressionError: no law is finite on all samples.
 
     >>> from symjax_gn.laws.engines import OperonRegressor
@@ -133,9 +150,15 @@ def fit_table(
     >>> rounded(fit_table({"x": x}, 3 * x**1.5, [engine])[0].expression)
     3.0*x**(3/2)
     """
-    if not regressors:
-        raise ValueError("A search needs at least one regressor.")
+    _check_engines(regressors)
     check_problem(features, target)
+    features = {name: as_floats(name, column) for name, column in features.items()}
+    target = as_floats("target", target)
+    weight = np.ones(len(target)) if weights is None else _as_weights(weights, target)
+    if not np.all(weight):
+        features = {name: column[weight > 0] for name, column in features.items()}
+        target, weight = target[weight > 0], weight[weight > 0]
+        check_problem(features, target)
     if len(target) < len(features) + 2:
         raise ValueError(
             f"A table with {len(features)} features needs at least {len(features) + 2} samples, "
@@ -143,8 +166,8 @@ def fit_table(
         )
     operators = {name for one in regressors for name in getattr(one, "operators", ())}
     operators = sorted(operators) or DEFAULT_OPERATORS
-    direct, *more = _views(features, target)
-    near = _near(direct.target)
+    direct, *more = _views(features, target, weight)
+    near = _near(direct.target) & (weight >= _LIGHT * np.median(weight))
     proposals = [(direct, laws) for laws in _direct(direct.rows(near), regressors, operators)]
     for view in (direct, *more):
         if view.log:
@@ -187,27 +210,73 @@ def _unit(column: Column) -> float:
 
 
 def _near(target: Column) -> Any:
-    """Which samples are not far out."""
-    low, high = np.quantile(target, [0.25, 0.75])
-    reach = _FAR_OUT * (high - low)
-    return (target >= low - reach) & (target <= high + reach)
+    """Which samples are not far out; the ranges widen until that tells outliers from the law.
+
+    Where most samples are equal, the quartiles say nothing of the others.
+    """
+    everywhere = np.ones(len(target), bool)
+    share = 0.25
+    while share * len(target) >= 1:
+        low, high = np.quantile(target, [share, 1 - share])
+        reach = _FAR_OUT * (high - low)
+        near = (target >= low - reach) & (target <= high + reach)
+        few = np.mean(~near) <= _MOST_OUTLIERS
+        if few and np.ptp(target[near]) > _ROUNDING * np.max(np.abs(target)):
+            return near
+        share /= 2
+    return everywhere
 
 
-def _views(features: Columns, target: Column) -> Iterator[_View]:
+def _check_engines(regressors: Any) -> None:
+    engines = list(regressors) if isinstance(regressors, Iterable) else []
+    if not engines:
+        raise ValueError(
+            "A search needs at least one regressor in a list, got "
+            f"{'none' if isinstance(regressors, Iterable) else shown(regressors)}."
+        )
+    for engine in engines:
+        if not callable(getattr(engine, "fit", None)):
+            raise ValueError(
+                f"A regressor must be an engine, e.g. OperonRegressor(), got {shown(engine)}."
+            )
+
+
+def _as_weights(weights: Any, target: Column) -> Column:
+    weight = as_floats("weights", weights)
+    if weight.shape != target.shape:
+        raise ValueError(
+            f"weights must have the shape of the target, {target.shape}, got {weight.shape}."
+        )
+    check_finite("weights", weight)
+    if np.any(weight < 0) or not np.any(weight):
+        raise ValueError(
+            "weights must be positive or 0, and some above 0; they are 1 / standard error."
+        )
+    return weight
+
+
+def _views(features: Columns, target: Column, weight: Column) -> Iterator[_View]:
     """The table as searches are to see it; the first is the one that engines get."""
     units = [_unit(column) for column in features.values()]
     columns = {n: x / u for (n, x), u in zip(features.items(), units, strict=True)}
     if spans_decades(target):
         logs = np.log(target)
         middle = float(np.median(logs))
-        yield _View(columns, logs - middle, True, False, middle, (*units, 1.0))
+        # Errors of a logarithm are relative errors.
+        relative = _levelled(weight * target) if np.ptp(weight) else weight
+        yield _View(columns, logs - middle, relative, True, False, middle, (*units, 1.0))
         return
-    unit = _unit(target)
-    yield _View(columns, target / unit, False, False, 0.0, (*units, unit))
+    unit, weight = _unit(target), _levelled(weight)
+    yield _View(columns, target / unit, weight, False, False, 0.0, (*units, unit))
     if unit == 1 and np.ptp(target[_near(target)]) < _LARGEST_RANGE:
         # It may be a logarithm itself.
         middle = float(np.median(target))
-        yield _View(columns, target - middle, True, True, middle, (*units, 1.0))
+        yield _View(columns, target - middle, weight, True, True, middle, (*units, 1.0))
+
+
+def _levelled(weight: Column) -> Column:
+    """Weights of geometric mean 1."""
+    return weight / np.exp(np.mean(np.log(weight)))
 
 
 def _direct(view: _View, regressors, operators) -> Iterator[list[Any]]:
@@ -226,7 +295,7 @@ def _direct(view: _View, regressors, operators) -> Iterator[list[Any]]:
     sources = [list(dict.fromkeys(laws))]
     if len(view.features) == 1:
         ((name, column),) = view.features.items()
-        search = search_sums(column, view.target, operators=operators)
+        search = search_sums(column, view.target, view.weight, operators=operators)
         *_, rated = islice(search, _STAGES)
         front = pareto((complexity(law), error, law) for law, error in rated.items())
         sources.append([row[2].xreplace({sympy.Symbol("r"): sympy.Symbol(name)}) for row in front])
@@ -280,7 +349,7 @@ def _length(law: Any, size: int, uncertainties: Any, errors: Column) -> float:
     kinds = {"number" if one.is_Number else one.func if one.args else one for one in nodes}
     whole = {one for one in nodes if one.is_Rational and abs(one) != 1}
     signs = size * math.log(max(2, len(kinds)))
-    digits = float(np.sum(np.log1p(1 / uncertainties)))
+    digits = float(np.sum(np.log1p(1 / np.maximum(uncertainties, _ROUNDING))))
     digits += sum(math.log((1 + abs(one.p)) * one.q) for one in whole)
     # Errors are normal or have wider tails (Laplace), whichever says more.
     mean, square = float(np.mean(errors)), float(np.sqrt(np.mean(errors**2)))

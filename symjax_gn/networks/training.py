@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from flax.errors import ScopeParamShapeError
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.features import described
 from symjax_gn.data.graphs import GraphsTuple
-from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
+from symjax_gn.data.inputs import Data, Needs, flat_batches
+from symjax_gn.data.nodes import Nodes, leading_shape
 from symjax_gn.data.units import Scales, normalise_nodes
-from symjax_gn.model import predict
 from symjax_gn.networks.checkpoints import Checkpoints, describe
 from symjax_gn.networks.graphnet import GraphNet
 from symjax_gn.networks.hamiltonian import FlatHGN
@@ -59,17 +61,51 @@ class Trained(NamedTuple):
         values = {name: np.broadcast_to(x, shape) for name, x in self.learned.items()}
         return nodes._replace(properties=nodes.properties | values)
 
-    def predict(self, graphs: GraphsTuple) -> Float[AnyArray, "graph *node component"]:
-        """The quantity for stacked graphs, user's units."""
-        nodes = normalise_nodes(self.complete(graphs.nodes), self.scales)
-        graphs = graphs._replace(nodes=nodes)
-        value = _predict(self.params, self.mask, graphs, model=self.model)
+    @property
+    def needs(self) -> Needs:
+        """What the network needs of data; velocities are taken where there are any."""
+        names = [name for name in self.scales.properties if name not in self.learned]
+        fields: dict[str, list[str]] = {name: [] for name in names}
+        dim = None
+        if self.scales.centre is not None:
+            fields["position"] = []
+            dim = len(self.scales.centre)
+        level = self.model.level
+        space = self.model.space.scaled(self.scales.length)
+        joined = dim is not None and level == "node"
+        return Needs("The network", fields, level, joined, dim, space, ("velocity",))
+
+    def predict(self, data: Data) -> Any:
+        """The quantity in the user's units, for all that `SymbolicModel.predict` takes.
+
+        Raises:
+            ValueError: the data lack something that the network was trained with.
+        """
+        graphs, restore = flat_batches(data, self.needs)
+        return restore([self._predict_flat(one) for one in graphs])
+
+    def _predict_flat(self, flat: GraphsTuple) -> Float[np.ndarray, "owner component"]:
+        count = leading_shape(flat.nodes)[0]
+        columns = {n: x for n, x in flat.nodes.properties.items() if n in self.scales.properties}
+        for name, x in self.learned.items():
+            if count % len(x):
+                raise ValueError(f"The network learned the {name} of {len(x)} bodies, got {count}.")
+            columns[name] = np.tile(x, count // len(x))
+        nodes = normalise_nodes(flat.nodes._replace(properties=columns), self.scales)
+        try:
+            value = _predict(self.params, self.mask, flat._replace(nodes=nodes), model=self.model)
+        except ScopeParamShapeError as error:
+            raise ValueError(
+                "The network was trained on nodes with other features than these, which have: "
+                f"{described(nodes)}. Velocities and edges must be there just if they were in "
+                "training."
+            ) from error
         return np.asarray(value, np.float64) * self.scales.target
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _predict(params, mask, graphs, *, model):
-    return predict(model, params, graphs, mask).value
+    return model.apply(params, graphs, mask=mask).value
 
 
 def as_trained(

@@ -85,7 +85,7 @@ def potential_energy(system: System, nodes: Nodes) -> Float[Array, ""]:
     if _densely(system, count):
         energy = 0.5 * jnp.sum(_sum_over_senders(pair, nodes))
     else:
-        energy = jnp.sum(jax.vmap(pair)(*_ends(nodes, _once(joined_edges(system, count)))))
+        energy = jnp.sum(jax.vmap(pair)(*edge_ends(nodes, _once(joined_edges(system, count)))))
     if system.one_body_potential is not None:
         energy += jnp.sum(jax.vmap(system.one_body_potential)(nodes))
     return energy
@@ -131,9 +131,9 @@ def _pair_forces(system, nodes):
     edges = joined_edges(system, count)
     if system.pair_force is not None:
         # It need not be reciprocal, so every edge counts for its receiver only.
-        ends = _ends(nodes, edges)
+        ends = edge_ends(nodes, edges)
         force = jax.vmap(lambda i, j: pair_force(system, i, j))(*ends)
-        return _sum_at(edges[1], force, count)
+        return sum_at(edges[1], force, count)
 
     def both(receiver, sender):
         def of_places(here, there):
@@ -143,8 +143,8 @@ def _pair_forces(system, nodes):
         return jax.grad(of_places, (0, 1))(receiver.position, sender.position)
 
     senders, receivers = _once(edges)
-    on_receiver, on_sender = jax.vmap(both)(*_ends(nodes, (senders, receivers)))
-    return _sum_at(receivers, on_receiver, count) + _sum_at(senders, on_sender, count)
+    on_receiver, on_sender = jax.vmap(both)(*edge_ends(nodes, (senders, receivers)))
+    return sum_at(receivers, on_receiver, count) + sum_at(senders, on_sender, count)
 
 
 def _sum_over_senders(
@@ -184,8 +184,13 @@ def _once(edges: Edges) -> Edges:
     return senders[once], receivers[once]
 
 
-def _ends(nodes: Nodes, edges: Edges) -> tuple[Nodes, Nodes]:
-    """Receivers and senders of edges, fields `[edge, ...]`."""
+def edge_ends(nodes: Nodes, edges: Edges) -> tuple[Nodes, Nodes]:
+    """Receivers and senders of edges, fields `[edge, ...]`.
+
+    >>> receiver, sender = edge_ends(Nodes(jnp.arange(3.0)[:, None], None, {}), ([2], [0]))
+    >>> receiver.position.item(), sender.position.item()
+    (0.0, 2.0)
+    """
     senders, receivers = edges
     nodes = jax.tree.map(jnp.asarray, nodes)
     count = _count(nodes)
@@ -197,8 +202,12 @@ def _ends(nodes: Nodes, edges: Edges) -> tuple[Nodes, Nodes]:
     return receiver, sender
 
 
-def _sum_at(index, values: Float[Array, "edge dim"], count: int) -> Float[Array, "node dim"]:
-    """Sum of the values of each node's edges."""
+def sum_at(index, values: Float[Array, "edge dim"], count: int) -> Float[Array, "node dim"]:
+    """Sum of the values of each node's edges.
+
+    >>> sum_at(np.array([1, 1]), jnp.ones((2, 1)), 2).tolist()
+    [[0.0], [2.0]]
+    """
     if len(index) * count > _LARGEST_PRODUCT:
         return jax.ops.segment_sum(values, jnp.asarray(index), count)
     return _product(np.eye(count)[index].T, values)

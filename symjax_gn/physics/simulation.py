@@ -1,8 +1,10 @@
 """Trajectories of a `System`, many at once."""
 
 import functools
+import math
 import os
 import warnings
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.physics.checking import check_system
-from symjax_gn.physics.dynamics import SOLVERS, follow_system
+from symjax_gn.physics.dynamics import SOLVERS, Path, follow_system
 from symjax_gn.physics.forces import PAIRS_AT_ONCE, all_pairs, joined_edges
 from symjax_gn.physics.systems import System, sample_starts, sampled_together
 
@@ -46,13 +48,15 @@ class SimulationWarning(UserWarning):
     """Some simulations failed and were left out."""
 
 
-class _Group(NamedTuple):
-    """Simulations in lockstep, as they come from the solver."""
+class Paths(NamedTuple):
+    """Many sets of bodies followed in time."""
 
     position: Float[AnyArray, "sim time node dim"]
     velocity: Float[AnyArray, "sim time node dim"] | None
     rate: Float[AnyArray, "sim time node dim"]
+    """[sim, time, node, dim], accelerations, or velocities in first-order motion."""
     ok: Bool[AnyArray, " sim"]
+    """[sim], whether every step succeeded."""
 
 
 def simulate(
@@ -123,70 +127,130 @@ def simulate(
     check_number("tolerance", tolerance, above=0)
     check_number("max_failed", max_failed, least=0)
     key, dtype = as_key(key), _check_dtype(dtype)
-    size = num_outputs * num_nodes * dim * dtype.itemsize
-    together = max(1, min(_OUTPUT_BYTES // (_COPIES_OF_OUTPUTS * size), num_simulations))
-    workers = os.cpu_count() or 1
     if num_nodes > _MOST_BODIES:
         raise ValueError(
             f"{num_nodes} bodies are too many to simulate, for each is compared with all others; "
             f"the most are {_MOST_BODIES}. Data of more can be learned from, within a cutoff."
         )
-    check_memory(
-        size * ((system.order + 1) * num_simulations + _COPIES_OF_OUTPUTS * workers * together),
-        f"{num_simulations} simulations of {num_nodes} bodies with {num_outputs} outputs",
-        "lower num_simulations, num_outputs or num_nodes",
-    )
+    shape = (num_simulations, num_outputs, num_nodes, dim)
+    check_outputs(shape, dtype.itemsize, system.order)
     check_system(system, num_nodes, dim, solver)
 
-    together = min(together, _lockstep(system, num_nodes))
-    firsts = range(0, num_simulations, together)
-    starts = _sample(key, together * len(firsts), system, num_nodes, dim, dtype)
+    starts = _sample(key, num_simulations, system, num_nodes, dim, dtype)
+    time = float(dt) * np.arange(num_outputs)
+    options: Any = dict(solver=solver, substeps=substeps, max_steps=max_steps)
+    together = _lockstep(system, num_nodes)
+    run = functools.partial(follow_many, together=together, progress=progress, **options)
+    whole = run(follow_system, system, starts, time, order=system.order, tolerance=tolerance)
+    return _succeeded(system, time, whole, starts.properties, max_failed)
+
+
+def follow_many(
+    follow: Callable[..., Path],
+    law: Hashable,
+    starts: Nodes,
+    time: Float[np.ndarray, " time"],
+    *,
+    order: int,
+    together: int,
+    tolerance: float,
+    progress: bool = False,
+    **options: Any,
+) -> Paths:
+    """Follow many sets of bodies, in groups in lockstep, each group on a core.
+
+    Args:
+        follow: `fn(law, nodes, time, **options)` for one set, e.g. `follow_system`.
+        law: its first argument.
+        starts: fields `[sim, node, ...]`, NumPy of one float type, in which all is computed.
+        time: output times `[time]`.
+        order: 2, or 1 for first-order motion.
+        together: the most simulations to be advanced in lockstep.
+        tolerance: see `solve`.
+        progress: whether to show a progress bar.
+        **options: further options of `solve`, which are not traced.
+
+    >>> from symjax_gn.physics.systems import SYSTEMS
+    >>> pair = Nodes(np.array([[[0.0], [2.0]]], np.float32), np.zeros((1, 2, 1), np.float32), {})
+    >>> options = dict(order=2, together=1, tolerance=1e-5, max_steps=100)
+    >>> time = np.linspace(0.0, 1.0, 3)
+    >>> follow_many(follow_system, SYSTEMS["spring"], pair, time, **options).position.shape
+    (1, 3, 2, 1)
+    """
+    position: Any = starts.position
+    count, *ends = position.shape
+    shape, dtype = (count, len(time), *ends), position.dtype
+    together = min(together, _together(shape, dtype.itemsize))
+    firsts = range(0, count, together)
+    # The last group is filled up, so that one shape is compiled.
+    whole_groups = take_nodes(starts, np.arange(together * len(firsts)) % count)
     # On the device before threads begin, which do not see a local setting of 64 bits.
     groups = [
-        jax.tree.map(jnp.asarray, take_nodes(starts, slice(first, first + together)))
+        jax.tree.map(jnp.asarray, take_nodes(whole_groups, slice(first, first + together)))
         for first in firsts
     ]
-    time = float(dt) * np.arange(num_outputs)
     inputs = jnp.asarray(time, dtype), jnp.asarray(tolerance, dtype)
-    options: Any = dict(system=system, solver=solver, substeps=substeps, max_steps=max_steps)
-    advance = _advance.lower(groups[0], *inputs, **options).compile()
-    shape = (num_simulations, num_outputs, num_nodes, dim)
-    whole = _Group(
+    static: Any = dict(follow=follow, law=law, options=tuple(options.items()))
+    advance = _advance.lower(groups[0], *inputs, **static).compile()
+    whole = Paths(
         position=np.empty(shape, dtype),
-        velocity=np.empty(shape, dtype) if system.order == 2 else None,
+        velocity=np.empty(shape, dtype) if order == 2 else None,
         rate=np.empty(shape, dtype),
-        ok=np.empty(num_simulations, bool),
+        ok=np.empty(count, bool),
     )
 
     def run(first, group):
-        here = slice(first, min(first + together, num_simulations))
-        count = here.stop - here.start
+        here = slice(first, min(first + together, count))
         found = advance(group, *inputs)
         for into, part in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
-            into[here] = np.asarray(part)[:count]
-        return count
+            into[here] = np.asarray(part)[: here.stop - here.start]
+        return here.stop - here.start
 
     # One group keeps one core busy.
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
-        with tqdm(total=num_simulations, desc="simulate", disable=not progress) as bar:
-            for count in pool.map(run, firsts, groups):
-                bar.update(count)
+        with tqdm(total=count, desc="simulate", disable=not progress) as bar:
+            for done in pool.map(run, firsts, groups):
+                bar.update(done)
     finally:
         # After an interruption what has not begun does not begin.
         pool.shutdown(cancel_futures=True)
-    properties = {name: x[:num_simulations] for name, x in starts.properties.items()}
-    return _succeeded(system, time, whole, properties, max_failed)
+    return whole
 
 
-@functools.partial(jax.jit, static_argnames=("system", "solver", "substeps", "max_steps"))
-def _advance(starts, time, tolerance, *, system, solver, substeps, max_steps) -> _Group:
+def _together(shape, itemsize):
+    """How many simulations' outputs fit into the memory of one group."""
+    count, *one = shape
+    return max(1, min(_OUTPUT_BYTES // (_COPIES_OF_OUTPUTS * math.prod(one) * itemsize), count))
+
+
+def check_outputs(shape: tuple[int, ...], itemsize: int, order: int) -> None:
+    """Raise a `ValueError` if paths need more memory than there is.
+
+    Args:
+        shape: `(sim, time, node, dim)`.
+        itemsize: bytes of a number.
+        order: of the motion, 2 or 1.
+
+    >>> check_outputs((10, 100, 4, 2), 4, 2)
+    """
+    count, num_outputs, num_nodes, _ = shape
+    size, workers = math.prod(shape[1:]) * itemsize, os.cpu_count() or 1
+    copies = _COPIES_OF_OUTPUTS * workers * _together(shape, itemsize)
+    check_memory(
+        size * ((order + 1) * count + copies),
+        f"{count} simulations of {num_nodes} bodies with {num_outputs} outputs",
+        "lower num_simulations, num_outputs or num_nodes",
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("follow", "law", "options"))
+def _advance(starts, time, tolerance, *, follow, law, options) -> Paths:
     """Simulations in lockstep."""
-    options = dict(solver=solver, tolerance=tolerance, substeps=substeps, max_steps=max_steps)
 
     def one(nodes):
-        path = follow_system(system, nodes, time, **options)
-        return _Group(path.nodes.position, path.nodes.velocity, path.rate, path.ok)
+        path = follow(law, nodes, time, tolerance=tolerance, **dict(options))
+        return Paths(path.nodes.position, path.nodes.velocity, path.rate, path.ok)
 
     return jax.vmap(one)(starts)
 
@@ -203,13 +267,22 @@ def _sample(key, count, system, num_nodes, dim, dtype) -> Nodes:
 
 
 def _lockstep(system, num_nodes):
-    """How many simulations are advanced in lockstep."""
-    if jax.default_backend() != "cpu":
-        return _LOCKSTEP_OF_ACCELERATORS
+    """How many simulations of a system are advanced in lockstep."""
     pairs = num_nodes**2
     if not all_pairs(system, num_nodes):
         pairs = len(joined_edges(system, num_nodes)[0])
-    return max(1, min(_LOCKSTEP, PAIRS_AT_ONCE // pairs))
+    return lockstep(pairs)
+
+
+def lockstep(pairs: int) -> int:
+    """How many simulations of so many pairs are advanced in lockstep.
+
+    >>> lockstep(2**18)
+    1
+    """
+    if jax.default_backend() != "cpu":
+        return _LOCKSTEP_OF_ACCELERATORS
+    return max(1, min(_LOCKSTEP, PAIRS_AT_ONCE // max(pairs, 1)))
 
 
 def _succeeded(system, time, whole, properties, max_failed):
