@@ -1,7 +1,7 @@
 """Features that laws are written in: their names, columns, units and LaTeX, declared once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax

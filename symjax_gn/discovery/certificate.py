@@ -21,7 +21,7 @@ from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.residuals import (
     persistence,
     predictions,
-    residuals,
+    residuals_of,
     shared_by_bodies,
     shared_by_moments,
 )
@@ -217,7 +217,7 @@ def _missing(law, train, test, error):
         return {name: _at_most("missing", error, _MISSING) for name in looks}
     # A law of a few constants bends no residuals, so those of training count as well.
     some = _followed(train)
-    rest = residuals(law, test, some)
+    rest = residuals_of(law, test, some)
     errors = [np.ravel(relative_errors(law, part)) for part in (test, some)]
     error = float(np.nanmean(np.concatenate(errors)))
     checks = {}

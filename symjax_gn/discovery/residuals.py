@@ -51,7 +51,7 @@ class Share(NamedTuple):
     """The smallest share that could have been found."""
 
 
-def residuals(law: Predictor, *datasets: Dataset) -> Residuals:
+def residuals_of(law: Predictor, *datasets: Dataset) -> Residuals:
     """What a law leaves of the targets of data sets.
 
     Args:
@@ -63,7 +63,7 @@ def residuals(law: Predictor, *datasets: Dataset) -> Residuals:
     >>> import symjax_gn as sgn
     >>> run = sgn.simulate(jax.random.key(0), sgn.SYSTEMS["spring"], num_simulations=5)
     >>> still = sgn.SymbolicModel([0 * sympy.Symbol("dx")] * 2, list(sympy.symbols("e_0 e_1")))
-    >>> rest = residuals(still, sgn.make_dataset(run))
+    >>> rest = residuals_of(still, sgn.make_dataset(run))
     >>> float(np.min(np.sum(rest.left * rest.target, axis=-1)))  # all of it is left
     1.0
     """
