@@ -6,13 +6,28 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from symjax_gn.data.checks import shown
+
+
+def check_path(what: str, path: Any) -> None:
+    """Raise a `ValueError` unless a value is a path that is not empty."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ValueError(f"{what} must be text or a path, got {shown(path)}.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(f"{what} must not be empty, got {shown(path)}.")
 
 
 @contextlib.contextmanager
 def in_one_stroke(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place once all is written.
 
-    An interruption leaves the old file or the new one, and so do several writers at once.
+    An interruption leaves the old file or the new one, and so do several writers at once. A
+    link is replaced, not followed.
+
+    Raises:
+        ValueError: the path is empty, or one of a folder, a device or in no folder.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "law.txt"
@@ -21,7 +36,16 @@ def in_one_stroke(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> path.read_text()
     'F = m a'
     """
+    check_path("The name of a file", path)
+    place = Path(path)
+    if place.exists() and not place.is_file():
+        kind = "folder" if place.is_dir() else "device"
+        raise ValueError(f"{path} is a {kind}; give the name of a file to write to.")
+    if not place.parent.is_dir():
+        raise ValueError(f"There is no folder {place.parent} to write {place.name} to.")
     part = Path(f"{os.fspath(path)}.{os.getpid()}-{threading.get_ident()}.part")
+    # What lies there may be a link.
+    part.unlink(missing_ok=True)
     try:
         yield part
         os.replace(part, path)
@@ -33,8 +57,9 @@ def open_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder for results, or say at once why nothing can be written there.
 
     Raises:
-        ValueError: the folder cannot be made or written to.
+        ValueError: the path is empty, or the folder cannot be made or written to.
     """
+    check_path("The name of a folder", path)
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
