@@ -5,7 +5,6 @@ refitted in its place, and judged where the truth is known.
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from symjax_gn.data.datasets import (
     make_dataset,
     split,
 )
+from symjax_gn.data.folders import delete_files, own_folder
 from symjax_gn.data.graphs import GraphsTuple, edges_of
 from symjax_gn.data.nodes import AXES, take_nodes
 from symjax_gn.data.trajectories import Trajectory
@@ -40,6 +40,7 @@ from symjax_gn.discovery import (
     verdict,
 )
 from symjax_gn.discovery.gauge import message_r2
+from symjax_gn.laws.keeping import RESULTS
 from symjax_gn.laws.symbolic import save_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import save_network
@@ -51,6 +52,9 @@ from symjax_gn.settings import Settings, check_settings, make_engines
 
 # Where searches keep what they find, in the folder of a run.
 SEARCHES = "searches"
+
+OUTPUTS = ("network.msgpack", "law.json", "training/", f"{SEARCHES}/")
+"""What `discover` writes to a folder."""
 
 
 def as_dataset(data: Any, target: str | None = None) -> Dataset:
@@ -149,16 +153,17 @@ def discover(
     parts = split_up(keys[0], as_dataset(graphs, target), settings)
     regressors = make_engines(settings, search_seed)
     watch = Stopwatch(on_stage)
-    states = None if folder is None else Path(folder) / "training"
-    if folder is not None and not resume:
-        shutil.rmtree(Path(folder) / SEARCHES, ignore_errors=True)
-    trained, terms = learning.train(
-        keys[1:3], parts, settings, regressors, progress, states, resume
-    )
-    return read_law(
-        keys[2:], trained, parts, settings, system=system, search_seed=search_seed, terms=terms,
-        watch=watch, folder=folder,
-    )  # fmt: skip
+    with own_folder(folder, OUTPUTS) as place:
+        states = None if place is None else place / "training"
+        trained, terms = learning.train(
+            keys[1:3], parts, settings, regressors, progress, states, resume
+        )
+        if place is not None and not resume:
+            delete_files(place / SEARCHES, RESULTS)
+        return read_law(
+            keys[2:], trained, parts, settings, system=system, search_seed=search_seed,
+            terms=terms, watch=watch, folder=place,
+        )  # fmt: skip
 
 
 def split_up(

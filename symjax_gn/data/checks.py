@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,6 +60,14 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(one.__name__ for one in kinds)
         raise ValueError(f"{name} must be a {wanted}, got {shown(value)}. {advice}".rstrip())
+
+
+def check_path(what: str, path: Any) -> None:
+    """Raise a `ValueError` unless a value is a path that is not empty."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ValueError(f"{what} must be text or a path, got {shown(path)}.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(f"{what} must not be empty, got {shown(path)}.")
 
 
 def as_floats(name: str, value: Any) -> np.ndarray:

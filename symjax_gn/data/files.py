@@ -6,17 +6,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from symjax_gn.data.checks import shown
-
-
-def check_path(what: str, path: Any) -> None:
-    """Raise a `ValueError` unless a value is a path that is not empty."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise ValueError(f"{what} must be text or a path, got {shown(path)}.")
-    if not os.fspath(path) or "\0" in os.fspath(path):
-        raise ValueError(f"{what} must not be empty, got {shown(path)}.")
+from symjax_gn.data.checks import check_path
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from symjax_gn.data.files import check_path, in_one_stroke, open_folder
+from symjax_gn.data.checks import check_path
+from symjax_gn.data.files import in_one_stroke, open_folder
 
 MARKER = ".symjax_gn"
 """The file by which the package knows a folder as one that it writes to."""
@@ -16,9 +17,7 @@ _NOTE = "symjax_gn keeps results here, and replaces and deletes those that it wr
 
 
 @contextlib.contextmanager
-def own_folder(
-    path: str | os.PathLike[str] | None, names: Sequence[str]
-) -> Iterator[Path | None]:
+def own_folder(path: str | os.PathLike[str] | None, names: Sequence[str]) -> Iterator[Path | None]:
     """A folder for results, made if it is not there; only one run at a time may use it.
 
     A folder that is not empty is used if the package has used it before, or if nothing in it

@@ -24,6 +24,10 @@ R = TypeVar("R")
 
 _FORMAT = "symjax_gn result"
 
+# Names have 64 digits, and those that are being written an end of their own.
+RESULTS = tuple("*/" + 64 * "[0-9a-f]" + end for end in (".json", ".json.*.part"))
+"""Patterns of the files in a folder."""
+
 # Results that are larger are not kept, nor read.
 _LARGEST = 100 * 2**20
 
@@ -63,27 +67,28 @@ def kept(function: Callable[P, R], folder: str | os.PathLike[str] | None) -> Cal
             try:
                 return _read(path, key, kind)
             except Exception as error:  # a damaged file ends in whatever its reader raises
+                why = " ".join(str(error).split())
                 warnings.warn(
-                    f"{path} is no result of a search, or damaged ({' '.join(str(error).split())}); "
-                    "it is searched for again.",
+                    f"{path} is no result of a search, or damaged ({why}); it is searched for "
+                    "again.",
                     stacklevel=2,
                 )
         result = function(*args, **options)
         try:
-            _write(path, key, result)
-            return _read(path, key, kind)
+            plain = to_plain(result)
+            result = from_plain(plain, kind)
         except ValueError:
-            # No text gives it back.
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            warnings.warn(f"{path} could not be written: {error.strerror or error}.", stacklevel=2)
+            return result
+        try:
+            _write(path, key, plain)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path} could not be written: {error}", stacklevel=2)
         return result
 
     return run
 
 
-def _write(path, key, result):
-    plain = to_plain(result)
+def _write(path, key, plain):
     contents = dict(format=_FORMAT, key=key, checksum=_checksum(plain), result=plain)
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_stroke(path) as part:

@@ -148,7 +148,8 @@ def _add(value, found):
     elif value is None or isinstance(value, bool | int | float | str | np.generic):
         text = repr(value)
     elif hasattr(value, "__qualname__"):
-        text = f"{value.__module__}.{value.__qualname__}"
+        function: Any = value
+        text = f"{function.__module__}.{function.__qualname__}"
     else:
         import joblib
 

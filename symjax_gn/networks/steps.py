@@ -182,6 +182,11 @@ def with_learned(nodes, learned):
     return nodes._replace(properties=nodes.properties | values)
 
 
+def progress_of(state: TrainState, recipe: Recipe) -> Float[Array, ""]:
+    """The share of the training that is done, float32 also where JAX has 64 bits enabled."""
+    return state.step.astype(jnp.float32) / recipe.steps
+
+
 def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState, TrainInfo]:
     """One update on a batch of graphs in the model's units; composes under `jit` and `vmap`.
 
@@ -192,7 +197,7 @@ def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState,
     """
     model, hyper = recipe.model, state.hyper
     key, shift_key, sample_key = jax.random.split(state.key, 3)
-    progress = state.step / recipe.steps
+    progress = progress_of(state, recipe)
     graphs = batch.graphs
     if model.inputs == "absolute" and graphs.nodes.position is not None:
         dim = graphs.nodes.position.shape[-1]
