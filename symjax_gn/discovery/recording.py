@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from symjax_gn.compiling import in_32_bits
 from symjax_gn.data.checks import check_count, check_type
 from symjax_gn.data.datasets import Dataset, check_dataset
 from symjax_gn.data.features import element_features, pair_features
@@ -155,6 +156,7 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
     )
 
 
+@in_32_bits
 @functools.partial(jax.jit, static_argnames="model")
 def _ask(params, mask, stars, counted, model):
     found = contributions_of(model, params, stars, mask)

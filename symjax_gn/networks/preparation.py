@@ -1,6 +1,7 @@
 """Training prepared: everything checked, in the model's units, and ready to be compiled."""
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from symjax_gn.compiling import in_32_bits
 from symjax_gn.data.checks import check_choice, check_count, check_number
 from symjax_gn.data.datasets import Dataset, check_dataset, take
 from symjax_gn.data.graphs import GraphsTuple
@@ -42,7 +44,7 @@ _COPIES_OF_PARAMETERS = 8
 # Receivers by whose messages components are ranked after each interval.
 _RANKED_STARS = 128
 
-_init = jax.jit(init, static_argnames=("recipe", "learn"))
+_init = in_32_bits(jax.jit(init, static_argnames=("recipe", "learn")))
 
 
 class Prepared(NamedTuple):
@@ -80,7 +82,8 @@ class Prepared(NamedTuple):
 
     def bytes_needed(self) -> tuple[float, str]:
         """About how much memory one model takes in training, and for what."""
-        state = _init.eval_shape(jax.random.key(0), self.recipe, self.few, self.hyper, self.learn)
+        start = functools.partial(init, recipe=self.recipe, learn=self.learn)
+        state = jax.eval_shape(start, jax.random.key(0), graphs=self.few, hyper=self.hyper)
         count = sum(x.size for x in jax.tree.leaves(state.params))
         few, model = self.few, self.recipe.model
         edges = self.batch_size * max(few.senders.shape[-1], leading_shape(few.nodes)[1])

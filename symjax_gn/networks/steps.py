@@ -182,11 +182,6 @@ def with_learned(nodes, learned):
     return nodes._replace(properties=nodes.properties | values)
 
 
-def progress_of(state: TrainState, recipe: Recipe) -> Float[Array, ""]:
-    """The share of the training that is done, float32 also where JAX has 64 bits enabled."""
-    return state.step.astype(jnp.float32) / recipe.steps
-
-
 def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState, TrainInfo]:
     """One update on a batch of graphs in the model's units; composes under `jit` and `vmap`.
 
@@ -197,7 +192,7 @@ def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState,
     """
     model, hyper = recipe.model, state.hyper
     key, shift_key, sample_key = jax.random.split(state.key, 3)
-    progress = progress_of(state, recipe)
+    progress = state.step / recipe.steps
     graphs = batch.graphs
     if model.inputs == "absolute" and graphs.nodes.position is not None:
         dim = graphs.nodes.position.shape[-1]
@@ -226,5 +221,7 @@ def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState,
         numbers = dict(learning_rate=rate, weight_decay=hyper.weight_decay)
         opt_state = opt_state._replace(hyperparams=opt_state.hyperparams | numbers)
     updates, opt_state = _optimizer(recipe).update(grads, opt_state, state.params)
+    # Schedules are float64 where JAX has 64 bits enabled.
+    opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), opt_state, state.opt_state)
     params = optax.apply_updates(state.params, updates)
     return state._replace(params=params, opt_state=opt_state, key=key, step=state.step + 1), info

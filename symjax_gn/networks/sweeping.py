@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
+from symjax_gn.compiling import in_32_bits
 from symjax_gn.data.checks import check_count, check_number
 from symjax_gn.data.datasets import Dataset, take, target_mask
 from symjax_gn.networks.checkpoints import Checkpoints, describe
@@ -94,6 +95,7 @@ class _Fixed(NamedTuple):
     num_validation: int
 
 
+@in_32_bits
 @functools.partial(jax.jit, static_argnames=("fixed", "mesh"))
 def _interval(states, which, train, validation, stars, *, fixed, mesh):
     """An interval of some members; one that fails stays as it was."""

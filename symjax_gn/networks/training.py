@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
+from symjax_gn.compiling import in_32_bits
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
@@ -67,6 +68,7 @@ class Trained(NamedTuple):
         return np.asarray(value, np.float64) * self.scales.target
 
 
+@in_32_bits
 @functools.partial(jax.jit, static_argnames="model")
 def _predict(params, mask, graphs, *, model):
     return predict(model, params, graphs, mask).value
@@ -111,7 +113,7 @@ class TrainingError(RuntimeError):
         self.params = params
 
 
-_interval = jax.jit(run_interval, static_argnames=("recipe", "batch_size", "length"))
+_interval = in_32_bits(jax.jit(run_interval, static_argnames=("recipe", "batch_size", "length")))
 
 
 def fit(
