@@ -25,7 +25,7 @@ import jax
 
 from symjax_gn.compiling import keep_compiled, seconds_compiling
 from symjax_gn.console import INTERRUPTED, never_swallowed, speaking_on
-from symjax_gn.data.checks import check_count, check_path
+from symjax_gn.data.checks import LARGEST_SEED, check_count, check_path
 from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.folders import own_folder
 from symjax_gn.data.nodes import AXES
@@ -43,7 +43,6 @@ from symjax_gn.settings import PRESETS, Settings, check_settings, preset
 
 _LEAST_SIMULATIONS = 3  # one for each of training, validation and test
 _MORE_SIMULATIONS = 100
-_LARGEST_SEED = 2**32 - 1
 
 # What is saved as soon as it is there.
 _KEPT = ("network.msgpack", "law.json")
@@ -151,9 +150,7 @@ def check_options(args: argparse.Namespace) -> None:
     """What is wrong with the options is an error before anything runs."""
     check_settings(args.settings)
     check_path("--out", args.out)
-    check_count("--seed", args.seed, 0)
-    if args.seed > _LARGEST_SEED:
-        raise ValueError(f"--seed must be at most {_LARGEST_SEED}, got {args.seed}.")
+    check_count("--seed", args.seed, 0, LARGEST_SEED)
     if args.data is None:
         check_count("--simulations", args.simulations, _LEAST_SIMULATIONS)
         check_count("--outputs", args.outputs, 2)

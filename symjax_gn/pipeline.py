@@ -18,6 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from symjax_gn import learning
 from symjax_gn.compiling import seconds_compiling
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_SEED, check_count
 from symjax_gn.data.datasets import (
     Dataset,
     dataset_from_graphs,
@@ -46,7 +48,7 @@ from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import save_network
 from symjax_gn.networks.training import Trained
 from symjax_gn.physics.dynamics import true_hamiltonian
-from symjax_gn.physics.systems import System
+from symjax_gn.physics.systems import System, get_system
 from symjax_gn.results import Discovery, Energies
 from symjax_gn.settings import Settings, check_settings, make_engines
 
@@ -67,6 +69,8 @@ def as_dataset(data: Any, target: str | None = None) -> Dataset:
     Raises:
         ValueError: it is none of these, or graphs come without a target.
     """
+    if isinstance(data, Dataset | Trajectory) and target is not None:
+        raise ValueError(f"A {type(data).__name__} has its target: leave {target!r} out.")
     if isinstance(data, Dataset):
         return data
     if isinstance(data, Trajectory):
@@ -104,13 +108,14 @@ class Stopwatch:
             self._on_stage(stage)
 
 
+@checked
 def discover(
     key: PRNGKeyArray,
     graphs: Any,
     settings: Settings = Settings(),  # noqa: B008
     *,
     target: str | None = None,
-    system: System | None = None,
+    system: System | str | None = None,
     search_seed: int = 0,
     progress: bool = False,
     on_stage: Callable[[str], None] | None = None,
@@ -126,7 +131,8 @@ def discover(
 
     Other Arguments:
         target: for jraph graphs, the feature that is to be predicted.
-        system: the true law where it is known, for the verdict and nothing else.
+        system: the true law where it is known, for the verdict and nothing else; or the name of a
+            built-in system.
         search_seed: seed of the first of the searches.
         progress: whether to show progress bars.
         on_stage: called with the name of each stage that ends.
@@ -149,6 +155,8 @@ def discover(
     ((20, 4, 2), 'exact')
     """
     check_settings(settings)
+    check_count("search_seed", search_seed, 0, LARGEST_SEED)
+    system = get_system(system) if isinstance(system, str) else system
     keys = jax.random.split(key, 4)
     parts = split_up(keys[0], as_dataset(graphs, target), settings)
     regressors = make_engines(settings, search_seed)

@@ -11,7 +11,8 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn import learning
-from symjax_gn.data.checks import check_choice, check_count
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.files import open_folder
 from symjax_gn.data.folders import delete_files, own_folder
@@ -21,7 +22,7 @@ from symjax_gn.laws.expressions import rounded
 from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.laws.keeping import RESULTS
 from symjax_gn.networks.sweeping import Sweep, sweep
-from symjax_gn.physics.systems import System
+from symjax_gn.physics.systems import System, get_system
 from symjax_gn.pipeline import SEARCHES, as_dataset, read_law, split_up
 from symjax_gn.results import Discovery
 from symjax_gn.settings import Settings, check_settings
@@ -86,6 +87,7 @@ def _text(found):
     return text
 
 
+@checked
 def discover_all(
     key: PRNGKeyArray,
     graphs: Any,
@@ -93,7 +95,7 @@ def discover_all(
     settings: Settings = Settings(),  # noqa: B008
     *,
     target: str | None = None,
-    systems: Sequence[System] | System | None = None,
+    systems: Sequence[System | str] | System | str | None = None,
     jobs: int = 1,
     progress: bool = False,
     folder: str | os.PathLike[str] | None = None,
@@ -132,12 +134,14 @@ def discover_all(
     """
     check_settings(settings)
     if jobs != -1:
-        check_count("jobs", jobs)
+        check_count("jobs", jobs, most=LARGEST_COUNT)
     several = isinstance(graphs, Sequence) and all(
         isinstance(one, Dataset | Trajectory) for one in graphs
     )
     datasets = [as_dataset(one, target) for one in (graphs if several else [graphs])]
-    truths = list(systems) if isinstance(systems, Sequence) else [systems] * len(datasets)
+    alike = systems is None or isinstance(systems, System | str)
+    each: Any = [systems] * len(datasets) if alike else systems
+    truths = [get_system(x) if isinstance(x, str) else x for x in each]
     if len(truths) != len(datasets):
         raise ValueError(f"There are {len(datasets)} data sets and {len(truths)} systems.")
     keys = jax.random.split(key, 4)

@@ -1,19 +1,20 @@
 """Arguments of public functions, checked against their annotations before anything runs."""
 
+import dataclasses
 import functools
 import inspect
 import numbers
 import os
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-import jax
+import jaxtyping
 import numpy as np
-from jaxtyping import PRNGKeyArray
 
-from symjax_gn.data.checks import check_choice, shown
+from symjax_gn.data.checks import check_choice, check_path, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,12 +29,11 @@ _ADVICE = dict(
     VectorLaw="What distill returns is one.",
     SymbolicModel="The field `law` of a Discovery is one.",
     Settings="Write Settings(steps=..., ...) or preset(...).",
-    PRNGKeyArray="E.g. jax.random.key(0).",
 )
 
 _WORDS = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text",
-    Callable: "a function", PRNGKeyArray: "a key of jax.random",
+    Callable: "a function",
 }  # fmt: skip
 
 
@@ -58,39 +58,61 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
     every = signature.parameters
-    single = [name for name, x in every.items() if x.kind not in (x.VAR_KEYWORD, x.VAR_POSITIONAL)]
+    open_ended = [name for name, x in every.items() if x.kind is x.VAR_KEYWORD]
     hints: dict[str, Any] = {}
 
     @functools.wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> R:
-        if len(single) == len(every):
+        if not open_ended:
             for name in options:
                 check_choice(f"argument of {function.__name__}", name, every)
         if not hints:
-            hints.update(typing.get_type_hints(function))
+            hints.update(_hints(function))
         for name, value in signature.bind(*args, **options).arguments.items():
-            if name in single and value is not every[name].default:
-                check_kind(name, value, hints.get(name, Any))
+            each = value if name in open_ended else {name: value}
+            for one, x in each.items():
+                if x is not every[name].default:
+                    check_kind(one, x, hints.get(name, Any))
         return function(*args, **options)
 
     return run
 
 
+def _hints(function):
+    """Types of parameters, not of the result, which may be known to type checkers only."""
+    known = {name: x for name, x in function.__annotations__.items() if name != "return"}
+    known = types.SimpleNamespace(__annotations__=known)
+    return typing.get_type_hints(known, function.__globals__)
+
+
 def check_kind(name: str, value: Any, kind: Any) -> None:
     """Raise a `ValueError` that names a value unless it is of an annotated type."""
     if fits(value, kind):
+        if isinstance(value, str) and _is_path(kind):
+            check_path(name, value)
         return
-    inner = typing.get_args(kind) if _is_union(kind) else (kind,)
+    several = _is_union(kind) and not _is_of_keys(kind)
+    inner = typing.get_args(kind) if several else (kind,)
     words = [_word(one) for one in inner]
     wanted = " or ".join(dict.fromkeys(word for word in words if word))
     advice = " ".join(dict.fromkeys(_ADVICE[x.__name__] for x in inner if _name(x) in _ADVICE))
     raise ValueError(f"{name} must be {wanted}, got {shown(value)}. {advice}".rstrip())
 
 
+def check_fields(settings: Any, but: Sequence[str] = ()) -> None:
+    """Raise a `ValueError` that names a field of a dataclass of another type than annotated."""
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        if field.name not in but:
+            check_kind(field.name, getattr(settings, field.name), hints[field.name])
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of an annotated type, as far as this can be told by looking at it."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if kind is PRNGKeyArray:
+    if kind is Any:
+        return True
+    if _is_of_keys(kind):
         return _is_key(value)
     if kind is None or kind is types.NoneType:
         return value is None
@@ -100,9 +122,9 @@ def fits(value: Any, kind: Any) -> bool:
         each = isinstance(value, tuple | list)
         return each and (inner[-1] is not Ellipsis or all(fits(x, inner[0]) for x in value))
     if origin is Sequence:
-        if isinstance(value, str | bytes) or np.ndim(value) == 0 != hasattr(value, "shape"):
-            return False
-        return hasattr(value, "__len__") and all(fits(x, inner[0]) for x in value)
+        return _is_sequence(value) and all(fits(x, inner[0]) for x in value)
+    if origin is Iterable:
+        return _is_sequence(value) or (hasattr(value, "__iter__") and not isinstance(value, str))
     if origin in (Mapping, Callable) or isinstance(origin, type):
         return isinstance(value, origin)
     if kind is bool:
@@ -117,16 +139,34 @@ def fits(value: Any, kind: Any) -> bool:
     return not told or isinstance(value, kind)
 
 
+def _is_sequence(value):
+    """Whether a value is a list, a range, an array, ..., of any length."""
+    if isinstance(value, str | bytes | Mapping) or getattr(value, "shape", None) == ():
+        return False
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
 def _is_union(kind):
     return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 
+def _is_path(kind):
+    return any(typing.get_origin(one) is os.PathLike for one in typing.get_args(kind))
+
+
+def _is_of_keys(kind):
+    """Whether a type is that of PRNG keys; only functions that import JAX have such."""
+    return "jax" in sys.modules and kind == jaxtyping.PRNGKeyArray
+
+
 def _is_key(value):
     """Whether a value is one PRNG key, new or old style."""
-    if not isinstance(value, jax.Array):
+    import jax
+
+    if not isinstance(value, jax.Array | np.ndarray):
         return False
     new = jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return value.ndim == 0 if new else value.dtype == np.uint32 and value.ndim == 1
+    return value.shape == () if new else value.dtype == np.uint32 and value.shape in ((2,), (4,))
 
 
 def _is_number(value, whole):
@@ -148,7 +188,9 @@ def _word(kind):
     """How a type is called."""
     if kind is None or kind is types.NoneType:
         return "None"
-    if typing.get_origin(kind) in (Sequence, tuple):
+    if _is_of_keys(kind):
+        return "a key of jax.random, e.g. jax.random.key(0)"
+    if typing.get_origin(kind) in (Sequence, Iterable, tuple):
         return "a list"
     if typing.get_origin(kind) is Mapping:
         return "a mapping"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import as_floats, check_choice, check_finite, shown
 from symjax_gn.data.features import check_property_names
 from symjax_gn.data.graphs import (
@@ -89,6 +90,7 @@ def inertia(nodes: Nodes, quantity: Quantity) -> Float[AnyArray, "*batch"] | flo
     return nodes.properties.get(quantity.weight, 1.0)
 
 
+@checked
 def make_dataset(
     trajectory: Trajectory,
     senders: Int[np.ndarray, " edge"] | None = None,
@@ -132,6 +134,8 @@ def make_dataset(
         pieces = max(1, min(_PIECES // num_sims, num_times))
     piece = pieces * np.arange(num_times) // num_times
     group = (pieces * np.arange(num_sims)[:, None] + piece).reshape(-1)
+    if cutoff is not None and (senders is not None or receivers is not None):
+        raise ValueError("Edges are given, or made by a cutoff: leave one of the two out.")
     if cutoff is not None:
         graphs = _joined_within(nodes, cutoff, trajectory.space)
     else:
@@ -169,6 +173,7 @@ def _joined_within(nodes, cutoff, space):
     return graphs
 
 
+@checked
 def dataset_from_graphs(
     graphs: GraphsTuple | Sequence[GraphsTuple],
     target: str,
@@ -257,6 +262,7 @@ def take(dataset: Dataset, index: Any) -> Dataset:
     )
 
 
+@checked
 def split(
     key: PRNGKeyArray, dataset: Dataset, fractions: tuple[float, ...] = (0.75, 0.1, 0.15)
 ) -> tuple[Dataset, ...]:

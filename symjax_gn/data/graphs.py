@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from jraph import GraphNetwork
 
-from symjax_gn.data.checks import as_floats, check_count, check_number, shown
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import as_floats, check_count, check_finite, check_number, shown
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape, take_nodes
 from symjax_gn.data.space import FREE, Space
 
@@ -46,6 +47,7 @@ Edges = tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"]]
 _LEAST_PADDING = 2
 
 
+@checked
 def complete_edges(num_nodes: int) -> Edges:
     """Senders and receivers `[n (n - 1)]` of every ordered pair of `num_nodes` nodes.
 
@@ -68,6 +70,7 @@ def chain_edges(num_nodes: int) -> Edges:
     return np.concatenate([left, left + 1]), np.concatenate([left + 1, left])
 
 
+@checked
 def radius_edges(
     position: Float[np.ndarray, "node dim"], radius: float, space: Space = FREE
 ) -> Edges:
@@ -89,6 +92,9 @@ def radius_edges(
 
     check_radius(radius, space)
     points = as_floats("position", position)
+    if points.ndim != 2 or not points.size:
+        raise ValueError(f"position must have shape [node, dim], got {points.shape}.")
+    check_finite("position", points)
     sides = None
     if space.box is not None:
         sides = np.asarray(space.box)

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import (
     as_floats,
     check_choice,
     check_count,
     check_finite,
-    check_type,
     shown,
 )
 from symjax_gn.data.files import in_one_stroke
@@ -67,6 +67,7 @@ class Trajectory:
     failed: int = 0
 
 
+@checked
 def trajectory_from_arrays(
     time: ArrayLike,
     position: ArrayLike,
@@ -231,6 +232,7 @@ _ARRAYS = ("time", "position", "velocity", "acceleration")
 _NOTES = ("box", "derived", "failed", "quantity")
 
 
+@checked
 def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -> Trajectory:
     """Read a `.npz` file with the arrays of `trajectory_from_arrays` under those names.
 
@@ -299,6 +301,7 @@ def _read(path) -> dict[str, Any]:
             ) from error
 
 
+@checked
 def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
     """Write a `Trajectory` as an `.npz` file, under just this name, for `load_trajectory`.
 
@@ -314,7 +317,6 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
     >>> load_trajectory(path).position.shape
     (3, 5, 4, 2)
     """
-    check_type("trajectory", trajectory, Trajectory, "See trajectory_from_arrays.")
     arrays: dict[str, Any] = dict(
         time=trajectory.time,
         position=trajectory.position,

@@ -3,13 +3,16 @@
 import importlib.util
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import sympy
 
 from symjax_gn.data.checks import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    LONGEST,
     as_floats,
     check_choice,
     check_count,
@@ -93,9 +96,9 @@ def _check_engine(engine: Any, what: str, choices: Iterable[str]) -> None:
         raise ValueError("An engine needs at least one operator, got none.")
     for name in engine.operators:
         check_choice(what, name, choices)
-    check_count("seed", engine.seed, 0)
+    check_count("seed", engine.seed, 0, LARGEST_SEED)
     if engine.time_limit is not None:
-        check_number("time_limit", engine.time_limit, above=0)
+        check_number("time_limit", engine.time_limit, above=0, most=LONGEST)
 
 
 DEFAULT_OPERATORS = ("+", "-", "*", "/", "^", "exp", "log", "sqrt", "sin", "cos", "tanh")
@@ -132,8 +135,9 @@ class OperonRegressor:
 
     def __post_init__(self):
         _check_engine(self, "operator of the operon engine", OPERATORS)
-        check_count("max_length", self.max_length, 3)
-        check_count("evaluations", self.evaluations)
+        check_count("max_length", self.max_length, 3, LARGEST_COUNT)
+        check_count("evaluations", self.evaluations, most=LARGEST_COUNT)
+        check_type("options", self.options, Mapping)
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search; see `Regressor.fit`."""
@@ -205,8 +209,8 @@ class PySRRegressor:
 
     def __post_init__(self):
         _check_engine(self, "operator of PySR", (*_PYSR_BINARY, *_PYSR_UNARY))
-        check_count("maxsize", self.maxsize)
-        check_count("iterations", self.iterations)
+        check_count("maxsize", self.maxsize, most=LARGEST_COUNT)
+        check_count("iterations", self.iterations, most=LARGEST_COUNT)
 
     def settings(self) -> dict[str, Any]:
         """The keywords that `pysr.PySRRegressor` is given."""
@@ -284,6 +288,9 @@ def make_regressor(name: str, **options: Any) -> Regressor:
     1000
     """
     check_choice("regressor", name, REGRESSORS)
+    kind = OperonRegressor if name == "operon" else PySRRegressor
+    for one in options:
+        check_choice(f"attribute of {kind.__name__}", one, [x.name for x in fields(kind)])
     if name == "operon":
         return OperonRegressor(**options)
     engine = PySRRegressor(**options)

@@ -13,7 +13,8 @@ import numpy as np
 import sympy
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from symjax_gn.data.checks import check_choice, check_type, shown
+from symjax_gn.data.border import check_fields, checked
+from symjax_gn.data.checks import check_choice, shown
 from symjax_gn.data.features import (
     COUNT,
     element_features,
@@ -68,6 +69,7 @@ class SymbolicModel:
     conservative = False
 
     def __post_init__(self):
+        check_fields(self)
         check_choice("kind of elements", self.elements, ELEMENTS)
         if not self.message or not self.update:
             raise ValueError("A law needs at least one message and one update expression.")
@@ -242,6 +244,7 @@ def _node_columns(nodes: Nodes) -> dict[str, Any]:
     return node_features(nodes, numpy=jnp)
 
 
+@checked
 def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
     """Write a law as a small readable JSON file, in one stroke.
 
@@ -256,7 +259,6 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
     >>> load_law(path).message
     (2*dx,)
     """
-    check_type("law", law, SymbolicModel, "The field `law` of a Discovery is one.")
     names = sorted(
         {str(symbol) for one in (*law.message, *law.update) for symbol in one.free_symbols}
     )
@@ -276,6 +278,7 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
         part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
+@checked
 def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
     """Read what `save_law` wrote; expressions go through a grammar that runs nothing.
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn.compiling import in_32_bits
+from symjax_gn.data.border import checked
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
@@ -116,6 +117,7 @@ class TrainingError(RuntimeError):
 _interval = in_32_bits(jax.jit(run_interval, static_argnames=("recipe", "batch_size", "length")))
 
 
+@checked
 def fit(
     key: PRNGKeyArray,
     train: Dataset,

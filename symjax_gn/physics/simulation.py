@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from symjax_gn.data.checks import check_choice, check_count, check_number, check_type, shown
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count, check_number
 from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.trajectories import Trajectory
@@ -55,6 +56,7 @@ class _Group(NamedTuple):
     ok: Bool[AnyArray, " sim"]
 
 
+@checked
 def simulate(
     key: PRNGKeyArray,
     system: System,
@@ -109,7 +111,6 @@ def simulate(
     >>> run.position.shape
     (3, 5, 4, 2)
     """
-    check_type("system", system, System, "See get_system for the built-in ones.")
     check_choice("solver", solver, SOLVERS)
     num_nodes = system.num_nodes if num_nodes is None else num_nodes
     dim = (2 if 2 in system.dims else system.dims[0]) if dim is None else dim
@@ -117,12 +118,13 @@ def simulate(
     check_count("The number of bodies", num_nodes, 2)
     check_count("num_simulations", num_simulations)
     check_count("num_outputs", num_outputs, 2)
-    check_count("substeps", substeps)
-    check_count("max_steps", max_steps)
+    check_count("dim", dim)
+    check_count("substeps", substeps, most=LARGEST_COUNT)
+    check_count("max_steps", max_steps, most=LARGEST_COUNT)
     check_number("dt", dt, above=0)
     check_number("tolerance", tolerance, above=0)
     check_number("max_failed", max_failed, least=0)
-    key, dtype = _check_key(key), _check_dtype(dtype)
+    key, dtype = _typed(key), _check_dtype(dtype)
     size = num_outputs * num_nodes * dim * dtype.itemsize
     together = max(1, min(_OUTPUT_BYTES // (_COPIES_OF_OUTPUTS * size), num_simulations))
     workers = os.cpu_count() or 1
@@ -241,19 +243,10 @@ def _succeeded(system, time, whole, properties, max_failed):
     )
 
 
-def _check_key(key: Any) -> PRNGKeyArray:
+def _typed(key: Any) -> PRNGKeyArray:
     """The key as a typed one."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape:
-            raise ValueError(f"key must be one key, got {key.shape[0]} of them; give one of these.")
-        return key
-    if (
-        isinstance(key, jax.Array | np.ndarray)
-        and np.dtype(key.dtype) == np.uint32
-        and key.shape == (2,)
-    ):
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    raise ValueError(f"key must be a key of jax.random, e.g. jax.random.key(0), got {shown(key)}.")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(jnp.asarray(key))
 
 
 def _check_dtype(dtype: DTypeLike) -> np.dtype:
