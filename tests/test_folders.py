@@ -136,13 +136,13 @@ def test_own_files_stay_where_a_run_is_started_anew(tmp_path):
     quick = sgn.Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1)
     (tmp_path / "mine.txt").write_text("mine")
     sgn.discover(KEY, run, quick, folder=tmp_path)
-    old = {path for path in (tmp_path / "searches").rglob("*.json")}
+    old = set((tmp_path / "searches").rglob("*.json"))
     own = [tmp_path / name / "mine.txt" for name in ("searches", "training", "training/states")]
     for file in own:
         file.write_text("mine")
     sgn.discover(jax.random.key(1), run, quick, folder=tmp_path)
     assert all(file.read_text() == "mine" for file in [*own, tmp_path / "mine.txt"])
-    new = {path for path in (tmp_path / "searches").rglob("*.json")}
+    new = set((tmp_path / "searches").rglob("*.json"))
     assert old and new and not old & new
 
 
