@@ -31,6 +31,9 @@ _ADVICE = dict(
     Settings="Write Settings(steps=..., ...) or preset(...).",
 )
 
+# How protocols are called.
+_PROTOCOLS = dict(Predictor="a network or a law", Model="a network or a law", Regressor="an engine")
+
 _WORDS = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text",
     Callable: "a function",
@@ -197,4 +200,6 @@ def _word(kind):
     if typing.get_origin(kind) is os.PathLike or kind is os.PathLike:
         return "a path"
     origin = typing.get_origin(kind) or kind
+    if _name(kind) in _PROTOCOLS:
+        return _PROTOCOLS[_name(kind)]
     return _WORDS.get(origin, f"a {_name(origin)}" if isinstance(origin, type) else "")
