@@ -32,7 +32,7 @@ def test_an_object_that_is_nothing_is_refused(name):
             x.name for x in parameters if x.default is x.empty and x.kind is not x.VAR_KEYWORD
         ]
         given = dict.fromkeys(required, NOTHING) | {one.name: NOTHING}
-        with pytest.raises(ValueError, match="must be|Unknown"):
+        with pytest.raises(ValueError, match="must be|must hold|Unknown"):
             function(**given)
 
 
@@ -101,7 +101,7 @@ def test_types_are_told():
         assert not fits(value, kind)
 
 
-@pytest.mark.parametrize("strategy", ["pruning", "kl", "flathgn"])
+@pytest.mark.parametrize("strategy", ["pruning", "flathgn"])
 def test_networks_are_the_same_with_64_bits(strategy):
     """They are float32; `JAX_ENABLE_X64=1` is what many physicists set."""
 
