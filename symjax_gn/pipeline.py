@@ -20,12 +20,7 @@ from symjax_gn import learning
 from symjax_gn.compiling import seconds_compiling
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import LARGEST_SEED, check_count
-from symjax_gn.data.datasets import (
-    Dataset,
-    dataset_from_graphs,
-    make_dataset,
-    split,
-)
+from symjax_gn.data.datasets import Dataset, dataset_from_graphs, make_dataset, split
 from symjax_gn.data.folders import delete_files, own_folder
 from symjax_gn.data.graphs import GraphsTuple, edges_of
 from symjax_gn.data.nodes import AXES, take_nodes
