@@ -7,7 +7,8 @@
 The command line of the package, `python -m symjax_gn`.
 """
 
-from symjax_gn.__main__ import end_with, main, parse
+from symjax_gn.command import main, parse
+from symjax_gn.console import end_with
 
 __all__ = ["main", "parse"]
 

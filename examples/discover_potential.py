@@ -10,10 +10,11 @@ the distilled Hamiltonian is followed in time beside the network's and the true 
 
 import functools
 
-from symjax_gn import __main__ as command
+from symjax_gn import command
+from symjax_gn.console import end_with
 
 parse = functools.partial(command.parse, strategy="flathgn")
 main = functools.partial(command.main, strategy="flathgn")
 
 if __name__ == "__main__":
-    command.end_with(main())
+    end_with(main())

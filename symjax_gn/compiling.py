@@ -1,9 +1,14 @@
-"""Compiled programs: how long they take to make, and kept between runs."""
+"""Compiled programs: in 32 bits, kept between runs; how long they and other stages take."""
 
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # What JAX reports of the time from a traced function to a program that can run.
 _EVENTS = (
@@ -13,6 +18,24 @@ _EVENTS = (
 
 # Programs that took less to compile are not kept, in seconds; how much is kept, in bytes.
 _WORTH_KEEPING, _MOST_KEPT = 0.1, 2**30
+
+
+def in_32_bits(function: Callable[P, R]) -> Callable[P, R]:
+    """A compiled function that computes in 32 bits also where JAX has 64 enabled.
+
+    Networks are float32: `JAX_ENABLE_X64=1` changes nothing of them.
+
+    >>> with jax.enable_x64(True):
+    ...     in_32_bits(jax.jit(lambda x: x / 3))(1).dtype
+    dtype('float32')
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        with jax.enable_x64(False):
+            return function(*args, **options)
+
+    return run
 
 
 class _Clock:
@@ -64,3 +87,24 @@ def keep_compiled(on: Sequence[str] = ("gpu", "tpu")) -> None:
         jax.config.update("jax_compilation_cache_dir", user_cache_dir("symjax_gn"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
         jax.config.update("jax_compilation_cache_max_size", _MOST_KEPT)
+
+
+class Stopwatch:
+    """Seconds of stages, and of compiling in all of them."""
+
+    def __init__(self, on_stage: Callable[[str], None] | None = None):
+        """Start; `on_stage` is called with the name of each stage that ends."""
+        self.seconds: dict[str, float] = {}
+        self._compiling = seconds_compiling()
+        self._start = self._last = time.perf_counter()
+        self._on_stage = on_stage
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self.seconds["total"] = now - self._start
+        self.seconds["compile"] = seconds_compiling() - self._compiling
+        self._last = now
+        if self._on_stage is not None:
+            self._on_stage(stage)

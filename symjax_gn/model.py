@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import shown
 from symjax_gn.data.datasets import Dataset, check_dataset, take
 from symjax_gn.data.graphs import GraphsTuple, flatten, node_mask
@@ -80,6 +81,7 @@ class Predictor(Protocol):
         ...
 
 
+@checked
 def predict(
     model: Model,
     params: Any,
@@ -147,6 +149,7 @@ def batches(dataset: Dataset, most_edges: int = _MOST_EDGES) -> Iterator[tuple[D
         yield take(dataset, (start + np.arange(size)) % len(dataset)), count
 
 
+@checked
 def held_out_error(predictor: Predictor, dataset: Dataset) -> tuple[float, float]:
     """Error of a network or a law on graphs, and the size of what is predicted.
 

@@ -8,8 +8,6 @@ directly. Laws are refitted to the data, certified, and judged where the truth i
 
 import dataclasses
 import os
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,11 @@ from jaxtyping import PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
 from symjax_gn import learning
-from symjax_gn.compiling import seconds_compiling
+from symjax_gn.compiling import Stopwatch
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_SEED, check_count
 from symjax_gn.data.datasets import Dataset, dataset_from_graphs, make_dataset
+from symjax_gn.data.folders import delete_files, own_folder
 from symjax_gn.data.graphs import GraphsTuple, edges_of
 from symjax_gn.data.nodes import AXES, take_nodes
 from symjax_gn.data.splitting import split
@@ -39,17 +40,21 @@ from symjax_gn.discovery import (
     verdict,
 )
 from symjax_gn.discovery.gauge import message_r2
+from symjax_gn.laws.keeping import RESULTS
 from symjax_gn.laws.law_files import save_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import save_network
 from symjax_gn.networks.training import Trained
 from symjax_gn.physics.dynamics import true_hamiltonian
-from symjax_gn.physics.systems import System
+from symjax_gn.physics.systems import System, get_system
 from symjax_gn.results import Discovery, Energies
 from symjax_gn.settings import Settings, check_settings, make_engines
 
 # Where searches keep what they find, in the folder of a run.
 SEARCHES = "searches"
+
+OUTPUTS = ("network.msgpack", "law.json", "training/", f"{SEARCHES}/")
+"""What `discover` writes to a folder."""
 
 
 def as_dataset(data: Any, target: str | None = None) -> Dataset:
@@ -62,6 +67,8 @@ def as_dataset(data: Any, target: str | None = None) -> Dataset:
     Raises:
         ValueError: it is none of these, or graphs come without a target.
     """
+    if isinstance(data, Dataset | Trajectory) and target is not None:
+        raise ValueError(f"A {type(data).__name__} has its target: leave {target!r} out.")
     if isinstance(data, Dataset):
         return data
     if isinstance(data, Trajectory):
@@ -78,34 +85,14 @@ def as_dataset(data: Any, target: str | None = None) -> Dataset:
     )
 
 
-class Stopwatch:
-    """Seconds of stages, and of compiling in all of them."""
-
-    def __init__(self, on_stage: Callable[[str], None] | None = None):
-        """Start; `on_stage` is called with the name of each stage that ends."""
-        self.seconds: dict[str, float] = {}
-        self._compiling = seconds_compiling()
-        self._start = self._last = time.perf_counter()
-        self._on_stage = on_stage
-
-    def lap(self, stage: str) -> None:
-        """End a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = now - self._last
-        self.seconds["total"] = now - self._start
-        self.seconds["compile"] = seconds_compiling() - self._compiling
-        self._last = now
-        if self._on_stage is not None:
-            self._on_stage(stage)
-
-
+@checked
 def discover(
     key: PRNGKeyArray,
     graphs: Any,
     settings: Settings = Settings(),  # noqa: B008
     *,
     target: str | None = None,
-    system: System | None = None,
+    system: System | str | None = None,
     search_seed: int = 0,
     progress: bool = False,
     on_stage: Callable[[str], None] | None = None,
@@ -121,7 +108,8 @@ def discover(
 
     Other Arguments:
         target: for jraph graphs, the feature that is to be predicted.
-        system: the true law where it is known, for the verdict and nothing else.
+        system: the true law where it is known, for the verdict and nothing else; or the name of a
+            built-in system.
         search_seed: seed of the first of the searches.
         progress: whether to show progress bars.
         on_stage: called with the name of each stage that ends.
@@ -144,20 +132,23 @@ def discover(
     ((20, 4, 2), 'exact')
     """
     check_settings(settings)
+    check_count("search_seed", search_seed, 0, LARGEST_SEED)
+    system = get_system(system) if isinstance(system, str) else system
     keys = jax.random.split(key, 4)
     parts = split_up(keys[0], as_dataset(graphs, target), settings)
     regressors = make_engines(settings, search_seed)
     watch = Stopwatch(on_stage)
-    states = None if folder is None else Path(folder) / "training"
-    if folder is not None and not resume:
-        shutil.rmtree(Path(folder) / SEARCHES, ignore_errors=True)
-    trained, terms = learning.train(
-        keys[1:3], parts, settings, regressors, progress, states, resume
-    )
-    return read_law(
-        keys[2:], trained, parts, settings, system=system, search_seed=search_seed, terms=terms,
-        watch=watch, folder=folder,
-    )  # fmt: skip
+    with own_folder(folder, OUTPUTS) as place:
+        states = None if place is None else place / "training"
+        trained, terms = learning.train(
+            keys[1:3], parts, settings, regressors, progress, states, resume
+        )
+        if place is not None and not resume:
+            delete_files(place / SEARCHES, RESULTS)
+        return read_law(
+            keys[2:], trained, parts, settings, system=system, search_seed=search_seed,
+            terms=terms, watch=watch, folder=place,
+        )  # fmt: skip
 
 
 def split_up(

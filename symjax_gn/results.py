@@ -8,10 +8,11 @@ from typing import Any
 
 import sympy
 
+from symjax_gn.data.checks import check_path
 from symjax_gn.data.datasets import (
     Dataset,
 )
-from symjax_gn.data.files import open_folder
+from symjax_gn.data.folders import own_folder
 from symjax_gn.data.nodes import leading_shape
 from symjax_gn.discovery import (
     certificate,
@@ -154,7 +155,7 @@ class Discovery:
             **run: what was run: system, seed, ...
 
         Raises:
-            ValueError: nothing can be written there.
+            ValueError: nothing can be written there, or what is there is not of this package.
         """
         nodes = self.parts[0].nodes
         position = nodes.position
@@ -167,9 +168,11 @@ class Discovery:
             ),
             **run,
         )
-        path = open_folder(folder)
-        contents = self.report(**run)
-        records.write_report(path, contents, self.figures())
+        check_path("The name of a folder", folder)
+        with own_folder(folder, records.OUTPUTS) as place:
+            assert place is not None
+            contents = self.report(**run)
+            records.write_report(place, contents, self.figures())
         return contents
 
     def figures(self) -> dict[str, tuple[str, Any]]:

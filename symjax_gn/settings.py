@@ -5,7 +5,15 @@ import math
 import os
 from typing import Any
 
-from symjax_gn.data.checks import check_choice, check_count, check_number, check_type
+from symjax_gn.data.border import check_fields
+from symjax_gn.data.checks import (
+    LARGEST_COUNT,
+    LONGEST,
+    check_choice,
+    check_count,
+    check_number,
+    check_type,
+)
 from symjax_gn.discovery import distillation
 from symjax_gn.laws import engines
 from symjax_gn.laws.keeping import KeptRegressor
@@ -203,13 +211,14 @@ def check_settings(settings: Settings) -> None:
     ):
         check_choice(what, name, choices)
     distillation.check_form(settings.gauge, settings.form)
+    check_fields(settings)
     counts = ("width", "depth", "batch_size", "searches", "evaluations", "iterations")
     for name in (*counts, "rollout_length", "rollout_substeps"):
-        check_count(name, getattr(settings, name))
+        check_count(name, getattr(settings, name), most=LARGEST_COUNT)
     if settings.steps is not None:
-        check_count("steps", settings.steps)
+        check_count("steps", settings.steps, most=LARGEST_COUNT)
     check_count("rollouts", settings.rollouts, 0)
-    check_number("time_limit", settings.time_limit, above=0)
+    check_number("time_limit", settings.time_limit, above=0, most=LONGEST)
     check_number("focus", settings.focus, least=1)
     check_number("learning_rate", settings.learning_rate, above=0)
     check_number("weight_decay", settings.weight_decay, least=0)

@@ -1,7 +1,6 @@
 """From a sweep of networks to the law of each, in one table."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +11,27 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn import learning
-from symjax_gn.data.checks import check_choice, check_count
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.files import open_folder
+from symjax_gn.data.folders import delete_files, own_folder
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.data.units import measure_scales
 from symjax_gn.laws.fronts import RegressionError
+from symjax_gn.laws.keeping import RESULTS
 from symjax_gn.networks.sweeping import Sweep, sweep
-from symjax_gn.physics.systems import System
-from symjax_gn.pipeline import as_dataset, read_law, split_up
+from symjax_gn.physics.systems import System, get_system
+from symjax_gn.pipeline import SEARCHES, as_dataset, read_law, split_up
 from symjax_gn.results import Discovery
 from symjax_gn.settings import Settings, check_settings
+
+OUTPUTS = ("training/", "members/")
+"""What `discover_all` writes to a folder."""
+
+# What it keeps of each member.
+_OF_MEMBERS = ["network.msgpack", "law.json", *(f"{SEARCHES}/{name}" for name in RESULTS)]
+_OF_MEMBERS = [f"members/[0-9]*/{name}" for name in _OF_MEMBERS]
 
 CRITERIA = ("law_error", "error")
 """What a table is sorted by: the held-out error of laws, or that of networks."""
@@ -72,6 +81,7 @@ def _row(found):
     )
 
 
+@checked
 def discover_all(
     key: PRNGKeyArray,
     graphs: Any,
@@ -79,7 +89,7 @@ def discover_all(
     settings: Settings = Settings(),  # noqa: B008
     *,
     target: str | None = None,
-    systems: Sequence[System] | System | None = None,
+    systems: Sequence[System | str] | System | str | None = None,
     jobs: int = 1,
     progress: bool = False,
     folder: str | os.PathLike[str] | None = None,
@@ -118,23 +128,34 @@ def discover_all(
     """
     check_settings(settings)
     if jobs != -1:
-        check_count("jobs", jobs)
+        check_count("jobs", jobs, most=LARGEST_COUNT)
     several = isinstance(graphs, Sequence) and all(
         isinstance(one, Dataset | Trajectory) for one in graphs
     )
     datasets = [as_dataset(one, target) for one in (graphs if several else [graphs])]
-    truths = list(systems) if isinstance(systems, Sequence) else [systems] * len(datasets)
+    alike = systems is None or isinstance(systems, System | str)
+    each: Any = [systems] * len(datasets) if alike else systems
+    truths = [get_system(x) if isinstance(x, str) else x for x in each]
     if len(truths) != len(datasets):
         raise ValueError(f"There are {len(datasets)} data sets and {len(truths)} systems.")
     keys = jax.random.split(key, 4)
     parts = [split_up(keys[0], dataset, settings) for dataset in datasets]
     trains, validations, _ = zip(*parts, strict=True)
     chosen = learning.network_options(settings, trains[0], measure_scales(trains[0]))
-    if folder is not None:
-        options |= dict(folder=Path(folder) / "training", resume=resume)
-        if not resume:
-            shutil.rmtree(Path(folder) / "members", ignore_errors=True)
-    swept = sweep(keys[1], trains, validations, members, **chosen, progress=progress, **options)
+    # Where there are several processes, the first one alone keeps states.
+    mine = folder if jax.process_index() == 0 else None
+    with own_folder(mine, OUTPUTS) as place:
+        if place is not None:
+            options |= dict(folder=place / "training", resume=resume)
+        swept = sweep(keys[1], trains, validations, members, **chosen, progress=progress, **options)
+        if place is not None and not resume:
+            delete_files(place, _OF_MEMBERS)
+        found = _found(swept, parts, truths, keys, settings, jobs, progress, place)
+    return Survey(swept, found)
+
+
+def _found(swept, parts, truths, keys, settings, jobs, progress, folder):
+    """What was found of each member, as in a `Survey`."""
     which = swept.members.get("data", np.zeros(len(swept.ended))).astype(int)
     whole = np.flatnonzero(swept.ended == swept.trained.history.step[:, -1]).tolist()
     rest = dict(keys=keys[2:], settings=settings)
@@ -147,7 +168,7 @@ def discover_all(
     found: list[Discovery | str | None] = [None] * len(which)
     for k, law in zip(whole, laws, strict=True):
         found[k] = law
-    return Survey(swept, tuple(found))
+    return tuple(found)
 
 
 def _laws(work, jobs):

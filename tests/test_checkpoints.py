@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from symjax_gn.data.folders import LOCK
 from symjax_gn.networks.checkpoints import Checkpoints
 from symjax_gn.networks.members import grid
 from symjax_gn.networks.sweeping import sweep
@@ -82,16 +83,18 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         swept_in(tmp_path)
 
 
-def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path):
+@pytest.mark.parametrize(
+    "damage", [lambda x: x[: len(x) // 2], lambda x: x[:-9] + b"1" + x[-8:], lambda x: b""]
+)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, damage):
     tree = dict(weight=np.arange(3.0), key=jax.random.key(1))
     with Checkpoints(tmp_path, ABOUT) as kept:
         for step in (1, 2):
             kept.save(step, tree | dict(weight=step * np.arange(3.0)))
-    for path in (tmp_path / "states" / "2").rglob("*"):
-        if path.is_file() and path.name not in ("commit_success.txt", "_CHECKPOINT_METADATA"):
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path = tmp_path / "states" / "00000002.msgpack"
+    path.write_bytes(damage(path.read_bytes()))
     with Checkpoints(tmp_path, ABOUT) as kept:
-        with pytest.warns(UserWarning, match="step 2 in .* is damaged .*one before it is used"):
+        with pytest.warns(UserWarning, match="00000002.* is damaged .*one before it is used"):
             step, found = kept.last(tree)
         assert step == 1
         np.testing.assert_array_equal(found["weight"], np.arange(3.0))
@@ -102,7 +105,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path):
 
 
 def test_two_runs_may_not_use_one_folder(tmp_path):
-    with FileLock(tmp_path / "lock"), pytest.raises(ValueError, match="Another run uses"):
+    with FileLock(tmp_path / LOCK), pytest.raises(ValueError, match="Another run uses"):
         trained_in(tmp_path)
 
 

@@ -176,6 +176,8 @@ def test_an_interrupt_stops_the_search_that_is_waited_for():
     code = (
         "import os, signal, threading, numpy as np\n"
         "from symjax_gn.laws.evolution import evolve\n"
+        # Where tests run under nohup, cron or the like, SIGINT is ignored from the start.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "r = np.linspace(1.0, 2.0, 500)\n"
         "limits = dict(max_length=30, evaluations=10**9)\n"

@@ -287,7 +287,7 @@ def test_laws_are_recovered(script, tmp_path, system, monkeypatch):
 
 def test_what_a_run_is_given(monkeypatch, tmp_path):
     """Times between outputs are of the system's steps, and so are the steps of rollouts."""
-    command = importlib.import_module("symjax_gn.__main__")
+    command = importlib.import_module("symjax_gn.command")
     seen = {}
 
     def stopped(key, dataset, settings, **options):
@@ -308,7 +308,7 @@ def test_what_a_run_is_given(monkeypatch, tmp_path):
     "kept", [[], ["training/states/1"], ["network.msgpack"], ["network.msgpack", "law.json"]]
 )
 def test_an_interruption_is_one_line_that_says_what_was_kept(monkeypatch, tmp_path, capsys, kept):
-    command = importlib.import_module("symjax_gn.__main__")
+    command = importlib.import_module("symjax_gn.command")
     # What an earlier run left is none of this one.
     (tmp_path / "training" / "states").mkdir(parents=True)
     for name in ("network.msgpack", "law.json", "training/states/1"):
@@ -384,7 +384,7 @@ def test_the_notebook_runs_from_end_to_end():
 def test_after_an_interruption_the_process_ends_at_once():
     """What still runs, here a thread that sleeps, is not waited for."""
     program = (
-        "import threading, time; from symjax_gn.__main__ import end_with;"
+        "import threading, time; from symjax_gn.console import end_with;"
         "threading.Thread(target=time.sleep, args=(600,)).start(); print('said'); end_with(130)"
     )
     done = subprocess.run(
@@ -392,5 +392,5 @@ def test_after_an_interruption_the_process_ends_at_once():
     )
     assert (done.returncode, done.stdout) == (130, "said\n")
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module("symjax_gn.__main__").end_with(2)
+        importlib.import_module("symjax_gn.console").end_with(2)
     assert stop.value.code == 2

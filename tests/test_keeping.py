@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import pickle
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import sympy
 import symjax_gn as sgn
 from symjax_gn.discovery import structure
 from symjax_gn.discovery.selection import operators_of
+from symjax_gn.laws import keeping
 from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.laws.evolution import evolve
 from symjax_gn.laws.fronts import RegressionError, make_front
@@ -69,14 +72,84 @@ def test_a_search_that_was_stopped_is_not_kept(tmp_path):
     assert searches(tmp_path / "log") == ["0", "0"]
 
 
-def test_a_damaged_result_is_found_again(tmp_path, caplog):
+DAMAGES = {
+    "half a file": (lambda text: text[: len(text) // 2], "or damaged"),
+    "nothing": (lambda text: "", "or damaged"),
+    "bytes": (lambda text: "\x80\x04\x95", "or damaged"),
+    "a number": (lambda text: "3", "or damaged"),
+    "deep": (lambda text: 10**5 * "[", "recursion"),
+    "another law": (lambda text: text.replace("3*r", "4*r"), "it was changed"),
+    "of another search": (lambda text: text.replace('"key": "', '"key": "0'), "something else"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_result_is_found_again(tmp_path, name):
+    change, message = DAMAGES[name]
     engine = KeptRegressor(Counting(tmp_path / "log"), tmp_path / "kept")
     first = engine.fit(FEATURES, 3 * R)
-    (file,) = (tmp_path / "kept").rglob("output.pkl")
-    file.write_bytes(file.read_bytes()[:20])
+    (file,) = (tmp_path / "kept").rglob("*.json")
+    file.write_text(change(file.read_text()))
+    with pytest.warns(UserWarning, match=f"{message}.*searched for again"):
+        assert engine.fit(FEATURES, 3 * R) == first
+    assert searches(tmp_path / "log") == ["0", "0"]
     assert engine.fit(FEATURES, 3 * R) == first and searches(tmp_path / "log") == ["0", "0"]
-    assert "Exception while loading results" in caplog.text
-    assert engine.fit(FEATURES, 3 * R) == first and searches(tmp_path / "log") == ["0", "0"]
+
+
+def rewritten(file, result):
+    """A file of results with another one in it, and all else as it must be."""
+    contents = json.loads(file.read_text())
+    contents |= dict(result=result, checksum=keeping._checksum(result))
+    file.write_text(json.dumps(contents))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        {"laws": [], "seconds": "0"},
+        {"laws": [{"expression": "__import__('os').system('false')"}], "seconds": 0.0},
+        {"laws": [{"expression": "r", "complexity": 1.5, "mae": 0, "score": 0}], "seconds": 0.0},
+        {"laws": [{"expression": "r", "complexity": True, "mae": 0, "score": 0}], "seconds": 0.0},
+        {"laws": [{"expression": ["r"], "complexity": 1, "mae": 0, "score": 0}], "seconds": 0.0},
+    ],
+)
+def test_what_is_read_is_of_the_type_that_is_expected(tmp_path, result):
+    engine = KeptRegressor(Counting(tmp_path / "log"), tmp_path / "kept")
+    first = engine.fit(FEATURES, 3 * R)
+    (file,) = (tmp_path / "kept").rglob("*.json")
+    rewritten(file, result)
+    with pytest.warns(UserWarning, match="searched for again"):
+        assert engine.fit(FEATURES, 3 * R) == first
+
+
+def test_nothing_that_is_read_is_unpickled(tmp_path, monkeypatch):
+    """Results are text; a folder that cannot be written costs the keeping, not the result."""
+    engine = KeptRegressor(Counting(tmp_path / "log"), tmp_path / "kept")
+    first = engine.fit(FEATURES, 3 * R)
+    (file,) = (path for path in (tmp_path / "kept").rglob("*") if path.is_file())
+    assert "3*r" in json.loads(file.read_text())["result"]["laws"][0]["expression"]
+    for load in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, load, None)
+    assert engine.fit(FEATURES, 3 * R) == first and searches(tmp_path / "log") == ["0"]
+    file.unlink()
+    file.mkdir()
+    with pytest.warns(UserWarning, match="could not be written"):
+        assert engine.fit(FEATURES, 3 * R).laws == first.laws
+
+
+def unwritable(number: int) -> sympy.Expr:
+    COMPUTED.append(number)
+    return sympy.Function("f")(sympy.Symbol("r"))
+
+
+COMPUTED = []
+
+
+def test_what_text_does_not_give_back_is_not_kept(tmp_path):
+    for _ in range(2):
+        assert kept(unwritable, tmp_path)(1) == unwritable(1)
+    assert COMPUTED == 4 * [1] and not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_results_of_another_version_are_not_taken(tmp_path, monkeypatch):

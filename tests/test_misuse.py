@@ -138,7 +138,7 @@ CALLS = {
     ),
     "fit a trajectory": (
         lambda d: sg.fit(KEY, trajectory_from_arrays(TIME, POSITION), d),
-        "training data must be a Dataset, got .* see make_dataset",
+        "train must be a Dataset, got .* See make_dataset",
     ),
     "split a trajectory": (
         lambda d: sg.split(KEY, trajectory_from_arrays(TIME, POSITION)),

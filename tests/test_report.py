@@ -45,7 +45,7 @@ def a_figure():
 
 
 def test_files(tmp_path):
-    records.write_report(tmp_path, contents(), {"old.png": ("An old one", a_figure())})
+    records.write_report(tmp_path, contents(), {"pareto_1.png": ("An old one", a_figure())})
     records.write_report(tmp_path, contents(), {"one.png": ("A title", a_figure())})
     assert "A title" in (tmp_path / "report.md").read_text()
     records.write_report(tmp_path, contents(), {"one.png": ("A title", a_figure())})

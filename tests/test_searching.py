@@ -274,6 +274,8 @@ BUSY = """
         shutdown_workers()
         sys.exit(3)
 
+    # Where tests run under nohup, cron or the like, SIGINT is ignored from the start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[2] == "SIGTERM":
         signal.signal(signal.SIGTERM, stop)
     engines = [Busy(0), Busy(1)]

@@ -319,8 +319,8 @@ def test_two_processes_train_together(tmp_path):
 def test_two_processes_go_on_where_they_were_stopped(tmp_path):
     on_a_mesh(tmp_path, 2, (2,), "stop")
     assert sorted(path.name for path in (tmp_path / "params.npz.states/states").iterdir()) == [
-        "1",
-        "2",
+        "00000001.msgpack",
+        "00000002.msgpack",
     ]
     found, _ = on_a_mesh(tmp_path, 2, (2,))
     for mine, other in zip(found, jax.tree.leaves(swept(MEMBERS).trained.params), strict=True):

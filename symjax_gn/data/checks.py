@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,8 +25,23 @@ def check_choice(what: str, name: Any, choices: Iterable[str]) -> None:
     raise ValueError(f"Unknown {what} {shown(name)}.{hint} Choose from: {', '.join(choices)}.")
 
 
+LARGEST_SEED = 2**32 - 1
+"""Seeds of JAX and of engines have 32 bits."""
+
+LARGEST_COUNT = 2**31 - 1
+"""What programs count has 31 bits."""
+
+LONGEST = 1e9
+"""Seconds of the longest time limit, some 30 years."""
+
+
 def check_number(
-    name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
 ) -> None:
     """Raise a `ValueError` unless a value is one finite real number within its bounds.
 
@@ -34,23 +50,27 @@ def check_number(
         value: the number; booleans, text and arrays of more than one number are none.
         least: smallest value that is allowed.
         above: value that must be exceeded.
+        most: largest value that is allowed.
     """
     try:
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if math.isfinite(number) and number >= least and number > above:
+    if math.isfinite(number) and least <= number <= most and number > above:
         return
     bound = f" of at least {least}" if least > -math.inf else ""
     bound = f" above {above}" if above > -math.inf else bound
+    bound += f"{' and' if bound else ''} at most {most:g}" if number > most else ""
     raise ValueError(f"{name} must be a finite number{bound}, got {shown(value)}.")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise a `ValueError` that names the argument unless it is a whole number >= `least`."""
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raise a `ValueError` that names the argument unless it is a whole number in the bounds."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or int(value) < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}.")
+    if most is not None and int(value) > most:
+        raise ValueError(f"{name} must be at most {most}, got {shown(value)}.")
 
 
 def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str = "") -> None:
@@ -59,6 +79,14 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], advice: str
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(one.__name__ for one in kinds)
         raise ValueError(f"{name} must be a {wanted}, got {shown(value)}. {advice}".rstrip())
+
+
+def check_path(what: str, path: Any) -> None:
+    """Raise a `ValueError` unless a value is a path that is not empty."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ValueError(f"{what} must be text or a path, got {shown(path)}.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(f"{what} must not be empty, got {shown(path)}.")
 
 
 def as_key(key: Any) -> Any:

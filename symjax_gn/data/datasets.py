@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import (
     as_floats,
     as_whole,
@@ -93,6 +94,7 @@ def inertia(nodes: Nodes, quantity: Quantity) -> Float[AnyArray, "*batch"] | flo
     return nodes.properties.get(quantity.weight, 1.0)
 
 
+@checked
 def make_dataset(
     trajectory: Trajectory,
     senders: Int[np.ndarray, " edge"] | None = None,
@@ -200,6 +202,7 @@ def _in_front(values, present, width):
     return found
 
 
+@checked
 def dataset_from_graphs(
     graphs: GraphsTuple | Sequence[GraphsTuple],
     target: str,

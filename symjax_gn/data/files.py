@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symjax_gn.data.checks import check_type
+from symjax_gn.data.checks import check_path
 
 
 def as_path(path: Any) -> Path:
     """The path of a file or folder.
 
     Raises:
-        ValueError: it is neither text nor a path.
+        ValueError: it is neither text nor a path, or empty.
 
     >>> as_path("halos.csv").suffix
     '.csv'
     """
-    check_type("The path of a file", path, (str, os.PathLike))
+    check_path("The path of a file", path)
     return Path(path)
 
 
@@ -28,7 +28,11 @@ def as_path(path: Any) -> Path:
 def in_one_stroke(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place once all is written.
 
-    An interruption leaves the old file or the new one, and so do several writers at once.
+    An interruption leaves the old file or the new one, and so do several writers at once. A
+    link is replaced, not followed.
+
+    Raises:
+        ValueError: the path is empty, or one of a folder, a device or in no folder.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "law.txt"
@@ -37,7 +41,16 @@ def in_one_stroke(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> path.read_text()
     'F = m a'
     """
+    check_path("The name of a file", path)
+    place = Path(path)
+    if place.exists() and not place.is_file():
+        kind = "folder" if place.is_dir() else "device"
+        raise ValueError(f"{path} is a {kind}; give the name of a file to write to.")
+    if not place.parent.is_dir():
+        raise ValueError(f"There is no folder {place.parent} to write {place.name} to.")
     part = Path(f"{os.fspath(path)}.{os.getpid()}-{threading.get_ident()}.part")
+    # What lies there may be a link.
+    part.unlink(missing_ok=True)
     try:
         yield part
         os.replace(part, path)
@@ -49,8 +62,9 @@ def open_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder for results, or say at once why nothing can be written there.
 
     Raises:
-        ValueError: the folder cannot be made or written to.
+        ValueError: the path is empty, or the folder cannot be made or written to.
     """
+    check_path("The name of a folder", path)
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from jraph import GraphNetwork
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import as_floats, as_whole, check_count, check_finite, check_number
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape, take_nodes
 from symjax_gn.data.space import FREE, Space, check_space
@@ -44,6 +45,7 @@ Edges = tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " edge"]]
 _ROUNDINGS = 8
 
 
+@checked
 def complete_edges(num_nodes: int) -> Edges:
     """Senders and receivers `[n (n - 1)]` of every ordered pair of `num_nodes` nodes.
 
@@ -66,6 +68,7 @@ def chain_edges(num_nodes: int) -> Edges:
     return np.concatenate([left, left + 1]), np.concatenate([left + 1, left])
 
 
+@checked
 def radius_edges(
     position: Float[np.ndarray, "node dim"], radius: float, space: Space = FREE
 ) -> Edges:

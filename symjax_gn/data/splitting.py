@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import as_floats, as_key, shown
 from symjax_gn.data.datasets import Dataset, check_dataset, take
 
@@ -29,6 +30,7 @@ _SHORTEST = 15
 _GAP = 0.05
 
 
+@checked
 def split(
     key: PRNGKeyArray, dataset: Dataset, fractions: tuple[float, ...] = (0.75, 0.1, 0.15)
 ) -> tuple[Dataset, ...]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from symjax_gn.data.archives import read_arrays
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import (
     as_floats,
     check_choice,
@@ -88,6 +89,7 @@ class Trajectory:
         return Nodes(self.position[:, moment], velocity, dict(self.properties))
 
 
+@checked
 def trajectory_from_arrays(
     time: ArrayLike,
     position: ArrayLike,
@@ -328,6 +330,7 @@ def remarks(trajectory: Trajectory) -> list[str]:
     return found
 
 
+@checked
 def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -> Trajectory:
     """Read a `.npz` file with the arrays of `trajectory_from_arrays` under those names.
 
@@ -393,6 +396,7 @@ def load_trajectory(path: str | os.PathLike[str], quantity: str | None = None) -
     )
 
 
+@checked
 def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
     """Write a `Trajectory` as an `.npz` file, under just this name, for `load_trajectory`.
 
@@ -408,7 +412,6 @@ def save_trajectory(path: str | os.PathLike[str], trajectory: Trajectory) -> Non
     >>> load_trajectory(path).position.shape
     (3, 5, 4, 2)
     """
-    check_type("trajectory", trajectory, Trajectory, "See trajectory_from_arrays.")
     arrays: dict[str, Any] = dict(
         time=trajectory.time,
         position=trajectory.position,

@@ -8,7 +8,8 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.checks import check_choice, check_type
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
@@ -97,6 +98,7 @@ def flattening_power(size: Float[np.ndarray, " edge"], r: Float[np.ndarray, " ed
     return int(np.argmin(tails))
 
 
+@checked
 def distill(
     table: MessageTable,
     regressors: Sequence[Regressor],
@@ -151,8 +153,10 @@ def distill(
     >>> len(law.components)
     2
     """
-    check_type("table", table, MessageTable, "What record_messages returns is one.")
     check_form(gauge, form)
+    check_count("num_samples", num_samples, most=LARGEST_COUNT)
+    if power is not None:
+        check_count("power", power, 0, LARGEST_COUNT)
     features = property_names(table) if features is None else features
     for name in features:
         check_choice("feature", name, table.features)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares
 
+from symjax_gn.data.border import checked
 from symjax_gn.discovery.recording import MessageTable
 
 FACTORS = ("1", "1/m_i", "fitted")
@@ -125,6 +126,7 @@ def r_squared(
     return float(np.mean(1 - residual / np.sum((target - np.mean(target, axis=0)) ** 2, axis=0)))
 
 
+@checked
 def message_r2(table: MessageTable) -> dict[str, float | str]:
     """How well messages are a linear map of true forces (the paper's table 1).
 

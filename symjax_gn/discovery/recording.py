@@ -8,7 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from symjax_gn.data.checks import check_count, check_type
+from symjax_gn.compiling import in_32_bits
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_count
 from symjax_gn.data.datasets import Dataset, check_dataset
 from symjax_gn.data.features import element_features, pair_features
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
@@ -103,7 +105,7 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
     Raises:
         ValueError: nothing is sent along any edge, or all pairs coincide.
     """
-    check_count("num_edges", num_edges)
+    check_count("num_edges", num_edges, most=LARGEST_COUNT)
     star_key, sender_key = jax.random.split(key)
     graphs = dataset.graphs._replace(nodes=trained.complete(dataset.nodes))
     dataset = dataclasses.replace(dataset, graphs=graphs)
@@ -155,6 +157,7 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
     )
 
 
+@in_32_bits
 @functools.partial(jax.jit, static_argnames="model")
 def _ask(params, mask, stars, counted, model):
     found = contributions_of(model, params, stars, mask)
@@ -188,6 +191,7 @@ def record_stars(
     )
 
 
+@checked
 def record_messages(
     key: PRNGKeyArray,
     trained: Trained,
@@ -227,7 +231,6 @@ def record_messages(
     >>> table.messages.shape, table.force.shape
     ((200, 2), (200, 2))
     """
-    check_type("trained", trained, Trained, "What fit returns is one.")
     check_dataset(dataset, "recorded")
     if trained.model.conservative:
         raise ValueError("A FlatHGN has energies, not messages: use record_energies.")

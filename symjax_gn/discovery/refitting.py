@@ -9,7 +9,8 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.checks import check_choice, check_type
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count, check_number
 from symjax_gn.data.datasets import Dataset, check_dataset, some_graphs
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
@@ -110,6 +111,7 @@ class Refit(NamedTuple):
     """Fitted constants, each with the ends of its 95% interval; of laws found term by term."""
 
 
+@checked
 def refit(
     law: VectorLaw,
     one_body: VectorLaw | None,
@@ -154,8 +156,9 @@ def refit(
     >>> found.error < 1e-3 < found.error_before
     True
     """
-    check_type("law", law, VectorLaw, "What distill returns is one.")
     check_dataset(dataset, "training")
+    check_number("gain", gain, least=0)
+    check_count("num_pairs", num_pairs, most=LARGEST_COUNT)
     if law.gauge == "messages":
         raise ValueError('A refit needs a law of forces: distill with gauge="influence".')
     bodies = gather(dataset, num_pairs)

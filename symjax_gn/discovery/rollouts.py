@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import check_choice, check_count
 from symjax_gn.data.features import parse_feature, property_feature
 from symjax_gn.data.graphs import Edges, check_edges, flatten, stack_graphs
@@ -102,6 +103,7 @@ def distilled_hamiltonian(
     return hamiltonian
 
 
+@checked
 def compare_rollouts(
     hamiltonians: Mapping[str, Hamiltonian],
     bodies: Nodes,

@@ -9,7 +9,8 @@ import sympy
 from jaxtyping import Float, PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
-from symjax_gn.data.checks import check_choice
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import node_features, pair_features
 from symjax_gn.data.nodes import Nodes, leading_shape
@@ -83,6 +84,7 @@ class _Pairs(NamedTuple):
 
 # Its least-squares problems are so small that threads of linear algebra wait for each other.
 @threadpool_limits.wrap(limits=1, user_api="blas")
+@checked
 def judge(
     key: PRNGKeyArray,
     components: Sequence[sympy.Expr],
@@ -144,6 +146,9 @@ def judge(
     'exact'
     """
     check_choice("gauge", gauge, distillation.GAUGES)
+    check_count("num_pairs", num_pairs, most=LARGEST_COUNT)
+    if num_components is not None:
+        check_count("num_components", num_components, 0)
     dim = train.target.shape[-1]
     if gauge == "influence" and len(components) != dim:
         raise ValueError(
@@ -194,7 +199,7 @@ def _judge_forces(laws, truths, dimension, one_body, softening):
                 holds = check["holds"] and wrong <= _MOST_WRONG
                 check |= dict(wrong=wrong, wrong_limit=_MOST_WRONG, holds=holds)
             checks[f"error_{name}"] = check
-        if one_body is not None:
+        if one_body:
             holds = one_body["holds" if says == "exact" else "approximate"]
             checks["one_body"] = dict(one_body, holds=holds)
         found[says] = checks

@@ -11,13 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import sympy
 
 from symjax_gn.data.checks import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    LONGEST,
     as_floats,
     check_choice,
     check_count,
@@ -108,9 +111,9 @@ def _check_engine(engine: Any, what: str, choices: Iterable[str]) -> None:
         raise ValueError("An engine needs at least one operator, got none.")
     for name in engine.operators:
         check_choice(what, name, choices)
-    check_count("seed", engine.seed, 0)
+    check_count("seed", engine.seed, 0, LARGEST_SEED)
     if engine.time_limit is not None:
-        check_number("time_limit", engine.time_limit, above=0)
+        check_number("time_limit", engine.time_limit, above=0, most=LONGEST)
 
 
 DEFAULT_OPERATORS = ("+", "-", "*", "/", "^", "exp", "log", "sqrt", "sin", "cos", "tanh")
@@ -147,8 +150,9 @@ class OperonRegressor:
 
     def __post_init__(self):
         _check_engine(self, "operator of the operon engine", OPERATORS)
-        check_count("max_length", self.max_length, 3)
-        check_count("evaluations", self.evaluations)
+        check_count("max_length", self.max_length, 3, LARGEST_COUNT)
+        check_count("evaluations", self.evaluations, most=LARGEST_COUNT)
+        check_type("options", self.options, Mapping)
 
     def fit(self, features: Columns, target: Column) -> ParetoFront:
         """Search; see `Regressor.fit`."""
@@ -429,6 +433,9 @@ def make_regressor(name: str, **options: Any) -> Regressor:
     1000
     """
     check_choice("regressor", name, REGRESSORS)
+    kind = OperonRegressor if name == "operon" else PySRRegressor
+    for one in options:
+        check_choice(f"attribute of {kind.__name__}", one, [x.name for x in fields(kind)])
     if name == "operon":
         return OperonRegressor(**options)
     engine = PySRRegressor(**options)

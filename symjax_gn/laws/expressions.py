@@ -10,6 +10,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
+from symjax_gn.data.border import checked
 from symjax_gn.laws.tapes import FUNCTIONS, SPECIAL, Tape
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def with_heaviside(expression: Any) -> Any:
     ).replace(lambda node: isinstance(node, _INEQUALITIES), indicator)
 
 
+@checked
 def to_jax(
     expression: sympy.Expr, names: Sequence[str]
 ) -> tuple[Callable[..., Array], Float[Array, " constant"]]:
@@ -267,6 +269,7 @@ def _tape(expression: sympy.Expr, names: tuple[str, ...]) -> Tape:
     return Tape([expression], names)
 
 
+@checked
 def to_numpy(expression: sympy.Expr, names: Sequence[str]) -> Callable[..., np.ndarray]:
     """A NumPy function `fn(features)` of columns `[..., variable]`, float64; NaN if complex.
 

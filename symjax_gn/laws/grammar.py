@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 
-from symjax_gn.data.checks import check_type
+from symjax_gn.data.border import checked
 from symjax_gn.laws.tapes import FUNCTIONS, Tape
 from symjax_gn.laws.writing import WRITTEN, Writer
 
@@ -50,6 +50,7 @@ _TOKEN = re.compile(
 )
 
 
+@checked
 def parse_expression(text: str, names: Iterable[str] | None = None) -> sympy.Expr:
     """The expression that a text stands for.
 
@@ -68,7 +69,6 @@ def parse_expression(text: str, names: Iterable[str] | None = None) -> sympy.Exp
     Traceback (most recent call last):
     ValueError: Cannot read the law '2.5*(r - 1': column 11: expected ")", got the end.
     """
-    check_type("The text of a law", text, str)
     return _Reader(text, None if names is None else list(names)).read()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import sympy
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import check_type, shown
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.files import in_one_stroke
@@ -24,6 +25,7 @@ _VERSION = 1
 _DEEPEST = 32
 
 
+@checked
 def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
     """Write a law as a small readable JSON file, in one stroke.
 
@@ -59,6 +61,7 @@ def save_law(path: str | os.PathLike[str], law: SymbolicModel) -> None:
         part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
+@checked
 def load_law(path: str | os.PathLike[str]) -> SymbolicModel:
     """Read what `save_law` wrote; expressions go through a grammar that runs nothing.
 

@@ -15,6 +15,7 @@ import sympy
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from symjax_gn.data.border import check_fields
 from symjax_gn.data.checks import check_choice, shown
 from symjax_gn.data.features import (
     COUNT,
@@ -93,6 +94,7 @@ class SymbolicModel:
     conservative = False
 
     def __post_init__(self):
+        check_fields(self)
         check_choice("kind of elements", self.elements, ELEMENTS)
         for name in ("message", "update"):
             object.__setattr__(self, name, _as_expressions(name, getattr(self, name)))

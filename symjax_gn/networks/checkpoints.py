@@ -1,8 +1,10 @@
 """Checkpoints of training: states in a folder from which a killed run goes on."""
 
+import contextlib
+import hashlib
+import json
 import os
 import re
-import shutil
 import warnings
 import zlib
 from importlib.metadata import version
@@ -12,10 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import serialization
 from jaxtyping import PRNGKeyArray
 
+from symjax_gn.data.files import in_one_stroke
+from symjax_gn.data.folders import delete_files, own_folder
 from symjax_gn.networks.keys import with_keys, without_keys
 from symjax_gn.networks.preparation import Prepared
+
+# States are files with the number of their step; others in their folder are left alone.
+_STATES, _NUMBER, _END = "states", 8 * "[0-9]", ".msgpack"
 
 # States that are kept: the last one, and one to go back to if it is damaged.
 _KEPT = 2
@@ -24,8 +32,8 @@ _KEPT = 2
 class Checkpoints:
     """States of one training in a folder; only one run at a time may use it.
 
-    Orbax writes each state beside the others and then renames it, so that an interruption
-    damages none.
+    Each state is a file that is written in one stroke, so that an interruption damages none.
+    Reading one runs nothing, whoever wrote it.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -47,59 +55,36 @@ class Checkpoints:
             resume: False deletes the states that are there.
 
         Raises:
-            ValueError: another run uses the folder.
+            ValueError: another run uses the folder, or the package did not make it.
         """
-        import orbax.checkpoint as ocp
-        from filelock import FileLock, Timeout
-
-        self._ocp, self._about = ocp, about
-        self._folder = Path(folder).absolute()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._folder / "lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"Another run uses the checkpoints in {folder}: wait for its end, or give "
-                "another folder."
-            ) from None
-        states = self._folder / "states"
-        states.mkdir(exist_ok=True)
-        # What a killed run was writing; Orbax' own cleaning meets what is written next.
-        for left in states.glob("*.orbax-checkpoint-tmp*" if resume else "*"):
-            shutil.rmtree(left)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEPT,
-            create=False,
-            enable_async_checkpointing=False,
-            # Where there are several processes, this one alone keeps what all have.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=jax.process_index(), active_processes={jax.process_index()}
-            ),
-        )
-        self._manager = ocp.CheckpointManager(states, options=options)
+        # As it will be read.
+        self._about, self._open = json.loads(json.dumps(about)), contextlib.ExitStack()
+        self._open.enter_context(own_folder(folder, [f"{_STATES}/"]))
+        self._states = Path(folder).absolute() / _STATES
+        self._states.mkdir(exist_ok=True)
+        # What a killed run was writing is of no use.
+        unwanted = [f"{_NUMBER}{_END}.*.part", *([] if resume else [_NUMBER + _END])]
+        delete_files(self._states, unwanted)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
-        self._lock.release()
+        self._open.close()
 
     def save(self, step: int, tree: Any) -> None:
         """Keep a pytree of arrays and PRNG keys as the state of a step."""
-        args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(_flat(tree)), about=args.JsonSave(self._about)
-            ),
-        )
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(without_keys(tree))]
+        state = serialization.msgpack_serialize(dict(about=json.dumps(self._about), leaves=leaves))
+        with in_one_stroke(self._states / f"{step:08d}{_END}") as part:
+            part.write_bytes(hashlib.sha256(state).digest() + state)
+        for path in self._paths()[:-_KEPT]:
+            path.unlink()
 
     def last(self, like: Any) -> tuple[int, Any] | None:
         """The last step whose state is whole, and that state; None if there is none.
 
-        Warns where a later one is damaged.
+        Warns where a later one is damaged, which is deleted.
 
         Args:
             like: a pytree of the same structure, types and shapes.
@@ -107,38 +92,44 @@ class Checkpoints:
         Raises:
             ValueError: the state is of another training.
         """
-        args = self._ocp.args
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            about = self._read(step, about=args.JsonRestore())
-            if about is not None:
-                self._check(about)
-                found = self._read(step, state=args.StandardRestore(_flat(like)))
-                if found is not None:
-                    return step, _unflat(found, like)
-            self._manager.delete(step)
+        for path in reversed(self._paths()):
+            try:
+                about, leaves = _read(path)
+            except Exception as error:  # a damaged file ends in whatever its reader raises
+                warnings.warn(
+                    f"The checkpoint {path} is damaged ({type(error).__name__}: {error}); the one "
+                    "before it is used.",
+                    stacklevel=2,
+                )
+                path.unlink()
+                continue
+            self._check(about)
+            return int(path.name.removesuffix(_END)), _unflat(leaves, like)
         return None
 
-    def _read(self, step, **item):
-        """An item of a step; None, with a warning, if it is damaged."""
-        (name,) = item
-        try:
-            return self._manager.restore(step, args=self._ocp.args.Composite(**item))[name]
-        except Exception as error:  # a damaged file ends in whatever its reader raises
-            warnings.warn(
-                f"The checkpoint of step {step} in {self._folder} is damaged "
-                f"({type(error).__name__}: {error}); the one before it is used.",
-                stacklevel=4,
-            )
-            return None
+    def _paths(self):
+        """The files of states, the last one last."""
+        return sorted(self._states.glob(_NUMBER + _END))
 
     def _check(self, about):
         """Whether a checkpoint is one of this training."""
         for name, mine in self._about.items():
             if about.get(name) != mine:
                 raise ValueError(
-                    f"The checkpoints in {self._folder} are of another training: their {name} is "
-                    f"{about.get(name)!r}, here it is {mine!r}. Give another folder, or delete it."
+                    f"The checkpoints in {self._states.parent} are of another training: their "
+                    f"{name} is {about.get(name)!r}, here it is {mine!r}. Give another folder, or "
+                    "delete it."
                 )
+
+
+def _read(path):
+    """What a state is about, and its arrays; any exception if it is damaged."""
+    data = path.read_bytes()
+    checksum, state = data[:32], data[32:]
+    if hashlib.sha256(state).digest() != checksum:
+        raise ValueError("its checksum is wrong")
+    found: Any = serialization.msgpack_restore(state)
+    return json.loads(found["about"]), found["leaves"]
 
 
 def describe(key: PRNGKeyArray, prepared: Prepared, **more: Any) -> dict[str, Any]:
@@ -173,17 +164,11 @@ def _sum(tree):
     return found
 
 
-def _flat(tree):
-    """The arrays of a pytree by their numbers."""
-    leaves = jax.tree.leaves(without_keys(tree))
-    return {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(leaves)}
-
-
-def _unflat(found, like):
-    """The pytree of what `_flat` gave."""
-    leaves, structure = jax.tree.flatten(like)
-    values = [
-        jnp.asarray(found[name]) if isinstance(leaf, jax.Array) else found[name]
-        for name, leaf in zip(sorted(found), leaves, strict=True)
-    ]
+def _unflat(leaves, like):
+    """The pytree of the arrays that `save` wrote."""
+    known, structure = jax.tree.flatten(without_keys(like))
+    if [(x.shape, x.dtype) for x in leaves] != [(x.shape, x.dtype) for x in known]:
+        raise ValueError("A checkpoint holds the arrays of another training.")
+    pairs = zip(leaves, known, strict=True)
+    values = [jnp.asarray(x) if isinstance(y, jax.Array) else x for x, y in pairs]
     return with_keys(jax.tree.unflatten(structure, values), like)

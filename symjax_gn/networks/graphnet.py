@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from symjax_gn.data.border import check_fields
 from symjax_gn.data.checks import check_choice
 from symjax_gn.data.graphs import GraphNetwork, GraphsTuple
 from symjax_gn.data.nodes import Nodes
@@ -97,6 +98,7 @@ class GraphNet(nn.Module):
     conservative = False
 
     def __post_init__(self):
+        check_fields(self, but=("parent", "name"))
         check_choice("inputs", self.inputs, INPUTS)
         check_choice("node function", self.node, NODES)
         check_choice("pair function", self.pair, PAIRS)

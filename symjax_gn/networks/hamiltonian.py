@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from symjax_gn.data.border import check_fields
 from symjax_gn.data.checks import check_choice
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes, leading_shape, take_nodes
@@ -87,6 +88,7 @@ class FlatHGN(nn.Module):
     variational = False
 
     def __post_init__(self):
+        check_fields(self, but=("parent", "name"))
         check_choice("inputs", self.inputs, INPUTS)
         check_choice("precision", self.precision, PRODUCTS)
         kinked = (nn.relu, nn.relu6, nn.leaky_relu, nn.hard_tanh, nn.hard_sigmoid, nn.hard_silu)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from symjax_gn.data.checks import as_floats, check_choice, check_count, check_finite
+from symjax_gn.data.border import check_kind
+from symjax_gn.data.checks import LARGEST_SEED, as_floats, check_choice, check_count, check_finite
 from symjax_gn.data.sampling import host_generator
 from symjax_gn.networks.preparation import Prepared
 from symjax_gn.networks.steps import Hyperparameters
@@ -31,9 +32,15 @@ def grid(**values: Sequence[float]) -> Members:
     Args:
         **values: of names in `SWEPT`.
 
+    Raises:
+        ValueError: a name cannot be swept, or its values are no numbers.
+
     >>> grid(learning_rate=[0.01, 0.03], seed=range(3))["seed"].tolist()
     [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]
     """
+    for name, column in values.items():
+        _check_name(name)
+        check_kind(name, column, Sequence[float])
     columns = [as_floats(name, list(column)) for name, column in values.items()]
     rows = np.array(list(itertools.product(*columns)), np.float64).reshape(-1, len(columns))
     return dict(zip(values, rows.T, strict=True))
@@ -58,6 +65,7 @@ def random_members(key: PRNGKeyArray, count: int, **ranges: tuple[float, float])
     check_count("count", count)
     rng, found = host_generator(key), {}
     for name, bounds in ranges.items():
+        _check_name(name)
         ends = as_floats(name, bounds)
         if ends.shape != (2,) or not ends[0] <= ends[1]:
             raise ValueError(f"{name} needs its least and its largest value, got {bounds}.")
@@ -65,6 +73,16 @@ def random_members(key: PRNGKeyArray, count: int, **ranges: tuple[float, float])
         drawn = rng.uniform(low, high, count)
         found[name] = np.exp(drawn) if ends[0] > 0 else drawn
     return found
+
+
+def _check_name(name):
+    """Raise a `ValueError` unless members may differ in what is called so."""
+    if name in _FIXED:
+        raise ValueError(
+            f"{name} is compiled into the program, so that it cannot differ between the "
+            f"members of a sweep: give it as {name}=..., one sweep for each value."
+        )
+    check_choice("column of members", name, SWEPT)
 
 
 def check_members(
@@ -82,12 +100,7 @@ def check_members(
     """
     recipe = prepared.recipe
     for name in members:
-        if name in _FIXED:
-            raise ValueError(
-                f"{name} is compiled into the program, so that it cannot differ between the "
-                f"members of a sweep: give it as {name}=..., one sweep for each value."
-            )
-        check_choice("column of members", name, SWEPT)
+        _check_name(name)
     columns = {name: as_floats(name, column) for name, column in members.items()}
     shapes = {name: column.shape for name, column in columns.items()}
     if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 1:
@@ -112,6 +125,8 @@ def check_members(
         if np.any(column < least) or (positive and np.any(column == 0)):
             bound = "above 0" if positive else f"of at least {least:g}"
             raise ValueError(f"{name} must be {bound}, got {np.min(column):g}.")
+        if name == "seed" and np.any(column > LARGEST_SEED):
+            raise ValueError(f"seed must be at most {LARGEST_SEED}, got {np.max(column):.0f}.")
         if name in ("seed", "data") and np.any(column != np.round(column)):
             raise ValueError(f"{name} must hold whole numbers.")
     if np.any(columns.get("data", np.zeros(1)) >= num_data):

@@ -1,6 +1,7 @@
 """Training prepared: everything checked, in the model's units, and ready to be compiled."""
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from symjax_gn.data.checks import check_choice, check_count, check_number
+from symjax_gn.compiling import in_32_bits
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count, check_number
 from symjax_gn.data.datasets import Dataset, check_dataset, take
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.memory import check_memory
@@ -42,7 +45,7 @@ _COPIES_OF_PARAMETERS = 8
 # Receivers by whose messages components are ranked after each interval.
 _RANKED_STARS = 128
 
-_init = jax.jit(init, static_argnames=("recipe", "learn"))
+_init = in_32_bits(jax.jit(init, static_argnames=("recipe", "learn")))
 
 
 class Prepared(NamedTuple):
@@ -80,7 +83,8 @@ class Prepared(NamedTuple):
 
     def bytes_needed(self) -> tuple[float, str]:
         """About how much memory one model takes in training, and for what."""
-        state = _init.eval_shape(jax.random.key(0), self.recipe, self.few, self.hyper, self.learn)
+        start = functools.partial(init, recipe=self.recipe, learn=self.learn)
+        state = jax.eval_shape(start, jax.random.key(0), graphs=self.few, hyper=self.hyper)
         count = sum(x.size for x in jax.tree.leaves(state.params))
         few, model = self.few, self.recipe.model
         edges = self.batch_size * max(few.senders.shape[-1], leading_shape(few.nodes)[1])
@@ -89,6 +93,7 @@ class Prepared(NamedTuple):
         return 4.0 * (_COPIES_OF_PARAMETERS * count + kept), what
 
 
+@checked
 def prepare(
     key: PRNGKeyArray,
     train: Dataset,
@@ -121,7 +126,7 @@ def prepare(
     check_choice("loss", loss, LOSSES)
     counts = dict(steps=steps, batch_size=batch_size, intervals=intervals)
     for name, value in counts.items():
-        check_count(name, value)
+        check_count(name, value, most=LARGEST_COUNT)
     check_number("focus", focus, least=1)
     check_number("weight_decay", weight_decay, least=0)
     for name, part in (("training", train), ("validation", validation)):
@@ -131,6 +136,7 @@ def prepare(
     if isinstance(optimizer, str):
         check_choice("optimizer", optimizer, OPTIMIZERS)
         check_number("learning_rate", learning_rate, above=0)
+    learn = tuple(learn)
     for name in learn:
         if name in train.nodes.properties:
             raise ValueError(f"The {name} is in the data; it cannot be learned as well.")
@@ -157,7 +163,7 @@ def prepare(
     return Prepared(
         recipe=Recipe(model, strategy, loss, optimizer, prune, length * intervals),
         scales=scales,
-        hyper=Hyperparameters(learning_rate, weight, weight_decay, focus),
+        hyper=Hyperparameters(*map(float, (learning_rate, weight, weight_decay, focus))),
         train=normalise(take(train, np.argsort(-largest, kind="stable")), scales),
         validation=normalise(held_out, scales),
         stars=_stars(key, _with_numbers(held_out, learn, 0), scales) if prune else None,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from symjax_gn.data.checks import check_type
+from symjax_gn.data.border import checked
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.space import Space
 from symjax_gn.data.units import Scales
@@ -28,6 +28,7 @@ _ACTIVATIONS = ("silu", "relu", "softplus", "tanh", "gelu", "elu", "sigmoid", "s
 _OF_FLAX = ("parent", "name")
 
 
+@checked
 def save_network(path: str | os.PathLike[str], trained: Trained) -> None:
     """Write a trained network with all that is needed to use it.
 
@@ -50,7 +51,6 @@ def save_network(path: str | os.PathLike[str], trained: Trained) -> None:
     >>> bool((again == trained.predict(test.graphs)).all())
     True
     """
-    check_type("trained", trained, Trained, "What fit returns is one.")
     contents = dict(
         format=_FORMAT,
         version=_VERSION,
@@ -66,6 +66,7 @@ def save_network(path: str | os.PathLike[str], trained: Trained) -> None:
         part.write_bytes(serialization.msgpack_serialize(_plain(contents)))
 
 
+@checked
 def load_network(path: str | os.PathLike[str]) -> Trained:
     """Read what `save_network` wrote.
 

@@ -221,5 +221,7 @@ def step(state: TrainState, batch: Dataset, recipe: Recipe) -> tuple[TrainState,
         numbers = dict(learning_rate=rate, weight_decay=hyper.weight_decay)
         opt_state = opt_state._replace(hyperparams=opt_state.hyperparams | numbers)
     updates, opt_state = _optimizer(recipe).update(grads, opt_state, state.params)
+    # Schedules are float64 where JAX has 64 bits enabled.
+    opt_state = jax.tree.map(lambda new, old: new.astype(old.dtype), opt_state, state.opt_state)
     params = optax.apply_updates(state.params, updates)
     return state._replace(params=params, opt_state=opt_state, key=key, step=state.step + 1), info

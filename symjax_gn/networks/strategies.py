@@ -1,10 +1,12 @@
 """Strategies that make messages compact, and the network of each."""
 
+import typing
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
+from symjax_gn.data.border import check_kind, checked
 from symjax_gn.data.checks import check_choice
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import Scales
@@ -33,6 +35,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Options of networks by name: ours, and the paper's."""
 
 
+@checked
 def make_model(
     strategy: str,
     dataset: Dataset,
@@ -64,6 +67,11 @@ def make_model(
     100
     """
     check_choice("strategy", strategy, STRATEGIES)
+    network = FlatHGN if strategy == "flathgn" else GraphNet
+    hints = typing.get_type_hints(network)
+    for name, value in options.items():
+        check_choice(f"attribute of a {network.__name__}", name, hints)
+        check_kind(name, value, hints[name])
     components = dataset.target.shape[-1]
     names = sorted(dataset.nodes.properties)
     positive = {name for name in names if np.all(np.asarray(dataset.nodes.properties[name]) > 0)}

@@ -16,6 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
+from symjax_gn.compiling import in_32_bits
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import check_count, check_number
 from symjax_gn.data.datasets import Dataset, take, target_mask
 from symjax_gn.networks.checkpoints import Checkpoints, describe
@@ -94,6 +96,7 @@ class _Fixed(NamedTuple):
     num_validation: int
 
 
+@in_32_bits
 @functools.partial(jax.jit, static_argnames=("fixed", "mesh"))
 def _interval(states, which, train, validation, stars, *, fixed, mesh):
     """An interval of some members; one that fails stays as it was."""
@@ -144,6 +147,7 @@ def _put(states, index, some):
     return jax.tree.map(lambda x, y: x.at[index].set(y), states, some)
 
 
+@checked
 def sweep(
     key: PRNGKeyArray,
     train: Dataset | Sequence[Dataset],
@@ -268,9 +272,8 @@ class _Course(NamedTuple):
 def _start(key, prepared, columns):
     """The data set of each member, and their course before the first step."""
     count = len(next(iter(columns.values())))
-    seed, which = (
-        np.asarray(columns.get(name, np.zeros(count)), np.int32) for name in ("seed", "data")
-    )
+    seed = np.asarray(columns.get("seed", np.zeros(count)), np.uint32)
+    which = np.asarray(columns.get("data", np.zeros(count)), np.int32)
     hyper = Hyperparameters(
         *(
             jnp.asarray(columns.get(name, np.full(count, x)), jnp.float32)

@@ -13,6 +13,8 @@ from flax.errors import ScopeParamShapeError
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
+from symjax_gn.compiling import in_32_bits
+from symjax_gn.data.border import checked
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import described
 from symjax_gn.data.graphs import GraphsTuple
@@ -103,6 +105,7 @@ class Trained(NamedTuple):
         return np.asarray(value, np.float64) * self.scales.target
 
 
+@in_32_bits
 @functools.partial(jax.jit, static_argnames="model")
 def _predict(params, mask, graphs, *, model):
     return model.apply(params, graphs, mask=mask).value
@@ -147,9 +150,10 @@ class TrainingError(RuntimeError):
         self.params = params
 
 
-_interval = jax.jit(run_interval, static_argnames=("recipe", "batch_size", "length"))
+_interval = in_32_bits(jax.jit(run_interval, static_argnames=("recipe", "batch_size", "length")))
 
 
+@checked
 def fit(
     key: PRNGKeyArray,
     train: Dataset,

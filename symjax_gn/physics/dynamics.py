@@ -16,6 +16,7 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, Bool, Float
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import check_choice, check_type, shown
 from symjax_gn.data.datasets import inertia
 from symjax_gn.data.nodes import AnyArray, Nodes
@@ -264,6 +265,7 @@ def true_hamiltonian(system: System) -> Hamiltonian:
     return hamiltonian
 
 
+@checked
 def roll_out(
     hamiltonian: Hamiltonian,
     nodes: Nodes,

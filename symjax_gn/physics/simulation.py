@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import Bool, DTypeLike, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from symjax_gn.data.checks import as_key, check_choice, check_count, check_number, check_type
+from symjax_gn.data.border import checked
+from symjax_gn.data.checks import (
+    LARGEST_COUNT,
+    as_key,
+    check_choice,
+    check_count,
+    check_number,
+)
 from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.trajectories import Trajectory
@@ -59,6 +66,7 @@ class Paths(NamedTuple):
     """[sim], whether every step succeeded."""
 
 
+@checked
 def simulate(
     key: PRNGKeyArray,
     system: System,
@@ -113,7 +121,6 @@ def simulate(
     >>> run.position.shape
     (3, 5, 4, 2)
     """
-    check_type("system", system, System, "See get_system for the built-in ones.")
     check_choice("solver", solver, SOLVERS)
     num_nodes = system.num_nodes if num_nodes is None else num_nodes
     dim = (2 if 2 in system.dims else system.dims[0]) if dim is None else dim
@@ -121,8 +128,9 @@ def simulate(
     check_count("The number of bodies", num_nodes, 2)
     check_count("num_simulations", num_simulations)
     check_count("num_outputs", num_outputs, 2)
-    check_count("substeps", substeps)
-    check_count("max_steps", max_steps)
+    check_count("dim", dim)
+    check_count("substeps", substeps, most=LARGEST_COUNT)
+    check_count("max_steps", max_steps, most=LARGEST_COUNT)
     check_number("dt", dt, above=0)
     check_number("tolerance", tolerance, above=0)
     check_number("max_failed", max_failed, least=0)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from symjax_gn.data.border import checked
 from symjax_gn.data.checks import check_choice, check_count, check_number, check_type, shown
 from symjax_gn.data.graphs import Edges, chain_edges, complete_edges
 from symjax_gn.data.nodes import AXES, AnyArray, Nodes
@@ -368,6 +369,7 @@ SYSTEMS: dict[str, System] = {
 }
 
 
+@checked
 def get_system(name: str) -> System:
     """The built-in system of that name; an unknown name is an error with the nearest ones.
 

@@ -1,6 +1,7 @@
 """What a run leaves behind: `report.json`, `report.md` and figures."""
 
 import contextlib
+import fnmatch
 import importlib.metadata
 import json
 import math
@@ -35,6 +36,11 @@ _DOTS = {ACCELERATION: r"\ddot", VELOCITY: r"\dot"}
 
 # Dots per inch of figures.
 _DPI = 120
+
+_FIGURES = ("trajectories.png", "training.png", "messages.png", "forces.png", "law.png")
+_FIGURES += ("potential.png", "pareto_*.png")
+OUTPUTS = ("report.json", "report.md", *_FIGURES)
+"""Patterns of the names of all files."""
 
 
 def versions(regressor: str = "operon") -> dict[str, str]:
@@ -306,7 +312,8 @@ def _figures_of(path: Path) -> list[str]:
         names = json.loads(path.read_text(encoding="utf-8"))["figures"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [name for name in names if Path(name).name == name and name.endswith(".png")]
+    plain = [name for name in names if isinstance(name, str) and Path(name).name == name]
+    return [name for name in plain if any(fnmatch.fnmatch(name, one) for one in _FIGURES)]
 
 
 def _finite(value: Any) -> Any:

@@ -22,13 +22,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from symjax_gn.data.checks import check_count, check_number
-from symjax_gn.data.files import in_one_stroke, open_folder
+from symjax_gn.data.files import in_one_stroke
+from symjax_gn.data.folders import own_folder
 
 # Critical density today, 1e10 h^2 Msun / Mpc^3.
 _CRITICAL = 27.754
 
 # The force mesh has so many cells along a side for each particle.
 _FINER = 2
+
+# The state in a folder.
+_SAVED = "particles.npz"
 
 _KMS = 100.0
 """km/s for 1 Mpc/h at H0."""
@@ -146,7 +150,13 @@ def simulate_particles(
     if start >= 1:
         raise ValueError(f"start must be a scale factor below 1, today's, got {start}.")
     about = repr((jax.random.key_data(key).tolist(), side, box, steps, start, cosmology))
-    path = None if folder is None else open_folder(folder) / "particles.npz"
+    with own_folder(folder, [_SAVED]) as place:
+        path = None if place is None else place / _SAVED
+        return _simulated(key, side, box, steps, start, cosmology, path, resume, progress, about)
+
+
+def _simulated(key, side, box, steps, start, cosmology, path, resume, progress, about):
+    """The particles today; `path` is that of the file to go on from and to save to, or None."""
     scales = np.linspace(start, 1.0, steps + 1)
     saved = _load(path, about) if resume and path is not None else None
     with _quietly():
