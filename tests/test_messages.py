@@ -69,6 +69,16 @@ def test_the_heaviest_bodies_may_be_out_of_line(kilogram, coulomb):
     assert r_squared(values, guess) > 0.9999
 
 
+def test_r_squared_is_the_share_of_the_variance_that_is_explained():
+    """Whatever the mean: far from zero the sum of squares is nearly all mean."""
+    values = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]) + 1000.0
+    assert r_squared(values, values) == 1.0
+    assert r_squared(values, np.broadcast_to(np.mean(values, axis=0), (3, 2))) == 0.0
+    # Of variances of 2 and 200, 1 and 0 are left.
+    guess = values + np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    assert r_squared(values, guess) == pytest.approx(0.75)
+
+
 def test_an_offset_that_depends_on_the_receiver():
     values = FORCE @ MATRIX.T + np.log(MASS)[:, None] * [1.0, -1.0]
     options = dict(name="1", constant_offset=False)

@@ -135,6 +135,23 @@ def test_latex_uses_the_symbols_of_physics():
     assert to_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
 
 
+def test_each_check_has_its_own_answer():
+    checks = dict(explained=dict(limit=0.2, holds=True), noise=dict(limit=0.3, holds=False))
+    text = report_markdown(contents(certificate=Certificate("doubt", checks)), {})
+    answers = {row.split(" | ")[0]: row.split(" | ")[-1] for row in text.splitlines()}
+    assert answers["| explained"] == "yes |" and answers["| noise"] == "no |"
+
+
+def test_a_refit_says_what_the_error_was_and_what_it_is():
+    law = 2 * R - 1.98
+    nothing = (sympy.Integer(0),)
+    found = records.Refit((law * DX / R,), nothing, law, R, law, error=0.0125, error_before=0.25)
+    record = records.refit_record(found, 0.0625)
+    assert (record["error"], record["error_before"], record["law_error"]) == (0.0125, 0.25, 0.0625)
+    text = report_markdown(contents(refit=record), {})
+    assert "goes from 0.25 to 0.0125" in text.replace("\n", " ") and "0.0625" in text
+
+
 class Unwritable(Figure):
     """A figure that fails as it is written, as on a full disk or at Ctrl-C."""
 

@@ -3,10 +3,14 @@ import math
 import numpy as np
 import pytest
 
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.graphs import complete_edges, stack_graphs
+from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery.residuals import (
     Residuals,
     Share,
     persistence,
+    residuals,
     shared_by_bodies,
     shared_by_moments,
 )
@@ -145,3 +149,37 @@ def test_what_is_not_known_does_not_count():
     left = rest(swings).left.copy()
     left[:, ::2] = 0
     assert persistence(rest(swings, known=known)._replace(left=left)).found > 0.9
+
+
+class Law:
+    """Bodies that are drawn to the origin, in the user's units."""
+
+    def predict(self, graphs):
+        return -graphs.nodes.position
+
+
+def recorded(seed, strength):
+    """Two recordings of three moments; bodies are drawn with strengths of their own."""
+    position = np.random.default_rng(seed).normal(size=(6, 3, 2))
+    graphs = stack_graphs(Nodes(position, None, {}), *complete_edges(3))
+    target = -np.array(strength)[:, None] * position
+    return Dataset(graphs, target, None, np.repeat([4, 7], 3), time=np.tile([0.1, 0.2, 0.3], 2))
+
+
+def test_residuals_are_what_is_left_of_targets():
+    """Where bodies are drawn more strongly than the law says it points the same way."""
+    found = residuals(Law(), recorded(0, [1.5, 0.5, 1.0]))
+    np.testing.assert_allclose(found.along[:, :, 0], [[1.0, -1.0, 0.0]] * 6, atol=1e-12)
+    assert found.known.tolist() == [[True, True, False]] * 6
+    np.testing.assert_allclose(found.left[:, 0], found.target[:, 0])
+    np.testing.assert_allclose(found.left[:, 1], -found.target[:, 1])
+
+
+def test_residuals_are_in_the_order_of_time_and_no_recording_is_in_two_data_sets():
+    one, two = recorded(0, [1.5, 0.5, 2.0]), recorded(1, [1.5, 0.5, 2.0])
+    whole = residuals(Law(), one, two)
+    np.testing.assert_array_equal(whole.recording, np.repeat(np.arange(4), 3))
+    np.testing.assert_array_equal(whole.time, np.tile([0.1, 0.2, 0.3], 4))
+    mixed = residuals(Law(), take(one, np.array([4, 1, 0, 5, 2, 3])), two)
+    for mine, other in zip(mixed, whole, strict=True):
+        np.testing.assert_array_equal(mine, other)

@@ -19,9 +19,9 @@ def test_a_step_is_found_where_it_is():
     found = find_switch(FEATURES, JUMP + NOISE, 1.0)
     assert found is not None
     assert found.feature == "r"
-    # The two samples on either side of the step.
+    # Midway between the two samples on either side of the step.
     below, above = R[R <= 2][-1], R[R > 2][0]
-    assert below <= found.threshold <= above
+    assert found.threshold == pytest.approx((below + above) / 2, rel=1e-12)
     assert found.jump == pytest.approx(2.02, abs=0.1)
 
 
