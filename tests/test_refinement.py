@@ -171,6 +171,19 @@ def test_limits_follow_the_front():
     np.testing.assert_allclose(counting.limits, [math.inf, 0.9995, 0.45, 0.29985])
 
 
+def test_a_fall_by_enough_counts_as_one_by_a_share():
+    errors = {R: 1.0, R + M: 0.85, R * M: 0.95}
+
+    def rule(expression):
+        yield from errors
+
+    counting = Counting(lambda candidate: errors[candidate[0]])
+    rows = improve([(R,)], counting, [rule], gain=0.5, enough=0.1)
+    assert [row.candidate[0] for row in rows] == [R, R + M]
+    # A more complex law must err less than 1 by 0.1, a twin of the last by next to nothing.
+    np.testing.assert_allclose(counting.limits, [math.inf, 0.9, 0.85 * 0.9995])
+
+
 def test_components_that_share_something_change_together():
     x, y = sympy.symbols("dx dy")
     scalar = (2.0 * R - 1.98 + 0.0 * R) / R

@@ -63,6 +63,15 @@ def test_small_gaps_and_gaps_within_the_noise_are_none():
     assert find_switch(FEATURES, gap + 10 * NOISE, 1.0, sure=5.0) is not None
 
 
+def test_a_small_gap_without_noise_does_not_win():
+    """Its number of standard errors has no bound."""
+    noise = np.where(R < 3, NOISE, 0.0)
+    gaps = np.where(R > 1.5, 2.0, 0.0) + np.where(R > 4, 0.5, 0.0)
+    found = find_switch({"r": R}, gaps + noise, 1.0)
+    assert found is not None and found.threshold == pytest.approx(1.5, abs=0.02)
+    assert found.jump == pytest.approx(2.0, abs=0.05)
+
+
 def test_few_samples_and_repeated_values_tell_nothing():
     gap = np.where(R > 2, 1.0, 0.0)
     assert find_switch({"r": R[::6]}, gap[::6], 1.0) is None

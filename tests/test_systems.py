@@ -616,6 +616,13 @@ def test_a_potential_is_symmetric_to_float32():
             checking._check_values(SYSTEMS["spring"], found)
 
 
+def test_one_component_that_is_not_a_number_is_one_too_many():
+    force = np.ones((3, 2))
+    force[1, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite for 1 of 3 sampled pairs"):
+        checking._check_values(SYSTEMS["spring"], dict(force=force))
+
+
 def test_what_is_no_system():
     with pytest.raises(ValueError, match="system must be a System, got 'spring'. See get_system"):
         check_system("spring", 4, 2)
