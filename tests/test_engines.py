@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.laws import engines, evolution
+from symjax_gn.laws import engines
 from symjax_gn.laws.engines import (
     OperonRegressor,
     PySRRegressor,
     check_problem,
     make_regressor,
 )
-from symjax_gn.laws.evolution import OPERATORS, evolve, stop_evolution, tree_to_sympy
+from symjax_gn.laws.evolution import OPERATORS, _running, evolve, stop_evolution, tree_to_sympy
 from symjax_gn.laws.expressions import evaluate, to_numpy
 from symjax_gn.laws.fronts import RegressionError, select
 from symjax_gn.laws.refinement import refine
@@ -161,7 +161,7 @@ def test_searches_run_side_by_side_and_can_be_stopped():
     for thread in threads:
         thread.start()
     # Neither would end within hours; while one runs the other begins, and this thread goes on.
-    while len(evolution._running) < 2:
+    while len(_running) < 2:
         assert not found
     stop_evolution()
     for thread in threads:
