@@ -89,9 +89,11 @@ def test_an_offset_that_depends_on_the_receiver():
 def test_trimming_drops_the_worst_tenth():
     values = FORCE @ MATRIX.T
     values[:150] += 50 * RNG.normal(size=(150, 2))
-    result = message_r2(table(values))
+    result = message_r2(table(values)._replace(force=0.5 * FORCE))
     assert result["force"] < 0.5
     assert result["force_trimmed"] > 0.99
+    # Recorded forces are half of the true ones, whose mean is next to nothing.
+    assert result["influence"] == pytest.approx(0.75, rel=1e-2)
 
 
 def sampled_edges(recorded, dataset):

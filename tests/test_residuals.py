@@ -122,6 +122,15 @@ def test_what_is_shared_is_seen(look, shape):
     assert 0.2 < half < 0.7
 
 
+def test_what_is_opposite_for_bodies_at_one_moment_is_shared():
+    """As what two bodies do to each other: of four cosines with others two are -1, one is 1."""
+    opposite = noise(6, (RECORDINGS, MOMENTS, 1, 2)) * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
+    moments = np.arange(RECORDINGS * MOMENTS) / 7
+    found = shared_by_moments(rest(opposite)._replace(time=moments)).found
+    # A mean of -1/3, less four standard errors of 360 x 12 pairs.
+    assert found == pytest.approx(1 / 3 - 4 / math.sqrt(360 * 12), rel=1e-6)
+
+
 def test_what_comes_and_goes_for_all_bodies_alike_does_not_go_on():
     """A camera that shakes: moments are independent of each other, bodies are not."""
     shaken = rest(noise(6, (RECORDINGS, MOMENTS, 1, 2)))
@@ -149,6 +158,11 @@ def test_what_is_not_known_does_not_count():
     left = rest(swings).left.copy()
     left[:, ::2] = 0
     assert persistence(rest(swings, known=known)._replace(left=left)).found > 0.9
+    # Of every other moment, by chance: a quarter of the pairs of moments are known.
+    known = np.random.default_rng(11).random(known.shape) < 0.5
+    left, target = (np.where(known[..., None], x, 0.0) for x in (whole.left, whole.target))
+    some = whole._replace(known=known, left=left, target=target)
+    assert persistence(some).told == pytest.approx(2 * persistence(whole).told, rel=0.15)
 
 
 class Law:

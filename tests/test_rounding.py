@@ -48,6 +48,26 @@ def test_constants_are_plain_where_held_out_errors_do_not_rise():
     assert rounded(2.1) == 0
 
 
+def without_needless(change):
+    """How many terms are left if errors of 1 change by so much, up or down, without the last."""
+    signs = 1.0 - 2 * (np.arange(400) % 2)
+
+    def held_out(candidate):
+        (law,) = candidate
+        if not set(SYMBOLS[:3]) <= law.free_symbols:
+            return np.full(400, 10.0)
+        return 1.0 + (0.0 if SYMBOLS[3] in law.free_symbols else change) * signs
+
+    (law,) = with_plain_numbers(LAW, Wide(), held_out, until=-math.inf)
+    return len(law.free_symbols)
+
+
+def test_a_term_without_which_no_error_changes_is_left_out():
+    """By a thousandth or less; that their mean stays is not enough."""
+    assert without_needless(0.0) == without_needless(5e-4) == 3
+    assert without_needless(2e-3) == without_needless(0.5) == 4
+
+
 def test_many_small_rises_are_a_large_one():
     """Of two by 1.5 standard errors, 3 / sqrt(2) of their sum are more than 2."""
     assert rounded(1.5) == 1
