@@ -29,6 +29,15 @@ def test_pairs_are_edges_from_sender_to_receiver():
     assert set(graph) == {0, 1} and set(edge) == {0, 1, 2}
 
 
+def test_bodies_on_one_axis_are_apart_and_those_at_one_place_are_not():
+    place = np.array([[0.0, 0.0], [5.0, 0.0], [5.0, 0.0]])[None]
+    graphs = stack_graphs(Nodes(place, None, {}), SENDERS, RECEIVERS)
+    data = Dataset(graphs, 0 * place, None, np.zeros(1, int))
+    _, _, _, edge = sample_pairs(KEY, data, 100)
+    # The second edge is between two bodies at one place.
+    assert set(edge) == {0, 2}
+
+
 def test_stars_are_receivers_with_all_that_sends_to_them():
     stars = sample_stars(KEY, one_way(), 100)
     # To node 0 nothing is sent.

@@ -1,5 +1,7 @@
 """Typical sizes of what a data set holds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,21 @@ def test_inside_a_model_each_quantity_is_in_its_scale():
 
 def test_what_is_typical_is_no_mean():
     assert typical_size(np.array([0.0, -1.0, 2.0, 30.0])) == 2.0
+    # Nor does one close encounter decide what is next to nothing.
+    assert typical_size(np.append(np.linspace(1.0, 3.0, 101), 1e9)) == pytest.approx(2.0, rel=0.01)
+
+
+def test_next_to_no_charge_is_one_and_next_to_no_mass_has_no_inverse():
+    data = three_bodies()
+    nothing = np.array([[1.0, 1e-20, 2.0]])
+
+    def with_property(name):
+        nodes = data.nodes._replace(properties=data.nodes.properties | {name: nothing})
+        return dataclasses.replace(data, graphs=data.graphs._replace(nodes=nodes))
+
+    assert measure_scales(with_property("charge")).properties["charge"] > 0
+    with pytest.raises(ValueError, match="mass has a value .* times the typical"):
+        measure_scales(with_property("mass"))
 
 
 def test_scales_of_features():
