@@ -50,7 +50,7 @@ def test_what_is_typical_is_no_mean():
 
 def test_next_to_no_charge_is_one_and_next_to_no_mass_has_no_inverse():
     data = three_bodies()
-    nothing = np.array([[1.0, 1e-20, 2.0]])
+    nothing = np.array([[1.0, 1e-30, 2.0]])
 
     def with_property(name):
         nodes = data.nodes._replace(properties=data.nodes.properties | {name: nothing})
