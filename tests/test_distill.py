@@ -363,3 +363,17 @@ def test_a_linear_basis_is_turned_by_its_matrix():
     np.testing.assert_allclose(basis.vectors[:, 0], expected)
     for law, column in zip(combined([sympy.Symbol("r")], basis), expected.T, strict=True):
         np.testing.assert_allclose(evaluate(law, features), column * features["r"], atol=1e-12)
+
+
+def test_forces_are_off_a_basis_where_most_of_them_are():
+    """Two of five are across the line altogether, which is no matter of the median."""
+    angle = np.linspace(0.0, 6.0, 50)
+    features = {"dx": np.cos(angle), "dy": np.sin(angle), "r": np.ones(50)}
+    line = line_of_centres(features, 2)
+    unit = line.vectors[:, 0]
+    across = np.stack([-unit[:, 1], unit[:, 0]], axis=1)
+    for share, off in ((0.4, 0.0), (0.6, 1 / 1.1)):
+        turned = (np.arange(50) < share * 50)[:, None]
+        # Of what is across all is off, over its size and a tenth of the typical one.
+        found = off_basis_share(np.where(turned, across, unit), line)
+        assert found == pytest.approx(off, abs=1e-9)

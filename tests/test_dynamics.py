@@ -150,6 +150,22 @@ def test_failures_are_told():
         assert not ok
 
 
+def test_the_midpoint_rule_says_where_its_iteration_does_not_converge():
+    """Each iteration for an oscillator shrinks what is left by half a step: 32 times 0.95."""
+
+    @jax.jit
+    def one_step(length):
+        time = jnp.stack([jnp.zeros(()), length])
+        start = jnp.ones(()), jnp.zeros(())
+        return solve(lambda s: (s[1], -s[0]), start, time, solver="midpoint", substeps=1)
+
+    (q, p), ok = one_step(1.0)
+    # The exact step is a rotation by 2 arctan(1/2).
+    assert ok and np.hypot(q[-1], p[-1]) == pytest.approx(1.0, abs=1e-5)
+    assert q[-1] == pytest.approx(np.cos(2 * np.arctan(0.5)), abs=1e-5)
+    assert not one_step(1.9)[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,10 +13,12 @@ from symjax_gn.discovery.energies import (
     distill_kinetic,
     distill_potential,
     integrate,
+    refitted_potential,
 )
 from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.engines import OperonRegressor
-from symjax_gn.laws.expressions import to_numpy
+from symjax_gn.laws.expressions import evaluate, to_numpy
 from symjax_gn.laws.fronts import ParetoFront
 from symjax_gn.report import plots
 
@@ -129,6 +131,24 @@ def test_integrals_are_real_on_both_sides_of_a_pole(slope):
         # Differences of second order.
         expected = float(slope.subs(at).subs(R, r))
         assert (high - low) / (2 * step) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("distance", [R, R + 0.5, sympy.sqrt(R**2 + 0.25)])
+def test_the_potential_of_a_softened_law_is_softened(distance):
+    """Its derivative by r is the force, by differences of second order."""
+    scalar = MI * MJ / R**2
+    towards = scalar.subs(R, distance) * sympy.diff(distance, R)
+    columns = dict(r=np.linspace(0.1, 3.0, 200), m_i=np.full(200, 1.5), m_j=np.full(200, 0.7))
+    found = refitted_potential(
+        Refit((), (), scalar, distance, towards, error=0.0, error_before=0.0), columns
+    )
+    assert found is not None
+    ends = [evaluate(found, columns | {"r": columns["r"] + step}) for step in (-1e-5, 1e-5)]
+    np.testing.assert_allclose(
+        (ends[1] - ends[0]) / 2e-5, evaluate(towards, columns), rtol=1e-6, atol=1e-8
+    )
+    no_law = Refit((), (), None, distance, None, error=0.0, error_before=0.0)
+    assert refitted_potential(no_law, columns) is None
 
 
 def test_what_integration_fails_over_is_not_known():

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from symjax_gn.laws.engines import (
     check_problem,
     make_regressor,
 )
-from symjax_gn.laws.evolution import OPERATORS, evolve, stop_evolution, tree_to_sympy
+from symjax_gn.laws.evolution import OPERATORS, _running, evolve, stop_evolution, tree_to_sympy
 from symjax_gn.laws.expressions import evaluate, to_numpy
 from symjax_gn.laws.fronts import RegressionError, select
 from symjax_gn.laws.refinement import refine
@@ -160,15 +159,12 @@ def test_searches_run_side_by_side_and_can_be_stopped():
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(2)]
     for thread in threads:
         thread.start()
-    start = time.perf_counter()
-    # While they run, this thread goes on.
-    time.sleep(0.5)
-    assert time.perf_counter() - start < 5
-    assert not found
+    # Neither would end within hours; while one runs the other begins, and this thread goes on.
+    while len(_running) < 2:
+        assert not found
     stop_evolution()
     for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+        thread.join()
     assert found == ["The search was stopped before its end."] * 2
 
 
@@ -191,10 +187,9 @@ def test_an_interrupt_stops_the_search_that_is_waited_for():
 
 
 def test_a_time_limit_ends_a_search():
-    start = time.perf_counter()
+    """All evaluations would take hours."""
     engine = OperonRegressor(evaluations=10**9, time_limit=1)
     assert engine.fit(FEATURES, TARGET).laws
-    assert time.perf_counter() - start < 20
 
 
 @pytest.mark.parametrize(

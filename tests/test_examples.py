@@ -375,7 +375,7 @@ def test_the_notebook_runs_from_end_to_end():
     sizes = notebook.cells[2]
     assert sizes.source.startswith("SIMULATIONS, STEPS = 1000, 2000")
     sizes.source = "SIMULATIONS, STEPS = 20, 40\nRATES, SEEDS = 2, 1"
-    nbclient.NotebookClient(notebook, timeout=300).execute()
+    nbclient.NotebookClient(notebook).execute()
     shown = notebook.cells[7].outputs[-1]["data"]
     assert "certificate" in shown["text/plain"]
     assert "image/png" in notebook.cells[9].outputs[-1]["data"]

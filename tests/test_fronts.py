@@ -49,7 +49,7 @@ def test_weights_and_gain():
 
 
 def test_the_one_rule_of_acceptance():
-    rows = [(1, 1.0), (2, 1.0), (3, 0.95), (4, 0.9), (5, 0.5), (5, 0.6), (6, np.inf), (7, 0.45)]
+    rows = [(1, 1.0), (2, 1.0), (3, 0.95), (4, 0.9), (5, 0.6), (5, 0.5), (6, np.inf), (7, 0.45)]
     assert pareto(rows) == [(1, 1.0), (3, 0.95), (4, 0.9), (5, 0.5), (7, 0.45)]
     # A tenth less than the last one kept, not than the last one seen.
     assert pareto(rows, 0.1) == [(1, 1.0), (5, 0.5)]

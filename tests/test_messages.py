@@ -69,6 +69,16 @@ def test_the_heaviest_bodies_may_be_out_of_line(kilogram, coulomb):
     assert r_squared(values, guess) > 0.9999
 
 
+def test_r_squared_is_the_share_of_the_variance_that_is_explained():
+    """Whatever the mean: far from zero the sum of squares is nearly all mean."""
+    values = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]) + 1000.0
+    assert r_squared(values, values) == 1.0
+    assert r_squared(values, np.broadcast_to(np.mean(values, axis=0), (3, 2))) == 0.0
+    # Of variances of 2 and 200, 1 and 0 are left.
+    guess = values + np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    assert r_squared(values, guess) == pytest.approx(0.75)
+
+
 def test_an_offset_that_depends_on_the_receiver():
     values = FORCE @ MATRIX.T + np.log(MASS)[:, None] * [1.0, -1.0]
     options = dict(name="1", constant_offset=False)
@@ -79,9 +89,11 @@ def test_an_offset_that_depends_on_the_receiver():
 def test_trimming_drops_the_worst_tenth():
     values = FORCE @ MATRIX.T
     values[:150] += 50 * RNG.normal(size=(150, 2))
-    result = message_r2(table(values))
+    result = message_r2(table(values)._replace(force=0.5 * FORCE))
     assert result["force"] < 0.5
     assert result["force_trimmed"] > 0.99
+    # Recorded forces are half of the true ones, whose mean is next to nothing.
+    assert result["influence"] == pytest.approx(0.75, rel=1e-2)
 
 
 def sampled_edges(recorded, dataset):

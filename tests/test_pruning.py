@@ -3,7 +3,15 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from symjax_gn.networks.pruning import Cut, fade, keep_or_undo, kept_components, prune
+from symjax_gn.model import Contributions
+from symjax_gn.networks.pruning import (
+    Cut,
+    fade,
+    keep_or_undo,
+    kept_components,
+    prune,
+    rank_components,
+)
 
 
 def test_pruning_schedule():
@@ -21,6 +29,21 @@ def test_the_least_significant_go_first_and_stay_away():
     significance = jnp.array([0.1, 3.0, 2.0, 9.0])
     np.testing.assert_array_equal(prune(mask, significance, jnp.array(2.0)), [0, 1, 1, 0])
     np.testing.assert_array_equal(prune(mask, significance, jnp.array(3.0)), [1, 1, 1, 0])
+
+
+def test_components_are_ranked_by_what_the_quantity_loses_without_them():
+    """Two receivers, of which the first has one sender, and accelerations of 3 and 0."""
+    found = Contributions(
+        terms=None,
+        alone=None,
+        value=jnp.array([[0.0, -3.0], [0.0, 0.0]]),
+        messages=jnp.array([[[2.0, 10.0], [99.0, 99.0]], [[-1.0, 1.0], [5.0, 1.0]]]),
+        offset=jnp.array([[1.0, 4.0], [1.0, 0.0]]),
+        jacobian=jnp.array([[[3.0, 0.0], [4.0, -1.0]], [[0.0, 0.0], [1.0, 2.0]]]),
+    )
+    ranked = rank_components(found, jnp.array([[True, False], [True, True]]))
+    # (5 x 1 / 4 + 1 x 2 + 1 x 4) / 3 and (1 x 6 / 4 + 2 x 1 + 2 x 1) / 3.
+    np.testing.assert_allclose(ranked, [7.25 / 3, 5.5 / 3], rtol=1e-6)
 
 
 def test_a_cut_that_takes_too_much_is_undone():

@@ -56,6 +56,7 @@ def test_files(tmp_path):
     assert read["recovered"] is None
     assert read["laws"][0]["latex"] == "2.0 r - 1.98"
     assert read["laws"][0]["complexity"] == 5
+    assert read["test_error"]["value"] == 0.1
     assert read["test_error"]["mean_abs_target"] == 23.0
     assert read["law_error"] is None
     assert contents(law_on_test=(0.5, 23.0))["law_error"] == 0.5
@@ -215,6 +216,33 @@ def test_energies_are_said():
 
 def test_latex_uses_the_symbols_of_physics():
     assert to_latex(QI * DX * VX) == r"\Delta x q_{i} v_{x,i}"
+
+
+def test_a_kinetic_energy_is_kept_apart_from_its_slope():
+    p, mass = sympy.symbols("p m_i")
+    law = KineticLaw(p / mass, p**2 / (2 * mass), ParetoFront((), 0.0))
+    potential = PotentialLaw(VectorLaw("central", (R,), R), R**2, sympy.Integer(4), 0.03)
+    found = records.energy_record(potential, law, {}, None, refitted=R**2 - R)
+    assert found["kinetic"]["velocity"]["sympy"] == "p/m_i"
+    assert found["kinetic"]["energy"]["sympy"] == "p**2/(2*m_i)"
+    assert found["potential"]["sympy"] == "r**2" and found["refitted"]["sympy"] == "r**2 - r"
+
+
+def test_each_check_has_its_own_answer():
+    checks = dict(explained=dict(limit=0.2, holds=True), noise=dict(limit=0.3, holds=False))
+    text = report_markdown(contents(certificate=Certificate("doubt", checks)), {})
+    answers = {row.split(" | ")[0]: row.split(" | ")[-1] for row in text.splitlines()}
+    assert answers["| explained"] == "yes |" and answers["| noise"] == "no |"
+
+
+def test_a_refit_says_what_the_error_was_and_what_it_is():
+    law = 2 * R - 1.98
+    nothing = (sympy.Integer(0),)
+    found = records.Refit((law * DX / R,), nothing, law, R, law, error=0.0125, error_before=0.25)
+    record = records.refit_record(found, 0.0625)
+    assert (record["error"], record["error_before"], record["law_error"]) == (0.0125, 0.25, 0.0625)
+    text = report_markdown(contents(refit=record), {})
+    assert "goes from 0.25 to 0.0125" in text.replace("\n", " ") and "0.0625" in text
 
 
 class Unwritable(Figure):

@@ -3,10 +3,14 @@ import math
 import numpy as np
 import pytest
 
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.graphs import complete_edges, stack_graphs
+from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery.residuals import (
     Residuals,
     Share,
     persistence,
+    residuals,
     shared_by_bodies,
     shared_by_moments,
 )
@@ -80,7 +84,8 @@ def test_noise_that_was_differentiated_twice_is_noise(seed):
     second = units(np.diff(white, 2, axis=1))
     assert persistence(rest(second)).found == 0
     # Where accelerations turn within a few outputs, the first lags are all there is.
-    assert persistence(rest(second, turning(7, phases(0)))).found > 0.3
+    for period in (7, 14):
+        assert persistence(rest(second, turning(period, phases(0)))).found > 0.3
 
 
 def test_moments_that_are_far_apart_tell_nothing_of_what_goes_on():
@@ -118,6 +123,15 @@ def test_what_is_shared_is_seen(look, shape):
     assert 0.2 < half < 0.7
 
 
+def test_what_is_opposite_for_bodies_at_one_moment_is_shared():
+    """As what two bodies do to each other: of four cosines with others two are -1, one is 1."""
+    opposite = noise(6, (RECORDINGS, MOMENTS, 1, 2)) * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
+    moments = np.arange(RECORDINGS * MOMENTS) / 7
+    found = shared_by_moments(rest(opposite)._replace(time=moments)).found
+    # A mean of -1/3, less four standard errors of 360 x 12 pairs.
+    assert found == pytest.approx(1 / 3 - 4 / math.sqrt(360 * 12), rel=1e-6)
+
+
 def test_what_comes_and_goes_for_all_bodies_alike_does_not_go_on():
     """A camera that shakes: moments are independent of each other, bodies are not."""
     shaken = rest(noise(6, (RECORDINGS, MOMENTS, 1, 2)))
@@ -145,3 +159,42 @@ def test_what_is_not_known_does_not_count():
     left = rest(swings).left.copy()
     left[:, ::2] = 0
     assert persistence(rest(swings, known=known)._replace(left=left)).found > 0.9
+    # Of every other moment, by chance: a quarter of the pairs of moments are known.
+    known = np.random.default_rng(11).random(known.shape) < 0.5
+    left, target = (np.where(known[..., None], x, 0.0) for x in (whole.left, whole.target))
+    some = whole._replace(known=known, left=left, target=target)
+    assert persistence(some).told == pytest.approx(2 * persistence(whole).told, rel=0.15)
+
+
+class Law:
+    """Bodies that are drawn to the origin, in the user's units."""
+
+    def predict(self, graphs):
+        return -graphs.nodes.position
+
+
+def recorded(seed, strength):
+    """Two recordings of three moments; bodies are drawn with strengths of their own."""
+    position = np.random.default_rng(seed).normal(size=(6, 3, 2))
+    graphs = stack_graphs(Nodes(position, None, {}), *complete_edges(3))
+    target = -np.array(strength)[:, None] * position
+    return Dataset(graphs, target, None, np.repeat([4, 7], 3), time=np.tile([0.1, 0.2, 0.3], 2))
+
+
+def test_residuals_are_what_is_left_of_targets():
+    """Where bodies are drawn more strongly than the law says it points the same way."""
+    found = residuals(Law(), recorded(0, [1.5, 0.5, 1.0]))
+    np.testing.assert_allclose(found.along[:, :, 0], [[1.0, -1.0, 0.0]] * 6, atol=1e-12)
+    assert found.known.tolist() == [[True, True, False]] * 6
+    np.testing.assert_allclose(found.left[:, 0], found.target[:, 0])
+    np.testing.assert_allclose(found.left[:, 1], -found.target[:, 1])
+
+
+def test_residuals_are_in_the_order_of_time_and_no_recording_is_in_two_data_sets():
+    one, two = recorded(0, [1.5, 0.5, 2.0]), recorded(1, [1.5, 0.5, 2.0])
+    whole = residuals(Law(), one, two)
+    np.testing.assert_array_equal(whole.recording, np.repeat(np.arange(4), 3))
+    np.testing.assert_array_equal(whole.time, np.tile([0.1, 0.2, 0.3], 4))
+    mixed = residuals(Law(), take(one, np.array([4, 1, 0, 5, 2, 3])), two)
+    for mine, other in zip(mixed, whole, strict=True):
+        np.testing.assert_array_equal(mine, other)

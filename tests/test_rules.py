@@ -1,7 +1,5 @@
 """What each rule makes of a law."""
 
-import time
-
 import pytest
 import sympy
 
@@ -97,7 +95,6 @@ def test_powers_of_signs():
 
 
 def test_substituting_beyond_floats_gives_nothing():
-    start = time.perf_counter()
     towers = [
         sympy.exp(-3.0 * sympy.exp(1e10 * R)),
         sympy.exp(sympy.exp(sympy.exp(9.0 * R))),
@@ -107,7 +104,6 @@ def test_substituting_beyond_floats_gives_nothing():
         assert substituted(law, {R: sympy.Integer(9)}) is sympy.nan
     big = sympy.Symbol("n")
     assert substituted((2 * M) ** big, {big: sympy.Integer(10) ** 9}) is sympy.nan
-    assert time.perf_counter() - start < 5
     assert substituted(sympy.exp(2.0 * R), {R: M}) == sympy.exp(2.0 * M)
 
 
@@ -122,7 +118,5 @@ def test_only_towers_are_left_as_they_are():
 def test_towers_of_exponentials_are_not_written_out(name):
     """Without its variable, this one is a number with a thousand million digits."""
     tower = R * (M + 1) + sympy.exp(-3.0 * sympy.exp(1e10 * R))
-    start = time.perf_counter()
     for one in RULES[name](tower):
         assert one is sympy.nan or not any(abs(x) > 1e100 for x in one.atoms(sympy.Float))
-    assert time.perf_counter() - start < 5

@@ -260,9 +260,9 @@ BUSY = """
         def fit(self, features, target):
             # One write: lines of two threads must not mix.
             os.write(1, f"at work {os.getpid()}\\n".encode())
-            end = time.time() + 100
-            while time.time() < end:
+            for _ in range(10**9):
                 pass
+            os.write(1, b"has come to its end\\n")
 
     class Long(OperonRegressor):
         def fit(self, features, target):
@@ -289,15 +289,7 @@ BUSY = """
 """
 
 
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize(
     ("where", "how"),
     [
@@ -316,13 +308,11 @@ def test_no_process_is_left_at_work(where, how):
             assert (process.pid in workers) == (where == "threads")
             time.sleep(0.3)
             process.send_signal(getattr(signal, how))
-            out, err = process.communicate(timeout=30)
+            # Ends where the last of the processes does, for all write to the same pipe.
+            out, err = process.communicate()
         finally:
             process.kill()
-    start = time.perf_counter()
-    while any(map(is_alive, workers)) and time.perf_counter() - start < 20:
-        time.sleep(0.1)
-    assert not any(map(is_alive, workers))
+    assert "has come to its end" not in out
     if how == "SIGINT":
         assert "interrupted" in out, err
     if how == "SIGTERM":

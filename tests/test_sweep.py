@@ -288,12 +288,12 @@ def on_a_mesh(tmp_path, count, shape, *words, **environment):
         for number in range(count)
     ]
     if words:
-        processes[0].communicate(timeout=120)
+        processes[0].communicate()
         for process in processes[1:]:
             process.kill()
             process.communicate()
         return None
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    said = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * count, said
     kept = np.load(out)
     return [kept[name] for name in kept.files if name != "at_once"], int(kept["at_once"])

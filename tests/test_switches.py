@@ -19,9 +19,9 @@ def test_a_step_is_found_where_it_is():
     found = find_switch(FEATURES, JUMP + NOISE, 1.0)
     assert found is not None
     assert found.feature == "r"
-    # The two samples on either side of the step.
+    # Midway between the two samples on either side of the step.
     below, above = R[R <= 2][-1], R[R > 2][0]
-    assert below <= found.threshold <= above
+    assert found.threshold == pytest.approx((below + above) / 2, rel=1e-12)
     assert found.jump == pytest.approx(2.02, abs=0.1)
 
 
@@ -61,6 +61,15 @@ def test_small_gaps_and_gaps_within_the_noise_are_none():
     # A gap of 0.5 is some ten standard errors.
     assert find_switch(FEATURES, gap + 10 * NOISE, 1.0) is None
     assert find_switch(FEATURES, gap + 10 * NOISE, 1.0, sure=5.0) is not None
+
+
+def test_a_small_gap_without_noise_does_not_win():
+    """Its number of standard errors has no bound."""
+    noise = np.where(R < 3, NOISE, 0.0)
+    gaps = np.where(R > 1.5, 2.0, 0.0) + np.where(R > 4, 0.5, 0.0)
+    found = find_switch({"r": R}, gaps + noise, 1.0)
+    assert found is not None and found.threshold == pytest.approx(1.5, abs=0.02)
+    assert found.jump == pytest.approx(2.0, abs=0.05)
 
 
 def test_few_samples_and_repeated_values_tell_nothing():

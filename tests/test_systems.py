@@ -1,5 +1,6 @@
 """Laws of motion: forces against potentials, symmetries, errors of users' laws."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -11,7 +12,7 @@ import pytest
 from symjax_gn.data.graphs import chain_edges, complete_edges
 from symjax_gn.data.nodes import Nodes, take_nodes
 from symjax_gn.data.space import Space, safe_norm
-from symjax_gn.physics import forces
+from symjax_gn.physics import checking, forces
 from symjax_gn.physics.checking import check_system
 from symjax_gn.physics.systems import (
     SYSTEMS,
@@ -602,6 +603,24 @@ def hidden(r, receiver, sender):
 def test_bad_systems(changes, num_nodes, dim, message):
     with pytest.raises(ValueError, match=message):
         check_system(spring_like(**changes), num_nodes, dim)
+
+
+def test_a_potential_is_symmetric_to_float32():
+    """Shares of the largest energy by which an exchange may change one: rounding, no more."""
+    energy = np.array([0.01, -100.0, 3.0])
+    for change, symmetric in ((1e-3, True), (-1e-3, True), (0.1, False), (-0.1, False)):
+        found = dict(energy=energy, exchanged=energy + np.array([change, 0.0, 0.0]))
+        with (
+            contextlib.nullcontext() if symmetric else pytest.raises(ValueError, match="symmetric")
+        ):
+            checking._check_values(SYSTEMS["spring"], found)
+
+
+def test_one_component_that_is_not_a_number_is_one_too_many():
+    force = np.ones((3, 2))
+    force[1, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite for 1 of 3 sampled pairs"):
+        checking._check_values(SYSTEMS["spring"], dict(force=force))
 
 
 def test_what_is_no_system():

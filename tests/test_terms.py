@@ -698,16 +698,21 @@ def test_later_stages_are_for_laws_that_err_less_or_are_simpler():
     assert R in offered[1][0] and R**2 + 2 * R in offered[1][0]
 
 
-def test_waiting_takes_none_of_the_time():
+@pytest.mark.parametrize(("working", "waiting", "tried"), [(0, 1, 4), (1, 1, 2)])
+def test_waiting_takes_none_of_the_time(monkeypatch, working, waiting, tried):
     """Time limits are seconds of one core, whatever else the machine does."""
-    stages = iter([[[R]], [[R**2]], [[R**3]]])
+    seconds = dict(core=0.0, wall=0.0)
+    monkeypatch.setattr(time, "thread_time", lambda: seconds["core"])
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds["wall"])
+    stages = iter([[[R**power]] for power in range(1, 5)])
 
     def wait(ways):
-        time.sleep(0.2)
+        seconds["core"] += working
+        seconds["wall"] += working + waiting
         return Chosen(tuple(ways[0]), np.array([0.5]), (), ())
 
-    first_exact(stages, wait, until=time.thread_time() + 0.2)
-    assert not list(stages)
+    first_exact(stages, wait, until=1.5)
+    assert len(list(stages)) == 4 - tried
 
 
 def test_laws_that_few_words_describe_are_tried_first():
