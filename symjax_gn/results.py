@@ -24,7 +24,7 @@ from symjax_gn.discovery import (
 )
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
-from symjax_gn.report import plots, records
+from symjax_gn.report import records
 from symjax_gn.settings import Settings
 
 
@@ -155,6 +155,9 @@ class Discovery:
 
     def figures(self) -> dict[str, tuple[str, Any]]:
         """Titles and figures by file name."""
+        # Imported once something is drawn, since matplotlib takes long.
+        from symjax_gn.report import plots
+
         law, table, found = self.distilled, self.table, self.energies
         kept = 1 if found is not None else len(table.components)
         drawn = {"training.png": ("Training", plots.plot_training(self.trained.history, kept))}
