@@ -94,6 +94,7 @@ def test_no_link_of_the_index_page_leads_nowhere():
     assert after == [link for link in before if link.startswith(("https://", "http://"))]
     assert len(after) < len(before)
     assert "CONTRIBUTING.md" in text and "![" not in text
+    assert "*Picture in the repository: The law of a spring" in text
 
 
 def test_the_citation_is_of_this_version():
