@@ -1,8 +1,16 @@
-"""`python -m symjax_gn`, see `command`; its imports take seconds, which Ctrl-C ends at once."""
+"""`python -m symjax_gn` and `symjax-gn`, see `command`; Ctrl-C ends even their imports at once."""
+
+from typing import NoReturn
 
 from symjax_gn.console import end_with, stopping_at_once
 
-if __name__ == "__main__":
+
+def run() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
     with stopping_at_once():
         from symjax_gn.command import main
     end_with(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -37,7 +37,7 @@ from symjax_gn.networks.training import TrainingError
 from symjax_gn.physics.simulation import SimulationError, simulate
 from symjax_gn.physics.systems import SYSTEMS, System, get_system, load_system
 from symjax_gn.pipeline import OUTPUTS, discover
-from symjax_gn.report import plots, records
+from symjax_gn.report import records
 from symjax_gn.report.words import in_short, mark, verdict_words
 from symjax_gn.results import Discovery
 from symjax_gn.settings import PRESETS, Settings, check_settings, preset
@@ -73,7 +73,7 @@ def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
         defaults: settings that differ from those of `Settings`.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m symjax_gn",
+        prog="symjax-gn",
         description=(__doc__ or "").split("\n")[0],
     )
     data = parser.add_argument_group("data")
@@ -219,6 +219,9 @@ def _run_in(folder, args):
     if found.ended_at is not None:
         print(f"training ended after {found.ended_at} steps: a law fits to rounding")
     print_laws(found)
+    # Imported once something is drawn, since matplotlib takes long.
+    from symjax_gn.report import plots
+
     figures = {"trajectories.png": ("Trajectories", plots.plot_trajectories(trajectory))}
     figures |= found.figures()
     seconds = {"simulate": simulated, **found.seconds}

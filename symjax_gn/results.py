@@ -25,7 +25,7 @@ from symjax_gn.discovery import (
 )
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
-from symjax_gn.report import plots, records
+from symjax_gn.report import records
 from symjax_gn.report.words import in_short, mark
 from symjax_gn.settings import Settings
 
@@ -177,6 +177,9 @@ class Discovery:
 
     def figures(self) -> dict[str, tuple[str, Any]]:
         """Titles and figures by file name."""
+        # Imported once something is drawn, since matplotlib takes long.
+        from symjax_gn.report import plots
+
         law, table, found = self.distilled, self.table, self.energies
         marked = mark(self.certificate._asdict())
         drawn: dict[str, tuple[str, Any]] = {}

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import sympy
 from jaxtyping import Array, Float, PRNGKeyArray
-from sympy.integrals.manualintegrate import manualintegrate
 
 from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.nodes import AXES, Nodes
@@ -283,6 +282,8 @@ def integrate(slope: sympy.Expr, variable: str = "r") -> Any:
     what may be negative are of its absolute value: so is the integral of 1 / (1 - r) real
     on both sides of 1.
     """
+    from sympy.integrals.manualintegrate import manualintegrate
+
     plain = sympy.Symbol(variable)
     signed = {
         symbol: sympy.Symbol(str(symbol), positive=True)

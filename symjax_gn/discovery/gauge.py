@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import least_squares
 
 from symjax_gn.data.border import checked
 from symjax_gn.discovery.recording import MessageTable
@@ -109,7 +109,7 @@ def fit_gauge(
             return np.ravel(solve(np.concatenate([[0.0], free]))[1])
 
         starts = [np.zeros(basis.shape[1] - 1), -np.eye(basis.shape[1] - 1)[0]]
-        fits = [least_squares(residual, start, max_nfev=50) for start in starts]
+        fits = [scipy.optimize.least_squares(residual, start, max_nfev=50) for start in starts]
         coefficients[1:] = min(fits, key=lambda fit: fit.cost).x
     solution = solve(coefficients)[0]
     dim = force.shape[1]

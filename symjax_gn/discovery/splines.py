@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.interpolate import BSpline
 
 _DEGREE = 3
 
@@ -52,7 +52,7 @@ def inside(
 
 def design(knots: Float[np.ndarray, " knot"], x: Float[np.ndarray, " sample"]) -> Any:
     """`[sample, part]`, sparse: values of the parts of splines."""
-    return BSpline.design_matrix(inside(knots, x), knots, _DEGREE)
+    return scipy.interpolate.BSpline.design_matrix(inside(knots, x), knots, _DEGREE)
 
 
 class Curve(NamedTuple):
@@ -64,12 +64,12 @@ class Curve(NamedTuple):
 
     def values(self, x: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
         """Values `[sample]`."""
-        return BSpline(self.knots, self.parts, _DEGREE)(inside(self.knots, x))
+        return scipy.interpolate.BSpline(self.knots, self.parts, _DEGREE)(inside(self.knots, x))
 
     def slopes(self, x: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
         """Derivatives `[sample]`."""
         within = inside(self.knots, x)
-        slope = BSpline(self.knots, self.parts, _DEGREE).derivative()(within)
+        slope = scipy.interpolate.BSpline(self.knots, self.parts, _DEGREE).derivative()(within)
         return np.where(within == x, slope, 0.0)
 
     def deviation(

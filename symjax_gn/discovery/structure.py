@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import sympy
-from scipy.optimize import minimize
 
 from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.finishing import FALL, NEEDED, SAME, again, finish, needed, within
@@ -229,7 +229,9 @@ def with_free_exponents(
     simplex = start + _EXPONENT_STEP * np.eye(len(ends) + 1, len(ends), -1)
     options: dict[str, Any] = dict(xatol=1e-4, fatol=1e-6, maxfev=_EXPONENT_FITS * len(ends))
     options["initial_simplex"] = simplex
-    found = minimize(lambda e: trial(e)[0].error, start, method="Nelder-Mead", options=options)
+    found = scipy.optimize.minimize(
+        lambda e: trial(e)[0].error, start, method="Nelder-Mead", options=options
+    )
     if found.fun > solved(rows, train, valid).error / FALL:
         return
     exponents: list[Any] = [sympy.Float(f"{one:.5g}") for one in found.x]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import least_squares
 
 _Residual = Callable[[np.ndarray], np.ndarray]
 
@@ -87,7 +87,7 @@ def fit_constants(
         options["jac"] = derivatives
     try:
         with np.errstate(all="ignore"):
-            return size * least_squares(errors, start / size, **options).x
+            return size * scipy.optimize.least_squares(errors, start / size, **options).x
     except (ValueError, np.linalg.LinAlgError):
         return start
 

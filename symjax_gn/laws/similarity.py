@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import sympy
 from jaxtyping import Float
-from scipy.interpolate import BSpline
 
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.expressions import complexity
@@ -108,7 +108,7 @@ def _fit_smooth(x: Column, others: Sequence[Column], target: Column) -> Fit:
     for pieces in _PIECES:
         knots = np.unique(np.quantile(x, np.linspace(0, 1, pieces + 1)))
         knots = np.concatenate([[knots[0]] * 3, knots, [knots[-1]] * 3])
-        smooth = BSpline.design_matrix(x, knots, 3).toarray()
+        smooth = scipy.interpolate.BSpline.design_matrix(x, knots, 3).toarray()
         fits.append(fit_linear(np.column_stack([*others, smooth]), target))
     best = min(fits, key=lambda fit: fit.left_out)
     few = len(others)

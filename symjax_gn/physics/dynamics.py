@@ -9,11 +9,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
 from jaxtyping import Array, Bool, Float
 
 from symjax_gn.data.border import checked
@@ -356,6 +354,9 @@ def _over_time(function, path):
 
 
 def _adaptive(field, start, time, tolerance, max_steps):
+    # Imported once it is needed, since it takes long.
+    import diffrax
+
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, state, args: field(state)),
         diffrax.Dopri5(),
@@ -402,6 +403,8 @@ def _leapfrog(field, state, force, step) -> Any:
 
 def _midpoint(field, state, force, step) -> Any:
     """The implicit midpoint rule by fixed-point iteration."""
+    import optimistix
+
     dtype = jax.tree.leaves(state)[0].dtype
     tolerance = _FIXED_POINT_TOLERANCE[dtype.itemsize]
 

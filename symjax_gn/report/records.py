@@ -8,11 +8,10 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy
-from matplotlib.figure import Figure
 
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
@@ -27,6 +26,9 @@ from symjax_gn.laws.fronts import Law
 from symjax_gn.laws.julia import julia_versions
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.report.markdown import report_markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PACKAGES = ("symjax_gn", "jax", "jaxlib", "flax", "optax", "diffrax", "jraph")
 _PACKAGES += ("numpy", "scipy", "sympy", "pyoperon", "pysr")
@@ -276,7 +278,7 @@ def _exact_numbers(laws):
 
 
 def write_report(
-    folder: Path, report: Mapping[str, Any], figures: Mapping[str, tuple[str, Figure]]
+    folder: Path, report: Mapping[str, Any], figures: Mapping[str, tuple[str, "Figure"]]
 ) -> None:
     """Write `report.json`, `report.md` and the figures to a folder.
 
