@@ -15,7 +15,8 @@ from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.laws import grammar
 from symjax_gn.laws.export import to_latex, to_numpy_source
 from symjax_gn.laws.expressions import to_jax
-from symjax_gn.laws.symbolic import SymbolicModel, load_law, save_law
+from symjax_gn.laws.law_files import load_law, save_law
+from symjax_gn.laws.symbolic import SymbolicModel
 
 # What SymPy, Python and NumPy use themselves, and what looks like the features of laws.
 FINE = [

@@ -377,7 +377,6 @@ def test_operators_of_ones_own(julia, tmp_path):
         ),
         (dict(options={"loss_function": lambda: 0}), "options must hold what pickle can write"),
     ],
-    ids=str,
 )
 def test_bad_settings_are_errors_at_once(attributes, message):
     with pytest.raises(ValueError, match=message):

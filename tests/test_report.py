@@ -6,7 +6,7 @@ import pytest
 import sympy
 from matplotlib.figure import Figure
 
-from symjax_gn.__main__ import certificate_line
+from symjax_gn.command import certificate_line
 from symjax_gn.data.files import in_one_stroke, open_folder
 from symjax_gn.data.quantities import ACCELERATION, VELOCITY
 from symjax_gn.discovery.certificate import Certificate
