@@ -108,14 +108,15 @@ def test_the_certificate_comes_first(says):
 
 def test_what_cannot_be_told_is_said():
     checks = dict(
-        noise=dict(persistent=None, limit=0.01, holds=None, needs="four recordings"),
+        noise=dict(missing=None, limit=0.01, holds=None, needs="four recordings"),
         explained=dict(law_error=float("inf"), limit=float("nan"), holds=False),
     )
     text = report_markdown(contents(certificate=Certificate("doubt", checks)), {})
     assert "| noise | limit 0.01 | cannot be told: needs four recordings |" in text
     assert "relative error of the law infinite, limit not known | no |" in text
     assert certificate_line(Certificate("doubt", checks)) == (
-        "certificate: doubt; does not hold: explained; cannot be told: noise"
+        "certificate: doubt; does not hold: explained; cannot be told: noise "
+        "(needs four recordings)"
     )
     assert "nan" not in text and "None" not in text
 

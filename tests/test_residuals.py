@@ -10,7 +10,7 @@ from symjax_gn.discovery.residuals import (
     Residuals,
     Share,
     persistence,
-    residuals,
+    residuals_of,
     shared_by_bodies,
     shared_by_moments,
 )
@@ -183,7 +183,7 @@ def recorded(seed, strength):
 
 def test_residuals_are_what_is_left_of_targets():
     """Where bodies are drawn more strongly than the law says it points the same way."""
-    found = residuals(Law(), recorded(0, [1.5, 0.5, 1.0]))
+    found = residuals_of(Law(), recorded(0, [1.5, 0.5, 1.0]))
     np.testing.assert_allclose(found.along[:, :, 0], [[1.0, -1.0, 0.0]] * 6, atol=1e-12)
     assert found.known.tolist() == [[True, True, False]] * 6
     np.testing.assert_allclose(found.left[:, 0], found.target[:, 0])
@@ -192,9 +192,9 @@ def test_residuals_are_what_is_left_of_targets():
 
 def test_residuals_are_in_the_order_of_time_and_no_recording_is_in_two_data_sets():
     one, two = recorded(0, [1.5, 0.5, 2.0]), recorded(1, [1.5, 0.5, 2.0])
-    whole = residuals(Law(), one, two)
+    whole = residuals_of(Law(), one, two)
     np.testing.assert_array_equal(whole.recording, np.repeat(np.arange(4), 3))
     np.testing.assert_array_equal(whole.time, np.tile([0.1, 0.2, 0.3], 4))
-    mixed = residuals(Law(), take(one, np.array([4, 1, 0, 5, 2, 3])), two)
+    mixed = residuals_of(Law(), take(one, np.array([4, 1, 0, 5, 2, 3])), two)
     for mine, other in zip(mixed, whole, strict=True):
         np.testing.assert_array_equal(mine, other)

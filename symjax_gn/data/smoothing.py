@@ -9,9 +9,8 @@ with the number of outputs, and one factorisation serves all series on one grid 
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import linalg, sparse
-from scipy.interpolate import BSpline
 
 _DEGREE = 5
 _PENALTY = 3
@@ -50,7 +49,7 @@ class _Basis(NamedTuple):
     """B-splines on one grid of times, at unit distance of knots."""
 
     knots: np.ndarray
-    values: sparse.csr_array
+    values: scipy.sparse.csr_array
     """[time, coefficient]"""
     gram: np.ndarray
     """Products of values, summed over times: lower diagonals `[diagonal, coefficient]`."""
@@ -94,7 +93,7 @@ def smooth(
             again = _solve(factor, _projected(basis, _values(basis, fitted)))
             for order in range(1, _PENALTY + 1):
                 for found, spline in ((derivatives, fitted), (repeated, again)):
-                    slopes = BSpline(basis.knots, spline, _DEGREE)(x, order)
+                    slopes = scipy.interpolate.BSpline(basis.knots, spline, _DEGREE)(x, order)
                     found[order - 1][:, index] = slopes / unit**order
             free = _freedom(basis, one)[0] * value.shape[2]
             variance[index] = _left(basis, fitted, value[:, index]) / free
@@ -129,25 +128,27 @@ def _basis(x: np.ndarray) -> _Basis:
     # Without those next to the ends there are as many coefficients as places.
     ends = np.concatenate([x[:1], places[3:-3], x[-1:]])
     knots = np.concatenate([x[:1].repeat(_DEGREE), ends, x[-1:].repeat(_DEGREE)])
-    values = BSpline.design_matrix(x, knots, _DEGREE)
+    values = scipy.interpolate.BSpline.design_matrix(x, knots, _DEGREE)
     # Three points of Gauss integrate products of two parabolas exactly.
     points, weights = np.polynomial.legendre.leggauss(3)
     half = np.diff(ends)[:, None] / 2
     at = (ends[:-1, None] + half * (1 + points)).ravel()
-    third = BSpline.design_matrix(at, knots[_PENALTY:-_PENALTY], _DEGREE - _PENALTY)
+    third = scipy.interpolate.BSpline.design_matrix(
+        at, knots[_PENALTY:-_PENALTY], _DEGREE - _PENALTY
+    )
     third = third @ _third_derivative(knots)
-    weighted = sparse.diags_array((half * weights).ravel()) @ third
+    weighted = scipy.sparse.diags_array((half * weights).ravel()) @ third
     return _Basis(knots, values, _lower(values.T @ values), _lower(third.T @ weighted))
 
 
 def _third_derivative(knots):
     """The sparse matrix from coefficients to those of the third derivative."""
-    whole: Any = sparse.eye_array(len(knots) - _DEGREE - 1, format="csr")
+    whole: Any = scipy.sparse.eye_array(len(knots) - _DEGREE - 1, format="csr")
     for order in range(_PENALTY):
         degree = _DEGREE - order
         inside = knots[order : len(knots) - order]
         width = inside[degree + 1 : -1] - inside[1 : -degree - 1]
-        whole = sparse.diags_array(degree / width) @ (whole[1:] - whole[:-1])
+        whole = scipy.sparse.diags_array(degree / width) @ (whole[1:] - whole[:-1])
     return whole
 
 
@@ -159,7 +160,7 @@ def _lower(matrix):
 
 def _factor(basis, smoothness):
     matrix = basis.gram + smoothness * basis.penalty
-    return linalg.cholesky_banded(matrix, lower=True, check_finite=False)
+    return scipy.linalg.cholesky_banded(matrix, lower=True, check_finite=False)
 
 
 def _projected(basis, value):
@@ -170,7 +171,7 @@ def _projected(basis, value):
 def _solve(factor, projected):
     """Coefficients `[coefficient, series, axis]` of the smoothing splines."""
     flat = projected.reshape(len(projected), -1)
-    found = linalg.cho_solve_banded((factor, True), flat, check_finite=False)
+    found = scipy.linalg.cho_solve_banded((factor, True), flat, check_finite=False)
     return found.reshape(projected.shape)
 
 

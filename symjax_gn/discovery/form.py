@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 import sympy
 from jaxtyping import Float
-from scipy.optimize import least_squares
 
 from symjax_gn.data.features import node_features, pair_features
 from symjax_gn.data.nodes import Nodes
@@ -193,7 +193,7 @@ def _fitted(form: Any, truth: Any, error_of: Any, columns: Columns, start: Any) 
         # Where the truth can be met each step takes off most of the error that is left.
         options: Any = dict(jac=slopes, xtol=1e-15, ftol=1e-6, gtol=None, max_nfev=_STEPS)
         with np.errstate(all="ignore"), contextlib.suppress(ValueError, np.linalg.LinAlgError):
-            first = least_squares(residual, first, x_scale="jac", **options).x
+            first = scipy.optimize.least_squares(residual, first, x_scale="jac", **options).x
     return dict(zip(slots, first, strict=True)) if _is_same(residual(first)) else None
 
 
