@@ -218,6 +218,8 @@ def _run_in(folder, args):
     )
     if found.ended_at is not None:
         print(f"training ended after {found.ended_at} steps: a law fits to rounding")
+    if found.parts[0].note:
+        print(found.parts[0].note)
     print_laws(found)
     # Imported once something is drawn, since matplotlib takes long.
     from symjax_gn.report import plots
@@ -235,6 +237,7 @@ def _run_in(folder, args):
         seed=args.seed,
         arguments=arguments(args),
         derived=list(trajectory.derived),
+        remarks=remarks(trajectory),
         failed_simulations=trajectory.failed,
         more_bodies=_measure_more_bodies(other, found),
         drag_without_dissipation=bool(

@@ -126,6 +126,7 @@ class Discovery:
             run["update"] = [records.law_record(law) for law in self.update.selected]
         run.setdefault("strategy", chosen.strategy)
         run["ended_at"] = self.ended_at
+        run["remarks"] = [*run.get("remarks", ()), *filter(None, [test.note])]
         run.setdefault("regressor", chosen.regressor)
         refitted = None
         if self.refit is not None and self.law_error is not None:

@@ -84,7 +84,9 @@ def fails(found):
 def test_what_the_network_does_not_say_is_rejected(data):
     found = checked(data, law(data, SPRING + 1))
     assert found.says == "reject" and not found.checks["explained"]["holds"]
-    assert checked(data, None).says == "reject"
+    none = checked(data, None)
+    assert none.says == "reject" and none.checks["known"]["holds"] is None
+    assert "raw messages" in none.checks["known"]["needs"]
     # Three times as much as the network, and 1.1 times that.
     for times, says in ((2.9, "doubt"), (3.4, "reject")):
         wrong = law(data, SPRING * (1 + times * 0.01))

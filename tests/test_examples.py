@@ -102,6 +102,9 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
     assert read["recovered"] is None
     assert read["derived"] == ["acceleration"]
     assert "no verdict" in capsys.readouterr().out
+    (remark,) = read["remarks"]
+    assert "differentiated: acceleration" in remark
+    assert f"- {remark}" in (out / "report.md").read_text()
 
 
 def test_positions_are_all_it_takes(potential, tmp_path, spring_trajectory):

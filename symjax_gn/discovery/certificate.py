@@ -162,14 +162,17 @@ def certify(
     """
     own = None if network is None else float(np.nanmean(relative_errors(network, test)))
     nothing = float(np.nanmean(_relative(np.zeros(np.shape(test.target)), test)))
-    errors = None if law is None else relative_errors(law, test)
-    error = np.inf if errors is None else float(np.nanmean(errors))
+    if law is None:
+        needs = "a law of the data's own quantity: of raw messages there is none"
+        return Certificate("reject", dict(known=_cannot_tell("law_error", _KNOWS * nothing, needs)))
+    errors = relative_errors(law, test)
+    error = float(np.nanmean(errors))
     checks = dict(known=_at_most("law_error", error, _KNOWS * nothing, of_nothing=nothing))
     if own is not None:
         limit = _SAYS * own + ROUNDING
         checks["explained"] = _at_most("law_error", error, limit, network_error=own)
     knows = own is None or error <= _SAYS_NOT * (own + ROUNDING)
-    if law is None or errors is None or not (checks["known"]["holds"] and knows):
+    if not (checks["known"]["holds"] and knows):
         return Certificate("reject", checks)
     checks["structure"] = _structure(law, test, error)
     if test.quantity.vector:

@@ -73,8 +73,8 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
                 f"{compared['softening']}.",
                 "",
             ]
-    if report.get("derived"):
-        lines += [f"Not given, so differentiated or assumed: {', '.join(report['derived'])}.", ""]
+    if report.get("remarks"):
+        lines += [*(f"- {remark}" for remark in report["remarks"]), ""]
     if report.get("failed_simulations"):
         lines += [f"{report['failed_simulations']} simulations failed and were left out.", ""]
     error = report["test_error"]
