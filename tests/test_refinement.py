@@ -138,7 +138,8 @@ def test_the_budget_and_the_rounds_are_limits():
 
 def test_when_time_is_over_one_law_is_fitted():
     counting = Counting(lambda candidate: 1.0)
-    rows = improve([(R,), (M,)], counting, RULES.values(), until=-math.inf)
+    rule = lambda expression: iter([R * M])  # noqa: E731
+    rows = improve([(R,), (M,)], counting, [rule], until=-math.inf)
     assert counting.asked == [(R,)] and len(rows) == 1
 
 
