@@ -195,7 +195,7 @@ def test_where_a_law_has_no_value_nothing_is_left():
         def predict(self, graphs):
             return super().predict(graphs) * np.array([1.0, np.nan, 1.0])[:, None]
 
-    found = residuals(Broken(), recorded(0, [1.5, 0.5, 2.0]))
+    found = residuals_of(Broken(), recorded(0, [1.5, 0.5, 2.0]))
     assert found.known.tolist() == [[True, False, True]] * 6
     for x in (found.left, found.along, found.target):
         assert np.all(x[:, 1] == 0) and np.all(np.isfinite(x))
