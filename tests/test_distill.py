@@ -348,9 +348,10 @@ def test_laws_along_a_basis_are_laws_along_the_axes():
     expected = (-2 - features["m_i"] / pace)[:, None] * velocity
     for law, column in zip(laws, expected.T, strict=True):
         np.testing.assert_allclose(evaluate(law, features), column, rtol=1e-9)
-    # A body at rest feels no linear drag.
+    # A body at rest feels no drag, linear or with a quadratic part.
     rest = features | {"vx_i": np.zeros(COUNT), "vy_i": np.zeros(COUNT)}
-    assert np.all(evaluate(combined([-2.0 * speed], motion)[0], rest) == 0)
+    for law in (-2.0 * speed, -2.0 * speed - 0.5 * speed**2):
+        assert np.all(evaluate(combined([law], motion)[0], rest) == 0)
     assert np.all(along_velocity(rest, 2).vectors == 0)
     assert along_velocity({"r": pace}, 2) is None
 

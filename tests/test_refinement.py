@@ -7,7 +7,7 @@ import pytest
 import sympy
 
 from symjax_gn.discovery.selection import pick
-from symjax_gn.laws import fitting
+from symjax_gn.laws import fitting, refinement
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import RegressionError, make_front
 from symjax_gn.laws.refinement import Rated, SampleObjective, improve, refine
@@ -134,6 +134,39 @@ def test_the_budget_and_the_rounds_are_limits():
     assert run(budget=3) == 4
     assert run(rounds=1) == 3
     assert run(rounds=2) > 3
+
+
+def test_when_time_is_over_one_law_is_fitted():
+    counting = Counting(lambda candidate: 1.0)
+    rule = lambda expression: iter([R * M])  # noqa: E731
+    rows = improve([(R,), (M,)], counting, [rule], until=-math.inf)
+    assert counting.asked == [(R,)] and len(rows) == 1
+
+
+def test_of_laws_that_err_alike_the_first_stays():
+    """Nearer than half of what a constant must lower the error by."""
+    for share, kept in ((0.9999, R), (0.999, M)):
+        errors = {R: 1.0, M: share}
+        counting = Counting(lambda candidate, errors=errors: errors[candidate[0]])
+        (row,) = improve([(R,)], counting, [lambda expression: iter([M])], per_constant=1e-3)
+        assert row.candidate == (kept,)
+
+
+def test_a_refinement_has_the_limits_that_it_is_given(monkeypatch):
+    given = {}
+
+    def loop(candidates, objective, rules, **options):
+        given.update(options, candidates=candidates)
+        return [Rated(1, 0.5, (R,), 0.5), Rated(3, 0.4, (2 * R,), 0.4)]
+
+    monkeypatch.setattr(refinement, "improve", loop)
+    found = refined([R], gain=0.1, rounds=3, budget=7)
+    assert (given["gain"], given["rounds"], given["budget"]) == (0.1, 3, 7)
+    assert given["candidates"] == [(R,)]
+    # One constant more lowers the error of 400 samples of noise by 1 / 200 in 19 of 20 cases.
+    assert given["per_constant"] == pytest.approx(4 / 400)
+    assert [law.mae for law in found] == [0.5, 0.4]
+    assert len(refined([R], gain=0.3)) == 1
 
 
 def test_nothing_is_fitted_twice():

@@ -239,9 +239,11 @@ def test_each_check_has_its_own_answer():
 def test_a_refit_says_what_the_error_was_and_what_it_is():
     law = 2 * R - 1.98
     nothing = (sympy.Integer(0),)
-    found = records.Refit((law * DX / R,), nothing, law, R, law, error=0.0125, error_before=0.25)
+    force = law * DX / R
+    found = records.Refit((force,), nothing, law, R, law, error=0.0125, error_before=0.25)
     record = records.refit_record(found, 0.0625)
     assert (record["error"], record["error_before"], record["law_error"]) == (0.0125, 0.25, 0.0625)
+    assert (record["components"], record["one_body"]) == ([str(force)], ["0"])
     text = report_markdown(contents(refit=record), {})
     assert "goes from 0.25 to 0.0125" in text.replace("\n", " ") and "0.0625" in text
 

@@ -190,6 +190,17 @@ def test_residuals_are_what_is_left_of_targets():
     np.testing.assert_allclose(found.left[:, 1], -found.target[:, 1])
 
 
+def test_where_a_law_has_no_value_nothing_is_left():
+    class Broken(Law):
+        def predict(self, graphs):
+            return super().predict(graphs) * np.array([1.0, np.nan, 1.0])[:, None]
+
+    found = residuals_of(Broken(), recorded(0, [1.5, 0.5, 2.0]))
+    assert found.known.tolist() == [[True, False, True]] * 6
+    for x in (found.left, found.along, found.target):
+        assert np.all(x[:, 1] == 0) and np.all(np.isfinite(x))
+
+
 def test_residuals_are_in_the_order_of_time_and_no_recording_is_in_two_data_sets():
     one, two = recorded(0, [1.5, 0.5, 2.0]), recorded(1, [1.5, 0.5, 2.0])
     whole = residuals_of(Law(), one, two)

@@ -16,7 +16,7 @@ STEP = jax.jit(step, static_argnames="recipe")
 
 
 class Springs:
-    """Bodies that are bound to one place: a = -k x, and dH/dp = c p."""
+    """Bodies bound to one place: a = -k x, and dH/dp = c p; edges send their numbers."""
 
     inputs, variational, level, message_dim = "relative", False, "node", 1
 
@@ -24,14 +24,14 @@ class Springs:
         return dict(k=jnp.float32(1.5), c=jnp.float32(1.25))
 
     def apply(self, params, graphs, mask, key):
-        nodes, sent = graphs.nodes, jnp.zeros((len(graphs.senders), 1))
+        nodes, sent = graphs.nodes, jnp.arange(12.0)[:, None]
         return Prediction(
             -params["k"] * nodes.position, sent, velocity=params["c"] * nodes.velocity
         )
 
 
 def batch():
-    """Two graphs of three bodies with k = 2 and c = 1; one body's target is not known."""
+    """Two graphs with k = 2 and c = 1; one body's target is not known, two edges are padding."""
     rng = np.random.default_rng(0)
     position, velocity = rng.normal(size=(2, 2, 3, 2)).astype(np.float32)
     target = -2 * position
@@ -39,17 +39,20 @@ def batch():
     mask[1, 2] = False
     target[1, 2], velocity[1, 2] = 1e6, -1e6
     graphs = stack_graphs(Nodes(position, velocity, {}), *complete_edges(3))
+    graphs = graphs._replace(n_node=np.array([[3, 0]] * 2), n_edge=np.array([[6, 0], [4, 2]]))
     return Dataset(graphs, target, mask, np.arange(2)), position[mask], velocity[mask]
 
 
-def test_a_body_whose_target_is_not_known_has_no_say():
+def test_bodies_whose_target_is_not_known_and_padding_have_no_say():
     data, x, v = batch()
-    recipe = Recipe(Springs(), loss="absolute", optimizer=optax.sgd(0.1))
+    recipe = Recipe(Springs(), "l1", loss="absolute", optimizer=optax.sgd(0.1))
     state = init(jax.random.key(0), recipe, data.graphs)
     after, info = STEP(state, data, recipe)
     of_target, of_velocity = (np.mean(np.sum(np.abs(y), axis=1)) for y in (x, v))
     # float32, as is what follows.
     assert info.loss == pytest.approx(0.5 * of_target + 0.25 * of_velocity, rel=1e-6)
+    # The mean of 0 to 9.
+    assert info.penalty == 4.5
     # Downhill: k to 2, c to 1.
     found = after.params["network"]
     assert found["k"] == pytest.approx(1.5 + 0.1 * of_target, rel=1e-6)

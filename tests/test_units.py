@@ -8,6 +8,7 @@ import pytest
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.graphs import complete_edges, stack_graphs
 from symjax_gn.data.nodes import Nodes
+from symjax_gn.data.space import Space
 from symjax_gn.data.units import Scales, feature_scale, measure_scales, normalise, typical_size
 
 
@@ -40,6 +41,17 @@ def test_inside_a_model_each_quantity_is_in_its_scale():
     np.testing.assert_allclose(2 * inside.nodes.velocity, data.nodes.velocity)
     np.testing.assert_allclose(4 * inside.target, data.target)
     np.testing.assert_allclose(2 * inside.nodes.properties["charge"], data.nodes.charge)
+
+
+def test_distances_in_a_box_are_through_its_faces():
+    data = three_bodies()
+    nodes = data.nodes._replace(position=np.array([[[0.5], [9.5], [1.5]]]))
+    graphs = data.graphs._replace(nodes=nodes)
+    boxed = dataclasses.replace(data, graphs=graphs, space=Space((10.0,)))
+    # Of 1, 1 and 2; as the crow flies they were 1, 8 and 9.
+    scales = measure_scales(boxed)
+    assert scales.length == 1.0
+    assert normalise(boxed, scales._replace(length=4.0)).space.box == (2.5,)
 
 
 def test_what_is_typical_is_no_mean():

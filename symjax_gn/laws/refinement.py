@@ -246,7 +246,6 @@ def refine(
     *,
     weight: Column | None = None,
     gain: float = 0.1,
-    enough: float = math.inf,
     rounds: int = 8,
     budget: int = FITS,
 ) -> ParetoFront:
