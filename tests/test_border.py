@@ -87,7 +87,7 @@ def test_members_are_named_and_numbered_right():
 
 def test_edges_are_given_or_made(spring_trajectory):
     ends = sgn.complete_edges(4)
-    with pytest.raises(ValueError, match="leave one of the two out"):
+    with pytest.raises(ValueError, match="or a cutoff, not both"):
         sgn.make_dataset(spring_trajectory, *ends, cutoff=1.0)
 
 
