@@ -133,7 +133,7 @@ def test_the_papers_plain_setting_with_raw_messages(script, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--preset", "paper", "--searches", "1"]
     assert script.main([*options, "--out", str(out), *QUICK]) == 0
-    assert "message 1: " in capsys.readouterr().out
+    assert "message 1 (rejected): " in capsys.readouterr().out
     read = json.loads((out / "report.json").read_text())
     assert read["arguments"]["gauge"] == "messages" and "out" not in read["arguments"]
     assert read["refit"] is None

@@ -261,7 +261,7 @@ def test_bad_blocks():
     named = Nodes(halos.position, None, {"known": halos.mass})
     with pytest.raises(ValueError, match="Nodes have a property 'known'"):
         block_graphs(named, halos.mass, 20.0, quantity=Quantity("depth"), size=8)
-    with pytest.raises(ValueError, match="Nodes need positions"):
+    with pytest.raises(ValueError, match="neither positions nor properties"):
         block_graphs(Nodes(None, None, {}), np.zeros(9), 1.0, quantity=Quantity("x"))
 
 

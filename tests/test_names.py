@@ -11,6 +11,7 @@ from symjax_gn.data.features import parse_feature
 from symjax_gn.data.graphs import GraphsTuple, complete_edges, stack_graphs
 from symjax_gn.data.names import WORDS, check_property_names
 from symjax_gn.data.nodes import Nodes, check_nodes
+from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.laws import grammar
 from symjax_gn.laws.export import to_latex, to_numpy_source
@@ -37,7 +38,11 @@ def law_of(name):
     """A law of a pair, of one body and of elements, with one property."""
     i, j, own = (sympy.Symbol(one) for one in (f"{name}_i", f"{name}_j", name))
     pair = SymbolicModel((i * j / (2.5 + sympy.sqrt(j)),), (sympy.Symbol("e_0") / i,))
-    return pair, SymbolicModel((own * sympy.exp(-own / 3),), (sympy.Symbol("e_0"),), "nodes")
+    return pair, of_sets(own * sympy.exp(-own / 3))
+
+
+def of_sets(message):
+    return SymbolicModel((message,), (sympy.Symbol("e_0"),), "nodes", Quantity("z", "graph"))
 
 
 @pytest.mark.parametrize("name", FINE)
@@ -101,7 +106,7 @@ def test_names_are_refused_wherever_data_enter(name):
 
 @pytest.mark.parametrize("name", ["lambda", "sign", "größe", "pi"])
 def test_a_law_that_could_not_be_read_back_is_not_written(tmp_path, name):
-    law = SymbolicModel((sympy.Symbol(name),), (sympy.Symbol("e_0"),), "nodes")
+    law = of_sets(sympy.Symbol(name))
     with pytest.raises(ValueError, match="Rename it"):
         save_law(tmp_path / "law.json", law)
     assert not list(tmp_path.iterdir())

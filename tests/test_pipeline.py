@@ -261,8 +261,8 @@ def test_whatever_is_given_becomes_a_dataset(spring_trajectory, spring_dataset):
         ("spring", None, "got str"),
         (sets(3), None, "name of what is to be predicted"),
         (sets(3), "y", "Unknown target 'y'"),
-        ([], "z", "empty list"),
-        ([1, 2], "z", "must be a jraph.GraphsTuple"),
+        ([], "z", "no graphs to learn from"),
+        ([1, 2], "z", "graphs must be a GraphsTuple or a list"),
     ],
 )
 def test_data_that_cannot_be_used(data, target, message):

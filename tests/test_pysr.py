@@ -353,8 +353,8 @@ def test_operators_of_ones_own(julia, tmp_path):
         (dict(maxsize=6), "maxsize must be a whole number of at least 7, got 6"),
         (dict(options={"maxsize": 3}), "maxsize must be a whole number of at least 7, got 3"),
         (dict(iterations=0), "iterations must be a whole number of at least 1, got 0"),
-        (dict(seed=2**32), "seed must be a whole number of at most 4294967295, got 4294967296"),
-        (dict(options={"random_state": 2**40}), "seed must be a whole number of at most"),
+        (dict(seed=2**32), "seed must be at most 4294967295, got 4294967296"),
+        (dict(options={"random_state": 2**40}), "seed must be .*at most"),
         (dict(procs=0), "procs must be a whole number of at least 1, got 0"),
         (dict(cluster_manager="slrum"), "Unknown cluster manager 'slrum'. Did you mean 'slurm'"),
         (dict(options=[1]), "options must be a Mapping"),
@@ -435,7 +435,9 @@ def test_searches_with_pysr_run_in_a_worker_that_stays(stand_in, monkeypatch):
             (front,) = search([engine], [Problem(FEATURES, TARGET, np.ones(400))], processes)
             pids.add(float(front.laws[0].expression / R))
         # Tables are searched without `search`.
-        (law,) = next(tables._direct(next(tables._views(FEATURES, TARGET)), [engine], ("+",)))
+        (law,) = next(
+            tables._direct(next(tables._views(FEATURES, TARGET, np.ones(400))), [engine], ("+",))
+        )
         pids.add(float(law / R))
     finally:
         shutdown_workers()

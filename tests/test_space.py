@@ -235,7 +235,7 @@ def test_good_nodes_pass():
     check_nodes(bodies(5, 3), "the test")
     check_nodes(bodies(), "the test")
     check_nodes(jax.tree.map(jnp.asarray, bodies(3)), "the test")
-    check_nodes(Nodes(None, None, {"x": np.zeros((7, 2))}), "the test")
+    check_nodes(Nodes(None, None, {"a": np.zeros((7, 2))}), "the test")
     check_nodes(Nodes(np.zeros((3, 1)), None, {}), "the test")
     check_nodes(Nodes([[0, 1], [2, 3]], None, {"kind": np.array([True, False])}), "the test")
 
@@ -245,7 +245,7 @@ def test_good_nodes_pass():
     [
         ((np.zeros((3, 2)), None, {}), "must be symjax_gn.Nodes, got <class 'tuple'>"),
         (Nodes(None, None, {}), "neither positions nor properties"),
-        (Nodes(np.zeros(()), None, {}), r"must have shape \[..., dim\], got a number"),
+        (Nodes(np.zeros(()), None, {}), r"1 to 3 dimensions, \[..., dim\], got the shape \(\)"),
         (bodies(3)._replace(velocity=np.zeros((3, 3))), r"agree in shape, got \(3, 2\) and \(3, 3"),
         (bodies(3)._replace(properties=np.ones(3)), "must be a dict of arrays by name, got an arr"),
         (bodies(3)._replace(properties=None), "must be a dict of arrays by name, got None"),

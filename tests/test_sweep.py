@@ -82,11 +82,11 @@ def test_a_member_is_what_fit_gives(strategy):
 
 def test_lots_do_not_matter_and_shapes_are_compiled_for_once():
     members = grid(learning_rate=[1e-3, 1e-2, 3e-2], seed=[1])
-    before = sweeping._interval._cache_size()
+    before = sweeping._interval.__wrapped__._cache_size()
     alone = swept(members, at_once=1)
-    assert sweeping._interval._cache_size() <= before + 1
+    assert sweeping._interval.__wrapped__._cache_size() <= before + 1
     other = swept(grid(focus=[1.0, 2.0, 4.0]), at_once=1)
-    assert sweeping._interval._cache_size() <= before + 1
+    assert sweeping._interval.__wrapped__._cache_size() <= before + 1
     together = swept(members, at_once=2)
     chex.assert_trees_all_close(alone.trained.params, together.trained.params, **CLOSE)
     assert (alone.at_once, together.at_once, other.at_once) == (1, 2, 1)

@@ -235,13 +235,13 @@ def test_units_do_not_matter(spring_parts):
 def test_one_compilation_whatever_the_numbers(spring_parts):
     # No other test has this recipe.
     options = TINY | dict(strategy="l1", model=tiny("l1"), loss="absolute")
-    before = training._interval._cache_size()
+    before = training._interval.__wrapped__._cache_size()
     errors = []
     for key in ("learning_rate", "penalty_weight"):
         for value in (1e-3, 1e-2, 10.0 if key == "penalty_weight" else 0.1):
             result = training.fit(jax.random.key(0), *spring_parts[:2], **options | {key: value})
             errors.append(result.history.validation_error[-1])
-    assert training._interval._cache_size() == before + 1
+    assert training._interval.__wrapped__._cache_size() == before + 1
     # A learning rate of 0.01 and a penalty of 0.001 are what it has anyway.
     assert len(set(errors)) == 5
 

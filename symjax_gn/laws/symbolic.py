@@ -94,7 +94,7 @@ class SymbolicModel:
     conservative = False
 
     def __post_init__(self):
-        check_fields(self)
+        check_fields(self, but=("message", "update"))
         check_choice("kind of elements", self.elements, ELEMENTS)
         for name in ("message", "update"):
             object.__setattr__(self, name, _as_expressions(name, getattr(self, name)))
