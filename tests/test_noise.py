@@ -26,6 +26,7 @@ def test_the_spread_of_errors_says_how_accelerations_are_weighted(grows, share):
     gap = 0.02 * size * np.random.default_rng(0).normal(size=bodies.target.shape)
     found = noise.noise_share(bodies._replace(target=bodies.target + gap), bodies.target)
     assert found == pytest.approx(share, rel=0.3)
+    assert noise.noise_share(bodies, bodies.target) == SHARE
     # A body of typical acceleration has the same weight, whatever the share.
     usual = np.argmin(np.abs(length[:, 0] - np.median(length)))
     weights = [reweighted(bodies, bodies.target, x).weight[usual] for x in (SHARE, 1.0, 100.0)]

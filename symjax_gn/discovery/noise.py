@@ -45,6 +45,8 @@ def noise_share(bodies: Bodies, predicted: Float[np.ndarray, "node dim"]) -> flo
     """
     known = bodies.weight > 0
     left = np.linalg.norm(bodies.target - predicted, axis=1)[known]
+    if not np.any(left):
+        return SHARE
 
     def unlikely(share):
         weight = reweighted(bodies, predicted, share).weight[known]
