@@ -445,5 +445,5 @@ def _looked_for(bodies: Bodies) -> Sequence[Term]:
     vectors = pair_vectors(bodies.pairs, dim)[:_VECTORS]
     some = {name: column[:_SOME] for name, column in bodies.pairs.items()}
     found = [Term(vector, one, True) for vector in vectors]
-    found += [Term(vectors[0], way, True) for way in couplings(some, "ij")[1:_COUPLINGS]]
+    found += [Term(vectors[0], way, True) for way in couplings(some, "ij", _COUPLINGS)[1:]]
     return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.nodes, dim))]

@@ -5,6 +5,7 @@ of the bodies, the vector a direction that the bodies define, and the kernel a f
 one variable that is found from the data.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -212,7 +213,7 @@ def body_vectors(columns: Columns, dim: int) -> list[Vector]:
     return [Vector(name, tuple(map(sympy.sympify, way)), x) for name, way, x in found]
 
 
-def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
+def couplings(columns: Columns, ends: str, most: int | None = None) -> list[sympy.Expr]:
     """Ways in which properties may enter a term, the simplest first.
 
     Products over properties of: powers of both bodies' values, and for pairs powers of their
@@ -222,16 +223,19 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
     Args:
         columns: features of pairs or bodies, of which some are looked at.
         ends: "ij" for pairs, "i" for bodies.
+        most: how many are wanted; None: all.
     """
-    lists = []
-    for stem, *both in _varied(columns, ends):
-        entries = _entries(stem, ends, all(np.all(column > 0) for column in both))
-        lists.append(sorted(entries, key=complexity))
+    stems = [
+        (stem, all(bool(np.all(column > 0)) for column in both))
+        for stem, *both in _varied(columns, ends)
+    ]
+    products = _products(tuple(stems), ends)
     some = {name: column[:: max(1, len(column) // _SOME)] for name, column in columns.items()}
     found: list[sympy.Expr] = []
-    products = {sympy.Mul(*factors) for factors in _combined(lists)}
     seen = np.zeros((len(products), len(next(iter(some.values())))))
-    for one in sorted(products, key=lambda product: (complexity(product), str(product))):
+    for one in products:
+        if len(found) == most:
+            break
         with np.errstate(all="ignore"):
             column = values(one, some)
             flat = column / np.linalg.norm(column)
@@ -242,6 +246,14 @@ def couplings(columns: Columns, ends: str) -> list[sympy.Expr]:
         seen[len(found)] = flat
         found.append(one)
     return found
+
+
+@functools.cache
+def _products(stems: tuple[tuple[str, bool], ...], ends: str) -> tuple[Any, ...]:
+    """Products of what properties enter by, the simplest first; whether each is positive."""
+    lists = [sorted(_entries(stem, ends, positive), key=complexity) for stem, positive in stems]
+    products = {sympy.Mul(*factors) for factors in _combined(lists)}
+    return tuple(sorted(products, key=lambda product: (complexity(product), str(product))))
 
 
 def positive_stems(columns: Columns, ends: str) -> list[str]:
