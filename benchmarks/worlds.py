@@ -161,13 +161,14 @@ def fast_drive(seed, recordings, every):
 
 
 def delayed(seed, recordings, every):
-    """Bodies feel where the others were 0.2 before."""
+    """Bodies feel where the others were 0.2 before; drag by v |v| takes what that feeds in."""
 
     def force(world):
         x = world.past[0] if len(world.past) == _REMEMBERED else world.x
         way, r = world.pairs(x, world.x)
         size = 2 * (r - 1) / r * (1 - np.eye(4))
-        return np.sum(size[..., None] * way, axis=2)
+        drag = 0.3 * np.linalg.norm(world.v, axis=-1, keepdims=True) * world.v
+        return np.sum(size[..., None] * way, axis=2) - drag
 
     return _record(World(seed, recordings), force, every)
 
