@@ -157,6 +157,16 @@ def test_a_line_has_no_acceleration():
     np.testing.assert_allclose(found.first[0, 10, 0], [1.0, -2.0])
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_short_line_is_not_too_coarse(seed):
+    """Its second derivative is rounding, of which splines keep little when they are repeated."""
+    rng = np.random.default_rng(seed)
+    time, (start, rate) = np.linspace(0, 5, 12), rng.normal(size=(2, 3, 1, 2, 2))
+    found = differentiate(time, start + rate * time[:, None, None], 2)
+    # Rounding of positions of size 10, twice divided by steps of 0.5.
+    assert np.nanmax(np.abs(found.second)) < 1e-13
+
+
 def test_bodies_that_turn_have_accelerations_that_turn():
     time = np.arange(100) / 10
     position = noisy(waves(time), 0.01)

@@ -170,11 +170,15 @@ def test_searches_run_side_by_side_and_can_be_stopped():
 
 def test_an_interrupt_stops_the_search_that_is_waited_for():
     code = (
-        "import os, signal, threading, numpy as np\n"
-        "from symjax_gn.laws.evolution import evolve\n"
+        "import os, signal, threading, time, numpy as np\n"
+        "from symjax_gn.laws.evolution import _running, evolve\n"
         # Where tests run under nohup, cron or the like, SIGINT is ignored from the start.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "def interrupt():\n"
+        "    while not _running:\n"
+        "        time.sleep(0.001)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=interrupt).start()\n"
         "r = np.linspace(1.0, 2.0, 500)\n"
         "limits = dict(max_length=30, evaluations=10**9)\n"
         "try:\n"

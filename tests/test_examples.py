@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -382,6 +383,53 @@ def test_the_notebook_runs_from_end_to_end():
     shown = notebook.cells[7].outputs[-1]["data"]
     assert "certificate" in shown["text/plain"]
     assert "image/png" in notebook.cells[9].outputs[-1]["data"]
+
+
+def said_by(program):
+    """What a program prints, for which SIGINT is not ignored at its start."""
+    begin = "import os, signal, time; from symjax_gn import console;"
+    begin += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", begin + textwrap.dedent(program)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_an_interrupt_that_a_callback_drops_comes_again():
+    done = said_by(
+        """
+        class Dropping:
+            def __init__(self, error):
+                self.error = error
+            def __del__(self):
+                raise self.error
+        try:
+            with console.never_swallowed():
+                Dropping(ValueError("mine"))
+                print("went on", flush=True)
+                Dropping(KeyboardInterrupt())
+                time.sleep(600)
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert done.stdout == "went on\ninterrupted\n", done.stderr
+    assert "ValueError: mine" in done.stderr and "KeyboardInterrupt" not in done.stderr
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    done = said_by(
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with console.stopping_at_once():
+            os.kill(os.getpid(), signal.SIGINT)
+            print("went on", flush=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with console.stopping_at_once():
+            os.kill(os.getpid(), signal.SIGINT)
+            print("went on")
+        """
+    )
+    assert (done.returncode, done.stdout) == (130, "went on\n"), done.stderr
+    assert done.stderr == "\ninterrupted\n"
 
 
 def test_after_an_interruption_the_process_ends_at_once():

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -249,9 +248,10 @@ def test_workers_stay_between_searches(monkeypatch):
 
 
 BUSY = """
-    import os, signal, sys, time
+    import os, signal, sys, threading, time
     import numpy as np
     from symjax_gn.laws.engines import OperonRegressor
+    from symjax_gn.laws.evolution import _running
     from symjax_gn.laws.searching import Problem, search, shutdown_workers
 
     class Busy:
@@ -264,10 +264,14 @@ BUSY = """
                 pass
             os.write(1, b"has come to its end\\n")
 
+    def tell():
+        while len(_running) < 2:
+            time.sleep(0.001)
+        os.write(1, f"at work {os.getpid()}\\n".encode())
+
     class Long(OperonRegressor):
         def fit(self, features, target):
-            # One write: lines of two threads must not mix.
-            os.write(1, f"at work {os.getpid()}\\n".encode())
+            threading.Thread(target=tell, daemon=True).start()
             return super().fit(features, target)
 
     def stop(*_):
@@ -306,7 +310,6 @@ def test_no_process_is_left_at_work(where, how):
             lines = [process.stdout.readline().split() for _ in range(2)]
             workers = {int(line[-1]) for line in lines}
             assert (process.pid in workers) == (where == "threads")
-            time.sleep(0.3)
             process.send_signal(getattr(signal, how))
             # Ends where the last of the processes does, for all write to the same pipe.
             out, err = process.communicate()
