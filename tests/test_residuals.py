@@ -2,10 +2,12 @@ import math
 
 import numpy as np
 import pytest
+import sympy
 
-from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.datasets import Dataset, make_dataset, take
 from symjax_gn.data.graphs import complete_edges, stack_graphs
 from symjax_gn.data.nodes import Nodes
+from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.discovery.residuals import (
     Residuals,
     Share,
@@ -14,6 +16,7 @@ from symjax_gn.discovery.residuals import (
     shared_by_bodies,
     shared_by_moments,
 )
+from symjax_gn.laws.symbolic import SymbolicModel
 
 RECORDINGS, MOMENTS, BODIES = 6, 60, 4
 SHAPE = RECORDINGS, MOMENTS, BODIES, 2
@@ -209,3 +212,20 @@ def test_residuals_are_in_the_order_of_time_and_no_recording_is_in_two_data_sets
     mixed = residuals_of(Law(), take(one, np.array([4, 1, 0, 5, 2, 3])), two)
     for mine, other in zip(mixed, whole, strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_bodies_that_come_and_go_are_not_mixed():
+    """Each body is pulled its own way, and the first is not there at every second moment."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 40, 4, 2))
+    pull = np.broadcast_to([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], x.shape)
+    run = trajectory_from_arrays(np.arange(40.0), x, x, pull)
+    x = x.copy()
+    x[:, ::2, 0] = np.nan
+    gone = trajectory_from_arrays(np.arange(40.0), x, x, pull, missing="body")
+    still = SymbolicModel([sympy.Symbol("dx") * 0] * 2, list(sympy.symbols("e_0 e_1")))
+    for one in (run, gone):
+        left = residuals_of(still, make_dataset(one))
+        # Each direction is always the same, less what may be chance.
+        assert shared_by_bodies(left).found > 0.8
+        assert persistence(left).found > 0.8

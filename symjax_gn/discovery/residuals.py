@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from symjax_gn.data.datasets import Dataset
+from symjax_gn.data.graphs import node_mask
 from symjax_gn.model import Predictor, batches, known_targets
 
 # Moments that follow each other, up to so many apart, are compared; noise of accelerations that
@@ -37,7 +38,7 @@ class Residuals(NamedTuple):
     known: Bool[np.ndarray, "graph node"]
     """Where something is left of a known target."""
     recording: Int[np.ndarray, " graph"]
-    """The number of the recording."""
+    """The number of the recording; it is another where bodies came or went."""
     time: Float[np.ndarray, " graph"] | None
     """Moments, or None where there are none."""
 
@@ -76,7 +77,7 @@ def residuals_of(law: Predictor, *datasets: Dataset) -> Residuals:
 
 
 def _residuals(law, dataset, number):
-    """What is left of one data set; recordings are pairs of its number and theirs."""
+    """What is left of one data set; recordings are its number, theirs, and that of bodies."""
     predicted = predictions(law, dataset)
     target = np.asarray(dataset.target, np.float64)
     known = known_targets(dataset)
@@ -88,7 +89,11 @@ def _residuals(law, dataset, number):
     predicted = _units(np.where(known[..., None], predicted, 0.0))
     along = np.sum(left * predicted, axis=-1, keepdims=True)
     time = None if dataset.time is None else np.asarray(dataset.time, np.float64)
-    recording = np.stack([np.full(len(dataset), number), np.asarray(dataset.group)], axis=1)
+    there = node_mask(dataset.graphs)
+    # Bodies that are there come first, so that others have their places once one is gone.
+    bodies = np.zeros(len(dataset), int) if there is None else np.sum(there, axis=1)
+    group = np.asarray(dataset.group)
+    recording = np.stack([np.full(len(dataset), number), group, np.asarray(bodies)], axis=1)
     return Residuals(left, along, target, known, recording, time)
 
 
