@@ -17,10 +17,11 @@ from _results import commit, open_out, save
 from zoo_laws import LAWS
 
 import symjax_gn as sgn
-from symjax_gn.discovery.bodies import gather, reweighted
-from symjax_gn.discovery.objective import OnKernels
-from symjax_gn.discovery.terms import Term, couplings, pair_vectors
+from symjax_gn.discovery.objective import OnFormulas
+from symjax_gn.discovery.terms import Term, as_law, couplings, pair_vectors
 from symjax_gn.laws.expressions import constants
+from symjax_gn.laws.samples import gather, reweighted
+from symjax_gn.laws.shapes import Formula
 
 R = sympy.Symbol("r")
 
@@ -42,9 +43,10 @@ def case(name, noise, seed):
     key, noise_key = jax.random.split(jax.random.key(seed))
     run = sgn.simulate(key, LAWS[name], num_simulations=60, num_outputs=20, progress=False)
     bodies = gather(sgn.make_dataset(run), 5_000)
-    coupling = next(one for one in couplings(bodies.pairs, "ij") if str(one) == way)
-    term = Term(pair_vectors(bodies.pairs, 2)[0], coupling, True)
-    objective = OnKernels([term], bodies)
+    coupling = next(one for one in couplings(bodies.elements, "ij") if str(one) == way)
+    term = Term(pair_vectors(bodies.elements, 2)[0], coupling, True)
+    law = as_law([term], [Formula(kernel)], 2)
+    objective = OnFormulas(law, bodies)
     # The truth is what an exact fit finds: constants of forms that others equal are no truth.
     (truth,), error = objective.fit((kernel,))
     if error > 1e-4:
@@ -54,7 +56,7 @@ def case(name, noise, seed):
     shaken = bodies.target + noise * size * rng.normal(size=bodies.target.shape)
     noisy = bodies._replace(target=shaken)
     # As in the main job, weights are those of predictions.
-    objective = OnKernels([term], reweighted(noisy, bodies.target))
+    objective = OnFormulas(law, reweighted(noisy, bodies.target))
     (found,), _ = objective.fit((truth,))
     # SymPy's order of terms may change with their factors, but not that of their sizes.
     intervals = sorted(objective.intervals((found,)))

@@ -34,8 +34,8 @@ import symjax_gn as sgn
 from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import AXES, take_nodes
 from symjax_gn.data.sampling import sample_stars
-from symjax_gn.discovery.bodies import gather
 from symjax_gn.laws.expressions import evaluate
+from symjax_gn.laws.samples import gather
 from symjax_gn.physics.systems import SYSTEMS, load_system, true_forces
 
 ZOO = "benchmarks/zoo_laws.py:"
@@ -79,7 +79,7 @@ def recordings(name, dim, seed):
 def rows_of(dataset):
     """Weighted rows: pairs' columns, the sum over them as a matrix, and accelerations."""
     bodies = gather(dataset, PAIRS)
-    return bodies.pairs, bodies.sums, bodies.target, bodies.weight
+    return bodies.elements, bodies.rows @ bodies.sums, bodies.target, bodies.weight
 
 
 def unit_of(pairs, dim):

@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import Scales, measure_scales
 from symjax_gn.discovery import factoring
-from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.laws.engines import Regressor
+from symjax_gn.laws.samples import ROUNDING
 from symjax_gn.networks import strategies
 from symjax_gn.networks.preparation import INTERVALS
 from symjax_gn.networks.training import Trained, as_trained, fit

@@ -33,7 +33,7 @@ from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.space import Space
 from symjax_gn.data.splitting import split
-from symjax_gn.discovery.summed import gather_sums
+from symjax_gn.laws.samples import gather
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -440,11 +440,11 @@ def test_columns_of_unequal_length_are_no_table(tmp_path):
 def test_there_are_enough_owners_whatever_elements_they_have():
     """A law of an owner is not fitted to a handful of them because each has many elements."""
     data = halo_dataset(catalogue(), 40.0, slabs=2, block=8)
-    few = gather_sums(data, 500)
+    few = gather(data, 500)
     assert len(few.target) < 20 and few.matrix.shape[1] >= 400
-    found = gather_sums(data, 500, 100)
+    found = gather(data, 500, 100)
     assert 100 <= len(found.target) < 130
-    assert len(gather_sums(data, 500, 10**6).target) == 200
+    assert len(gather(data, 500, 10**6).target) == 200
 
 
 def test_the_shipped_catalogue_is_that_of_the_description():

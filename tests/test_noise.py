@@ -5,7 +5,7 @@ import sympy
 from test_terms import LINE, MI, MJ, R, fitted, named, names, planted, prepared
 
 from symjax_gn.discovery import noise, structure
-from symjax_gn.discovery.bodies import SHARE, reweighted
+from symjax_gn.laws.samples import SHARE, reweighted
 from symjax_gn.physics.systems import System, sample_normal
 
 SIZE = 0.05

@@ -10,7 +10,7 @@ import sympy
 from symjax_gn import learning
 from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
-from symjax_gn.discovery import choice, factoring
+from symjax_gn.discovery import factoring, formulas
 from symjax_gn.laws.law_files import load_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import load_network
@@ -124,7 +124,7 @@ def test_training_goes_on_to_the_end(monkeypatch, spring_trajectory, changed):
 
 
 def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch, spring_trajectory):
-    looks, searched, plain, choose = [], [], factoring.find_laws, choice.choose
+    looks, searched, plain, choose = [], [], factoring.find_laws, formulas.choose
 
     def find_laws(*args, **options):
         looks.append(options)
@@ -137,7 +137,7 @@ def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch,
 
     monkeypatch.setattr(learning, "_LOOK", 1)
     monkeypatch.setattr(factoring, "find_laws", find_laws)
-    monkeypatch.setattr(choice, "choose", search)
+    monkeypatch.setattr(formulas, "choose", search)
     found = discover(jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto"))
     assert found.trained.history.step[-1] == QUICK.steps
     assert [look.get("limit") for look in looks] == [1e-3, None]
@@ -166,15 +166,15 @@ def test_noisy_accelerations_are_weighted_alike_and_laws_told_by_all_of_them(
 
     spy(factoring.noise, "find_terms_in_noise", 2)
     spy(factoring.noise, "finish_in_noise", 1)
-    spy(choice, "choose", 1)
-    spy(choice, "best_of_all", 1)
+    spy(formulas, "choose", 2)
+    spy(formulas, "finish", 1)
     monkeypatch.setattr(factoring, "_COMPARED", 600)
     settings = dataclasses.replace(QUICK, form="auto")
     found = discover(jax.random.key(0), dataset, settings, system=SYSTEMS["spring"])
-    assert set(seen) == {"find_terms_in_noise", "finish_in_noise", "choose", "best_of_all"}
-    for bodies in (seen["finish_in_noise"], seen["choose"], seen["best_of_all"]):
+    assert set(seen) == {"find_terms_in_noise", "finish_in_noise", "choose", "finish"}
+    for bodies in (seen["finish_in_noise"], seen["choose"], seen["finish"]):
         assert np.max(bodies.weight) < 1.2 * np.median(bodies.weight)
-    assert len(seen["best_of_all"].weight) > len(seen["choose"].weight)
+    assert len(seen["finish"].weight) > len(seen["choose"].weight)
     assert found.refit is not None
     law = found.refit.scalar
     values = [float(law.subs(sympy.Symbol("r"), x)) for x in (0.5, 1.0, 2.0)]

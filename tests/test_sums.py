@@ -9,17 +9,26 @@ from symjax_gn.data.features import COUNT
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.splitting import split
-from symjax_gn.discovery import composition, substitution, sum_structure, summed
-from symjax_gn.discovery.objective import Interval
+from symjax_gn.discovery import formulas, sum_structure
+from symjax_gn.discovery.gauges import gauges
+from symjax_gn.discovery.objective import Interval, OnFormulas
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all, better
-from symjax_gn.discovery.separation import SplineLaw, fit_law, fit_terms, separate, with_covariance
-from symjax_gn.discovery.splines import Curve, place_knots
-from symjax_gn.discovery.substitution import choose_factors, whole
-from symjax_gn.discovery.sum_objective import OnTargets
+from symjax_gn.discovery.separation import (
+    SUM,
+    SplineLaw,
+    as_law,
+    fit_law,
+    fit_terms,
+    separate,
+    with_covariance,
+)
 from symjax_gn.discovery.sum_structure import find_law
+from symjax_gn.laws import samples
 from symjax_gn.laws.expressions import constants
+from symjax_gn.laws.law import Factor, Frame, Law, Term, expressions, unchanged
 from symjax_gn.laws.refinement import Rated
+from symjax_gn.laws.shapes import Formula, Frozen, Spline, place_knots
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import held_out_error, predict
 
@@ -47,16 +56,37 @@ def sets(count=300, size=20):
     return dataset_from_graphs(graphs, target="z")
 
 
+def in_formulas(splines, train, few, held_out):
+    """The law with formulas in the place of splines."""
+    options = dict(rounding=3e-7)
+    found = formulas.choose(splines.fitted, train, few, held_out, [], **options)
+    return formulas.finish(found, train, held_out, **options)
+
+
+def with_formulas(splines, candidate):
+    return as_law(splines.message, splines.update, list(map(Formula, candidate)))
+
+
+def whole(law):
+    """Message and update of a law of one component."""
+    return [one for (one,) in expressions(law)]
+
+
+def chosen(formula, errors):
+    message = Term((sympy.Integer(1),), (Factor(R, Formula(formula)),))
+    return formulas.Chosen(Law((message,), (unchanged(1),)), errors, (), (), ())
+
+
 @pytest.fixture(scope="module")
 def data():
     train, validation, _ = split(jax.random.key(0), sets())
-    return [summed.gather_sums(part, 10**5) for part in (train, validation)]
+    return [samples.gather(part, 10**5) for part in (train, validation)]
 
 
 def test_sums_are_those_of_the_elements(data):
     seen, _ = data
     sent = seen.elements["x_1"] * np.exp(-seen.elements["x_1"]) + 0.5 * seen.elements["x_2"]
-    total = seen.matrix @ sent
+    total = seen.sums @ sent
     # Properties and targets are float32.
     np.testing.assert_allclose(seen.target[:, 0], total**2 / (1 + total), rtol=1e-5)
 
@@ -64,23 +94,23 @@ def test_sums_are_those_of_the_elements(data):
 def test_those_beyond_the_ends_of_others_are_left_out(data):
     """By one element, or by what they know of themselves; all stay where none is between."""
     seen, held_out = data
-    first = held_out.matrix.indices[0]
+    first = held_out.sums.indices[0]
     x = held_out.elements["x_1"].clip(np.min(seen.elements["x_1"]), np.max(seen.elements["x_1"]))
     y = held_out.elements["x_2"].clip(np.min(seen.elements["x_2"]), np.max(seen.elements["x_2"]))
     inside = held_out._replace(elements={"x_1": x, "x_2": y})
-    assert len(summed.within(inside, seen).target) == len(held_out.target)
+    assert len(samples.within(inside, seen).target) == len(held_out.target)
 
     x = x.copy()
     x[first] = 1.01 * np.max(seen.elements["x_1"])
-    fewer = summed.within(inside._replace(elements={"x_1": x, "x_2": y}), seen)
+    fewer = samples.within(inside._replace(elements={"x_1": x, "x_2": y}), seen)
     np.testing.assert_array_equal(fewer.target, held_out.target[1:])
-    np.testing.assert_array_equal(fewer.matrix @ fewer.elements["x_2"], (held_out.matrix @ y)[1:])
+    np.testing.assert_array_equal(fewer.sums @ fewer.elements["x_2"], (held_out.sums @ y)[1:])
 
     count = held_out.owners[COUNT].copy()
     count[-1] += 1
-    fewer = summed.within(inside._replace(owners={COUNT: count}), seen)
+    fewer = samples.within(inside._replace(owners={COUNT: count}), seen)
     np.testing.assert_array_equal(fewer.target, held_out.target[:-1])
-    many = summed.within(inside._replace(owners={COUNT: count + 9}), seen)
+    many = samples.within(inside._replace(owners={COUNT: count + 9}), seen)
     assert len(many.target) == len(held_out.target)
 
 
@@ -94,25 +124,6 @@ def test_messages_that_are_near_to_sums_of_products_are_split_as_well():
     assert not [term for term in separate(columns, x + 9 * waves) if len(term) > 1]
 
 
-def test_slopes_of_a_composition_are_those_of_differences(data):
-    seen, _ = data
-    factors = [
-        R * sympy.exp(-sympy.Float(0.9) * R),
-        sympy.Float(0.6) * R,
-        R ** sympy.Float(1.1),
-        sympy.Float(0.4) / (R + sympy.Float(1.3)),
-    ]
-    shapes, start = composition.formulas(factors)
-    law = composition.Composition(
-        [("x_1",), ("x_2",)], [(composition.SUM, composition.SUM)], shapes, seen
-    )
-    slopes = law.slopes(start)
-    for k in range(len(start)):
-        step = 1e-6 * np.eye(len(start))[k]
-        numeric = (law.errors(start + step) - law.errors(start - step)) / 2e-6
-        np.testing.assert_allclose(slopes[:, k], numeric, rtol=1e-5, atol=1e-6)
-
-
 def test_splines_say_of_which_variables_a_message_is_a_sum(data):
     seen, held_out = data
     x, y = (seen.elements[name][:2000] for name in ("x_1", "x_2"))
@@ -120,7 +131,7 @@ def test_splines_say_of_which_variables_a_message_is_a_sum(data):
     message = 2 * (x * np.exp(-x) + 0.5 * y) - 1 + noise
     found = find_law({"x_1": x, "x_2": y}, message, seen, held_out, as_good)
     assert set(found.message) == {("x_1",), ("x_2",)}
-    assert list(found.update) == [(composition.SUM,)]
+    assert list(found.update) == [(SUM,)]
     assert found.error < 1e-3
 
 
@@ -129,15 +140,15 @@ def test_constants_are_plain_numbers_where_data_allow(data):
     seen, held_out = data
     x, y = (seen.elements[name] for name in ("x_1", "x_2"))
     knots = place_knots(np.linspace(0, 1, 50), 6)
-    curve = Curve(knots, np.ones(len(knots) - 4))
-    law = SplineLaw((("x_1",), ("x_2",)), ((composition.SUM,),), (curve,) * 3, (), np.zeros(0))
-    total = seen.matrix @ (x * np.exp(-1.2345 * x) + 0.5 * y)
+    curve = Spline(knots, np.ones(len(knots) - 4))
+    law = SplineLaw((("x_1",), ("x_2",)), ((SUM,),), (curve,) * 3, (), np.zeros(0))
+    total = seen.sums @ (x * np.exp(-1.2345 * x) + 0.5 * y)
     other = held_out.elements
-    total_there = held_out.matrix @ (
+    total_there = held_out.sums @ (
         other["x_1"] * np.exp(-1.2345 * other["x_1"]) + 0.5 * other["x_2"]
     )
     ends = [
-        OnTargets(law, part._replace(target=(3 * sums**2)[:, None]))
+        OnFormulas(law.law, part._replace(target=(3 * sums**2)[:, None]))
         for part, sums in ((seen, total), (held_out, total_there))
     ]
     number = sympy.Float
@@ -183,7 +194,7 @@ def test_laws_of_all_factors_end_in_plain_numbers(data):
     train, held_out = data
 
     def total(part):
-        return part.matrix @ (1.2345 * part.elements["x_1"] ** 2)
+        return part.sums @ (1.2345 * part.elements["x_1"] ** 2)
 
     def planted(part):
         return part._replace(target=np.sqrt(total(part) + 3.4 * 1.2345)[:, None])
@@ -191,11 +202,11 @@ def test_laws_of_all_factors_end_in_plain_numbers(data):
     train, held_out = map(planted, (train, held_out))
     x = train.elements["x_1"]
     curves = fit_terms([("x_1",)], {"x_1": x}, 1.2345 * x**2, 14)
-    splines = fit_law([("x_1",)], curves, [(composition.SUM,)], train, held_out, 14)
+    splines = fit_law([("x_1",)], curves, [(SUM,)], train, held_out, 14)
     splines = with_covariance(splines, train)
-    few = planted(summed.gather_sums(split(jax.random.key(0), sets(100))[0], 10**5))
-    found = choose_factors(splines, train, few, held_out, [])
-    message, update = whole(splines, found.candidate)
+    few = planted(samples.gather(split(jax.random.key(0), sets(100))[0], 10**5))
+    found = in_formulas(splines, train, few, held_out)
+    message, update = whole(found.law)
     (sums,) = update.free_symbols
     assert message == sympy.Symbol("x_1") ** 2
     assert update.coeff(sympy.sqrt(sums + sympy.Rational(17, 5))) == pytest.approx(1.2345**0.5)
@@ -219,12 +230,12 @@ def test_sums_may_depend_on_how_many_are_summed():
             )
         )
     parts = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
-    train, held_out = (summed.gather_sums(part, 10**5) for part in parts[:2])
+    train, held_out = (samples.gather(part, 10**5) for part in parts[:2])
     a = train.elements["a"]
     splines = find_law({"a": a}, a**1.5 - 0.9, train, held_out, as_good)
-    assert (composition.SUM, COUNT) in splines.update
-    found = choose_factors(splines, train, train, held_out, [])
-    laws = [(one,) for one in whole(splines, found.candidate)]
+    assert (SUM, COUNT) in splines.update
+    found = in_formulas(splines, train, train, held_out)
+    laws = expressions(found.law)
     law = SymbolicModel(*laws, elements="nodes", quantity=parts[2].quantity)
     error, size = held_out_error(law, parts[2])
     assert error < 1e-6 * size
@@ -247,11 +258,11 @@ def of_neighbours(law, count=150, size=7, rate=0.5):
             GraphsTuple(nodes=Nodes(None, None, {"a": a, "b": b, "z": target}), **ends, **counts)
         )
     train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
-    train, validation = (summed.gather_sums(part, 10**5) for part in (train, validation))
-    return train, summed.within(validation, train)
+    train, validation = (samples.gather(part, 10**5) for part in (train, validation))
+    return train, samples.within(validation, train)
 
 
-A_I, A_J, B_I, B_J, SUM = sympy.symbols("a_i a_j b_i b_j e_0")
+A_I, A_J, B_I, B_J, E_0 = sympy.symbols("a_i a_j b_i b_j e_0")
 TENTH = sympy.Rational(1, 10)
 
 
@@ -261,17 +272,17 @@ TENTH = sympy.Rational(1, 10)
         (
             lambda linked, ai, aj, bi, bj: bi[:, 0] + np.sum(linked * np.sin(aj - ai), axis=1),
             lambda ai, aj, bi, bj: np.sin(aj - ai) + 0.2 * bi,
-            (sympy.sin(A_J - A_I), SUM + B_I),
+            (sympy.sin(A_J - A_I), E_0 + B_I),
         ),
         (
             lambda linked, ai, aj, bi, bj: np.sum(linked * bj, axis=1) * ai[:, 0] - bi[:, 0] / 10,
             lambda ai, aj, bi, bj: (2 + np.exp(ai / 2)) * (bj + 0.3) + ai**2,
-            (B_J, SUM * A_I - B_I * TENTH),
+            (B_J, E_0 * A_I - B_I * TENTH),
         ),
         (
             lambda linked, ai, aj, bi, bj: np.sum(linked * np.sin(aj - ai), axis=1) * bi[:, 0],
             lambda ai, aj, bi, bj: bi * np.sin(aj - ai),
-            (sympy.sin(A_J - A_I), SUM * B_I),
+            (sympy.sin(A_J - A_I), E_0 * B_I),
         ),
     ],
 )
@@ -282,8 +293,8 @@ def test_messages_say_no_more_than_they_need_to(law, sent, planted):
     message = sent(*(columns[name] for name in ("a_i", "a_j", "b_i", "b_j")))
     message += 0.01 * np.random.default_rng(0).normal(size=len(message))
     splines = find_law(columns, message, train, held_out, as_good)
-    found = choose_factors(splines, train, train, held_out, [])
-    message, update = whole(splines, found.candidate)
+    found = in_formulas(splines, train, train, held_out)
+    message, update = whole(found.law)
     assert message == planted[0]
     left = sympy.expand(update - planted[1]).as_coefficients_dict()
     assert all(abs(number) < 1e-6 for number in left.values()), update
@@ -297,7 +308,7 @@ def test_terms_are_found_of_which_messages_say_nothing():
     columns = train.elements
     found = find_law(columns, np.sin(columns["a_ij"]), train, held_out, as_good)
     assert {*found.message} == {("a_ij",), ("a_j", "b_j")}
-    assert found.update == ((composition.SUM,),) and found.error < 1e-3
+    assert found.update == ((SUM,),) and found.error < 1e-3
 
 
 def test_means_of_squares_are_found_whatever_the_offset_of_messages():
@@ -323,17 +334,17 @@ def test_functions_of_few_values_are_as_fine_as_they_have_values():
 def test_splines_say_nothing_beyond_the_sums_they_saw(data):
     train, held_out = data
     first = sparse.diags_array(np.r_[4.0, np.ones(len(held_out.target) - 1)])
-    wider = held_out._replace(matrix=(first @ held_out.matrix).tocsr())
+    wider = held_out._replace(sums=(first @ held_out.sums).tocsr())
     x = train.elements["x_1"]
     curves = fit_terms([("x_1",)], {"x_1": x}, x, 6)
-    law = fit_law([("x_1",)], curves, [(composition.SUM,)], train, wider, 6)
+    law = fit_law([("x_1",)], curves, [(SUM,)], train, wider, 6)
     assert np.isnan(law.errors[0]) and np.sum(np.isnan(law.errors)) < 5
     assert law.error == np.nanmean(law.errors)
 
 
 def test_even_powers_of_sizes_are_those_of_numbers():
     law = 2 * sympy.Abs(R - 1) ** 2 + sympy.Abs(R) ** 3
-    assert substitution._without_sizes(law) == 2 * (R - 1) ** 2 + sympy.Abs(R) ** 3
+    assert formulas._without_sizes(law) == 2 * (R - 1) ** 2 + sympy.Abs(R) ** 3
 
 
 def test_functions_of_the_size_of_a_variable_are_found(data):
@@ -342,16 +353,16 @@ def test_functions_of_the_size_of_a_variable_are_found(data):
     def planted(part):
         x = part.elements["x_1"] - 1.5
         return part._replace(
-            elements={"x_1": x}, target=(part.matrix @ (1 / (0.5 + np.abs(x))))[:, None]
+            elements={"x_1": x}, target=(part.sums @ (1 / (0.5 + np.abs(x))))[:, None]
         )
 
     train, held_out = map(planted, data)
     x = train.elements["x_1"]
     splines = find_law({"x_1": x}, 1 / (0.5 + np.abs(x)), train, held_out, as_good)
-    assert len(splines.curves[0].parts) > 50 and splines.error > 1e-5
-    found = choose_factors(splines, train, train, held_out, [])
+    assert len(splines.curves[0].numbers) > 50 and splines.error > 1e-5
+    found = in_formulas(splines, train, train, held_out)
     x, half = sympy.Symbol("x_1"), sympy.Rational(1, 2)
-    assert whole(splines, found.candidate) == [1 / (sympy.Abs(x) + half), SUM]
+    assert whole(found.law) == [1 / (sympy.Abs(x) + half), E_0]
 
 
 def test_an_offset_of_messages_takes_over_what_an_update_loses():
@@ -370,12 +381,12 @@ def test_an_offset_of_messages_takes_over_what_an_update_loses():
 def test_laws_that_err_alike_are_compared_fitted_to_all_data(data):
     """Few data left the true law no better than a simpler one."""
     seen, held_out = (
-        part._replace(target=(part.matrix @ part.elements["x_1"] + 3.0)[:, None]) for part in data
+        part._replace(target=(part.sums @ part.elements["x_1"] + 3.0)[:, None]) for part in data
     )
     x = seen.elements["x_1"]
-    curve = Curve(place_knots(x, 6), np.ones(2))
-    law = SplineLaw((("x_1",),), ((composition.SUM,),), (curve,) * 2, (), np.zeros(0))
-    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    curve = Spline(place_knots(x, 6), np.ones(2))
+    law = SplineLaw((("x_1",),), ((SUM,),), (curve,) * 2, (), np.zeros(0))
+    ends = OnFormulas(law.law, seen), OnFormulas(law.law, held_out)
     candidates = [(R, sympy.Float(1.09) * R), (R, R + sympy.Float(2.7))]
     rows = [Rated(k, 0.02, one, 0.02) for k, one in enumerate(candidates)]
     found = best_on_all(rows, [0.01, 0.02], ends[0], ends[1].errors)
@@ -407,8 +418,8 @@ def test_speeds_are_among_what_sums_depend_on():
         for k in range(count)
     ]
     train, validation, _ = split(jax.random.key(0), dataset_from_graphs(graphs, target="z"))
-    seen, held_out = (summed.gather_sums(part, 10**5) for part in (train, validation))
-    receiver, sender = seen.matrix.tocsc().indices, seen.elements
+    seen, held_out = (samples.gather(part, 10**5) for part in (train, validation))
+    receiver, sender = seen.sums.tocsc().indices, seen.elements
     assert list(seen.owners) == ["v_i", "e_n"] and len(receiver) == len(sender["r"])
     np.testing.assert_allclose(seen.owners["v_i"][receiver], sender["v_i"])
     names = ("r", "vr_ij", "v_ij", "v_j")
@@ -417,23 +428,23 @@ def test_speeds_are_among_what_sums_depend_on():
     found = find_law(columns, message, seen, held_out, as_good)
     # What is of r alone may be a term of its own.
     assert ("r", "vr_ij") in found.message and set(found.message) <= {("r",), ("r", "vr_ij")}
-    assert set(found.update) == {(composition.SUM,), ("v_i",)}
+    assert set(found.update) == {(SUM,), ("v_i",)}
     assert found.error < 0.02
 
 
 def test_offsets_of_messages_are_no_scales(data):
     """The sum may be taken in units of a term, but not of what is next to nothing."""
-    law = SplineLaw((("x_1",),), ((composition.SUM,),), (), (), np.zeros(0))
+    law = SplineLaw((("x_1",),), ((SUM,),), (), (), np.zeros(0))
     message, update = -0.25 * R**2 - sympy.Float(1e-8), sympy.sqrt(-R)
-    found = substitution.gauges(law, data[0], (message, update))
+    found = gauges(with_formulas(law, (message, update)), data[0], (message, update))
     assert max(abs(one[0].coeff(R**2)) for one in found) == 1
 
 
 def test_factors_of_a_term_share_one_scale(data):
     """Wherever in the term it is, the sum may be taken in units of it."""
-    law = SplineLaw((("x_1", "x_2"),), ((composition.SUM,),), (), (), np.zeros(0))
+    law = SplineLaw((("x_1", "x_2"),), ((SUM,),), (), (), np.zeros(0))
     candidate = (R + sympy.Float(0.5), -sympy.Float(141.5) * sympy.exp(-R), 1 / (R - 141.5))
-    *_, found = substitution.gauges(law, data[0], candidate)
+    *_, found = gauges(with_formulas(law, candidate), data[0], candidate)
     assert found[:2] == (R + sympy.Float(0.5), sympy.exp(-R))
     assert sympy.simplify(found[2] + 1 / (141.5 * (R + 1))).equals(0)
 
@@ -442,16 +453,16 @@ def test_a_law_in_an_odd_unit_ends_in_a_plain_one(data):
     """That a fit of few data has moved its unit far away is of no account."""
 
     def planted(part):
-        sums = part.matrix @ (part.elements["x_1"] * np.exp(-part.elements["x_2"]))
+        sums = part.sums @ (part.elements["x_1"] * np.exp(-part.elements["x_2"]))
         return part._replace(target=(sums / (1 + sums))[:, None])
 
     seen, held_out = map(planted, data)
-    curves = [Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2))] * 3
-    law = SplineLaw((("x_1", "x_2"),), ((composition.SUM,),), tuple(curves), (), np.zeros(0))
+    curves = [Spline(place_knots(np.linspace(0, 1, 50), 6), np.ones(2))] * 3
+    law = SplineLaw((("x_1", "x_2"),), ((SUM,),), tuple(curves), (), np.zeros(0))
     unit = sympy.Float(6239.59)
     odd = (R, -unit * sympy.exp(-R), 1 + unit / (R - unit))
-    ends = OnTargets(law, seen), OnTargets(law, held_out)
-    found = substitution._plainest(law, odd, seen, *ends, np.inf)
+    there = OnFormulas(law.law, held_out)
+    found = formulas._plainest(law.law, odd, seen, there, np.inf, 3e-7)
     assert found == (R, sympy.exp(-R), 1 - 1 / (R + 1))
 
 
@@ -460,18 +471,18 @@ def test_factors_of_an_update_share_one_scale(data):
 
     def planted(part):
         own = np.linspace(1, 2, len(part.target))
-        sums = part.matrix @ part.elements["x_1"]
+        sums = part.sums @ part.elements["x_1"]
         target = own * (1 - sums / 2)
         return part._replace(target=target[:, None], owners={**part.owners, "b_i": own})
 
     seen, held_out = map(planted, data)
-    curves = (Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 3
-    law = SplineLaw((("x_1",),), ((composition.SUM, "b_i"),), curves, (), np.zeros(0))
+    curves = (Spline(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 3
+    law = SplineLaw((("x_1",),), ((SUM, "b_i"),), curves, (), np.zeros(0))
     scale = sympy.Float(0.856565)
     odd = (R, (1 - R / 2) / scale, scale * R + sympy.Float(2e-15))
-    ends = OnTargets(law, seen), OnTargets(law, held_out)
-    found = substitution._plainest(law, odd, seen, *ends, np.inf)
-    assert whole(law, found)[1].expand() == B_I - B_I * SUM / 2
+    there = OnFormulas(law.law, held_out)
+    found = formulas._plainest(law.law, odd, seen, there, np.inf, 3e-7)
+    assert whole(with_formulas(law, found))[1].expand() == B_I - B_I * E_0 / 2
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
@@ -480,32 +491,32 @@ def test_laws_that_end_where_data_do_are_a_last_resort(data, noise):
 
     Through noise a straight line, which is longer, does as well; without, nothing else is right.
     """
-    least = min(float(np.min(part.matrix @ part.elements["x_1"])) for part in data)
+    least = min(float(np.min(part.sums @ part.elements["x_1"])) for part in data)
     power = (R - 0.95 * least) ** sympy.Float(0.9)
 
     def planted(part, seed):
-        target = (part.matrix @ part.elements["x_1"] - 0.95 * least) ** 0.9
+        target = (part.sums @ part.elements["x_1"] - 0.95 * least) ** 0.9
         shaken = target + noise * np.random.default_rng(seed).normal(size=len(target))
         return part._replace(target=shaken[:, None])
 
     seen, held_out = planted(data[0], 0), planted(data[1], 1)
-    curves = (Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 2
-    law = SplineLaw((("x_1",),), ((composition.SUM,),), curves, (), np.zeros(0))
-    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    curves = (Spline(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 2
+    law = SplineLaw((("x_1",),), ((SUM,),), curves, (), np.zeros(0))
+    ends = OnFormulas(law.law, seen), OnFormulas(law.law, held_out)
     line = ends[0].fit((R, sympy.Float(0.8) * R - sympy.Float(0.7)))[0]
     assert ends[0].is_defined(line) and not ends[0].is_defined((R, power))
     rows = [Rated(6, 0.0, (R, power), 0.0), Rated(7, 0.0, line, 0.0)]
     means = [float(np.mean(ends[1].errors(row.candidate))) for row in rows]
     assert best_on_all(rows, means, ends[0], ends[1].errors)[1].has(sympy.Pow)
-    found = substitution._best_on_all(rows, means, *ends)
+    found = formulas._best_on_all(rows, means, *ends, 3e-7)
     assert found[1].has(sympy.Pow) == (noise == 0)
 
 
 def test_a_longer_law_must_be_worth_its_length():
     """100 samples that err 2% less pay for less than one node, those that err 90% less for 90."""
     noise = 1 + np.random.default_rng(0).normal(size=100) ** 2
-    short = substitution.Chosen((R,), noise, (), ())
-    long = substitution.Chosen((sympy.sin(R) + R**2 * sympy.exp(R),), 0.98 * noise, (), ())
+    short = chosen(R, noise)
+    long = chosen(sympy.sin(R) + R**2 * sympy.exp(R), 0.98 * noise)
     for one, other in ((short, long), (long, short)):
         assert better(one, other) is short
         assert better(one._replace(errors=0.1 * noise), other) is not other
@@ -523,11 +534,11 @@ def test_a_law_that_is_far_off_for_one_owner_is_not_as_good():
 def test_those_that_describe_the_data_in_the_fewest_words_are_compared(data):
     """Ten longer laws that err a little less do not crowd out a short one."""
     seen, held_out = (
-        part._replace(target=(part.matrix @ part.elements["x_1"])[:, None]) for part in data
+        part._replace(target=(part.sums @ part.elements["x_1"])[:, None]) for part in data
     )
-    curves = (Curve(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 2
-    law = SplineLaw((("x_1",),), ((composition.SUM,),), curves, (), np.zeros(0))
-    ends = OnTargets(law, seen), OnTargets(law, held_out)
+    curves = (Spline(place_knots(np.linspace(0, 1, 50), 6), np.ones(2)),) * 2
+    law = SplineLaw((("x_1",),), ((SUM,),), curves, (), np.zeros(0))
+    ends = OnFormulas(law.law, seen), OnFormulas(law.law, held_out)
     rows = [Rated(2, 0.1, (R, R), 0.1)]
     rows += [Rated(40 + k, 0.1, (R, R + sympy.Float(0.1 + k)), 0.1) for k in range(12)]
     means = [0.1, *(0.0999 - 1e-4 * k for k in range(12))]
@@ -535,37 +546,47 @@ def test_those_that_describe_the_data_in_the_fewest_words_are_compared(data):
 
 
 def test_constants_of_terms_that_cancel_leave_nothing():
-    law = SplineLaw((("a_ij",),), ((composition.SUM,), ("b_i",)), (), (), np.zeros(0))
+    law = SplineLaw((("a_ij",),), ((SUM,), ("b_i",)), (), (), np.zeros(0))
     third = sympy.Float(1) / 3
-    message, update = whole(law, (sympy.sin(R), 2 * R + third, R - third - sympy.Float(1e-15)))
-    assert message == sympy.sin(A_J - A_I) and update == 2 * SUM + B_I
-    assert whole(law, (R, R + third, R - 0.3))[1].as_coeff_Add()[0] == pytest.approx(1 / 3 - 0.3)
+    parts = sympy.sin(R), 2 * R + third, R - third - sympy.Float(1e-15)
+    message, update = whole(with_formulas(law, parts))
+    assert message == sympy.sin(A_J - A_I) and update == 2 * E_0 + B_I
+    rest = whole(with_formulas(law, (R, R + third, R - 0.3)))[1]
+    assert rest.as_coeff_Add()[0] == pytest.approx(1 / 3 - 0.3)
 
 
 def test_one_factor_alone_is_rated_as_among_all(data):
-    """Where splines stand for the others; its values are taken at 1,000 places and more."""
+    """Where splines stand for the others; many values are taken at 1,000 places and more."""
     seen, _ = data
     x, y = (seen.elements[name] for name in ("x_1", "x_2"))
 
     def curve(values):
         knots = place_knots(values, 12, 0.5)
-        return Curve(knots, np.linspace(0.5, 1.5, len(knots) - 4))
+        return Spline(knots, np.linspace(0.5, 1.5, len(knots) - 4))
 
-    sums = seen.matrix @ (curve(x).values(x) * curve(y).values(y) + curve(x).values(x))
+    sums = seen.sums @ (curve(x).values(x) * curve(y).values(y) + curve(x).values(x))
     curves = (curve(x), curve(y), curve(x), curve(sums))
-    law = SplineLaw((("x_1", "x_2"), ("x_1",)), ((composition.SUM,),), curves, (), np.zeros(0))
+    law = SplineLaw((("x_1", "x_2"), ("x_1",)), ((SUM,),), curves, (), np.zeros(0))
+    # Each element 30 times, a thirtieth of it each: few would not be spread.
+    many = seen._replace(
+        elements={name: np.tile(z, 30) for name, z in seen.elements.items()},
+        sums=sparse.hstack([seen.sums / 30] * 30, format="csr"),
+    )
     for k in range(4):
-        factor = sympy.exp(-sympy.Float(0.3) * R) + sympy.Float(0.2) * R
-        candidate = (factor,)
-        shapes = [composition.Frozen(one.values, one.slopes) for one in curves]
-        (shapes[k],), start = composition.formulas(candidate)
-        whole = composition.Composition(law.message, law.update, shapes, seen)
-        alone = OnTargets(law, seen, k)
-        found, start_found = alone._composed(candidate)
-        np.testing.assert_allclose(found.errors(start), whole.errors(start), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(found.slopes(start), whole.slopes(start), rtol=1e-3, atol=1e-4)
-        np.testing.assert_array_equal(start_found, start)
-        np.testing.assert_allclose(alone.errors(candidate), np.abs(found.errors(start)))
+        candidate = (sympy.exp(-sympy.Float(0.3) * R) + sympy.Float(0.2) * R,)
+        shapes = [Frozen(one) for one in curves]
+        shapes[k] = Formula(candidate[0])
+        whole = Frame(law.law, seen).bind(shapes)
+        for part in (seen, many):
+            alone = OnFormulas(law.law, part, k)
+            found, start = alone._bound(candidate), whole.start
+            assert len(found._message) == (k < 3)
+            np.testing.assert_array_equal(found.start, start)
+            near = dict(rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found.errors(start), whole.errors(start), **near)
+            near = dict(rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(found.slopes(start), whole.slopes(start), **near)
+            np.testing.assert_allclose(alone.errors(candidate), np.abs(found.errors(start)[:, 0]))
 
 
 def test_splines_are_smooth_where_nobody_is():
@@ -576,14 +597,17 @@ def test_splines_are_smooth_where_nobody_is():
         x = np.exp(1.2 * rng.normal(size=(150, 5)))
         target = np.sqrt(x).sum(axis=1) + rng.normal(size=150)
         matrix = sparse.kron(sparse.identity(150), np.ones((1, 5)), format="csr")
-        return summed.Summed({"x_1": x.ravel()}, {}, matrix, target[:, None], 1.0)
+        rows, number = sparse.identity(150, format="csr"), np.arange(150)
+        return samples.Samples(
+            {"x_1": x.ravel()}, {}, matrix, rows, target[:, None], np.ones(150), number
+        )
 
     worst = []
     for seed in range(4):
         train, valid = drawn(seed), drawn(seed + 100)
         x = train.elements["x_1"]
         curves = fit_terms([("x_1",)], {"x_1": x}, np.sqrt(x), 14)
-        law = fit_law([("x_1",)], curves, [(composition.SUM,)], train, valid, 14)
+        law = fit_law([("x_1",)], curves, [(SUM,)], train, valid, 14)
         worst.append(law.error)
     # The noise alone makes 0.8; without smoothness it is 6.5 at worst.
     assert max(worst) < 1.2, worst

@@ -15,7 +15,6 @@ from symjax_gn.data.features import scalar_features
 from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery import kernels
-from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.residuals import (
@@ -26,9 +25,9 @@ from symjax_gn.discovery.residuals import (
     shared_by_moments,
 )
 from symjax_gn.discovery.separation import evaluate_terms, fit_terms
-from symjax_gn.discovery.splines import design, place_knots
-from symjax_gn.discovery.summed import Summed, gather_sums
 from symjax_gn.discovery.terms import Term, body_vectors, couplings, pair_vectors
+from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
+from symjax_gn.laws.shapes import Spline, place_knots
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, known_targets
 
@@ -348,11 +347,10 @@ def _structure(law, test, error):
 def _explained_of_vectors(law, *halves):
     """The share of what a law leaves that a term explains."""
     seen, held_out = (_left_by(law, half) for half in halves)
-    known = held_out.weight > 0
 
     def errors(left):
         # Of a body that flies away some terms make more than of all others.
-        return np.minimum(np.linalg.norm(left, axis=1) * held_out.weight, 1.0)[known]
+        return np.minimum(np.linalg.norm(left, axis=1) * held_out.weight, 1.0)
 
     # One term at a time: many together would fit the noise, and hide what one of them finds.
     fits = (kernels.fit_terms([term], seen, held_out, _PIECES) for term in _looked_for(seen))
@@ -382,7 +380,8 @@ def _explained_of(seen, held_out, target, there):
     after = []
     for name, x in scalar_features(seen.elements).items():
         knots = place_knots(x, _PIECES)
-        basis, other = (one.matrix @ design(knots, one.elements[name]) for one in (seen, held_out))
+        spline = Spline(knots, np.zeros(len(knots) - 4))
+        basis, other = (one.sums @ spline.basis(one.elements[name]) for one in (seen, held_out))
         after.append(there - other @ np.linalg.lstsq(basis.toarray(), target, rcond=None)[0])
     names = [name for name, x in seen.owners.items() if np.ptp(x) > 0]
     for terms in [[(name,)] for name in names] + [
@@ -414,8 +413,8 @@ def _whole(dataset):
     return np.all(known if real is None else known | ~np.asarray(real), axis=1)
 
 
-def _left_by(law, dataset) -> Bodies:
-    """Bodies whose targets are what a law leaves of them, weighted by what it predicts."""
+def _left_by(law, dataset) -> Samples:
+    """Samples whose targets are what a law leaves of them, weighted by what it predicts."""
     predicted = predictions(law, dataset)
     several = [dataset.target, np.nan_to_num(predicted), _left(predicted, dataset)]
     several = np.concatenate(several, axis=-1, dtype=np.float64)
@@ -426,24 +425,24 @@ def _left_by(law, dataset) -> Bodies:
     return reweighted(bodies, predicted, share)._replace(target=left)
 
 
-def _left_of_sums(law, dataset) -> Summed:
+def _left_of_sums(law, dataset) -> Samples:
     """Owners of sums whose targets are what a law leaves, and what it predicts."""
     predicted = predictions(law, dataset)
     both = np.concatenate([_left(predicted, dataset), predicted], axis=-1)
-    sums = gather_sums(dataclasses.replace(dataset, target=both), _PAIRS, _OWNERS)
+    sums = gather(dataclasses.replace(dataset, target=both), _PAIRS, _OWNERS)
     left, predicted = np.split(sums.target, 2, axis=1)
     told = {f"law {k}": column for k, column in enumerate(predicted.T)}
     own = scalar_features(sums.elements)
-    told |= {name: sums.matrix @ x for name, x in own.items() if not name.endswith("_i")}
+    told |= {name: sums.sums @ x for name, x in own.items() if not name.endswith("_i")}
     return sums._replace(target=left, owners=told | sums.owners)
 
 
-def _looked_for(bodies: Bodies) -> Sequence[Term]:
+def _looked_for(bodies: Samples) -> Sequence[Term]:
     """Terms that might have been missed."""
     dim = bodies.target.shape[1]
     one = sympy.Integer(1)
-    vectors = pair_vectors(bodies.pairs, dim)[:_VECTORS]
-    some = {name: column[:_SOME] for name, column in bodies.pairs.items()}
+    vectors = pair_vectors(bodies.elements, dim)[:_VECTORS]
+    some = {name: column[:_SOME] for name, column in bodies.elements.items()}
     found = [Term(vector, one, True) for vector in vectors]
     found += [Term(vectors[0], way, True) for way in couplings(some, "ij", _COUPLINGS)[1:]]
-    return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.nodes, dim))]
+    return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.owners, dim))]

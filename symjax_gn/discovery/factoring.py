@@ -14,11 +14,10 @@ import sympy
 from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.discovery import choice, kernels, noise, structure
-from symjax_gn.discovery.bodies import ROUNDING, Bodies, gather, reweighted
+from symjax_gn.discovery import formulas, kernels, noise, structure
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
-from symjax_gn.discovery.objective import OnKernels
+from symjax_gn.discovery.objective import OnFormulas
 from symjax_gn.discovery.recording import record_stars
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.discovery.terms import is_central
@@ -26,6 +25,9 @@ from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
 from symjax_gn.laws.keeping import kept
+from symjax_gn.laws.law import Term, expressions
+from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
+from symjax_gn.laws.shapes import Formula
 from symjax_gn.networks.training import Trained
 
 # Pairs that terms are compared on, that kernels and laws are fitted to, and held-out ones.
@@ -46,9 +48,9 @@ class Found(NamedTuple):
 
     fit: kernels.Fit
     """The terms with their kernels as splines."""
-    laws: choice.Laws
+    laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
-    seen: Bodies
+    seen: Samples
     """Whose accelerations the laws were fitted to."""
     network_error: float
     """The network's held-out error, as those of `fit` and `laws`."""
@@ -65,7 +67,7 @@ class Factored(NamedTuple):
     """Both as they were refitted, which is the law."""
     fit: kernels.Fit
     """The terms with their kernels as splines."""
-    laws: choice.Laws
+    laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
     network_error: float
     """The network's held-out error, as those of `fit` and `laws`."""
@@ -129,15 +131,15 @@ def find_laws(
         return reweighted(bodies, kernels.accelerations(fit, bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
-    even = noise.finish_in_noise(fit, seen, held_out)
-    laws = kept(choice.choose, folder)(even, few, held_out, regressors, seconds=seconds)
+    broken = structure.Broken(fit, few, held_out)
+    choose = kept(formulas.choose, folder)
+    even = kernels.as_fitted(noise.finish_in_noise(fit, seen, held_out))
+    laws = choose(even, few, few, held_out, regressors, others=broken, seconds=seconds)
     if by_score:
-        laws = choice.by_score(laws, held_out)
+        laws = formulas.by_score(laws, held_out)
     elif laws.error > ROUNDING:
-        # Through noise laws are told apart by all that there are.
         seen, held_out = (weighted(gather(part, _ALL)) for part in (train, validation))
-        laws = choice.best_of_all(laws, seen, held_out)
-    return Found(fit, choice.rounded(laws, seen, held_out), seen, network_error)
+    return Found(fit, formulas.finish(laws, seen, held_out), seen, network_error)
 
 
 def factor(found: Found) -> Factored:
@@ -147,34 +149,38 @@ def factor(found: Found) -> Factored:
         found: terms and laws.
     """
     fit, laws, seen, network_error = found
-    objective = OnKernels(laws.terms, seen)
-    dim = seen.target.shape[1]
-    force, alone = choice.force_laws(laws, dim)
-    scalar = _scalar(laws, laws.kernels)
-    after = float(np.mean(objective.errors(laws.kernels)))
+    law = laws.law
+    objective = OnFormulas(law, seen)
+    force, _ = expressions(law)
+    _, alone = expressions(law._replace(update=law.update[1:] or (_nothing(law),)))
+    scalar = _scalar(law)
+    after = float(np.mean(objective.errors(laws.candidate)))
     before = float(np.mean(objective.errors(laws.before)))
     refit = Refit(
-        force=tuple(force),
-        one_body=tuple(alone),
+        force=force,
+        one_body=alone,
         scalar=scalar,
         distance=sympy.Symbol("r"),
         towards=scalar,
         error=after,
         error_before=before,
-        intervals=objective.intervals(laws.kernels),
+        intervals=objective.intervals(laws.candidate),
     )
-    pair, own = _pair_law(laws, force, scalar, after), _own_law(laws, alone)
+    pair, own = _pair_law(laws, force, scalar, after), _own_law(law, alone)
     return Factored(pair, own, refit, fit, laws, network_error)
 
 
-def _scalar(laws, candidate) -> Any:
+def _nothing(law):
+    return Term((sympy.Integer(0),) * len(law.update[0].along))
+
+
+def _scalar(law) -> Any:
     """The law along the line of centres, if there is nothing else."""
     total: sympy.Expr = sympy.Integer(0)
-    for term, kernel in zip(laws.terms, candidate, strict=True):
-        if term.pair and not is_central(term.vector):
+    for term in law.message:
+        if not is_central(term):
             return None
-        if term.pair:
-            total += term.whole(kernel)
+        total += term.size()
     return total
 
 
@@ -186,21 +192,18 @@ def _pair_law(laws, force, scalar, error):
         rows = [(complexity(x), row.error, x) for x, row in zip(found, laws.rows, strict=True)]
         return _with_chosen((complexity(law), error, law), rows)
 
+    tried = [laws.law.with_shapes(list(map(Formula, row.candidate))) for row in laws.rows]
     if scalar is not None:
-        found = [_scalar(laws, row.candidate) for row in laws.rows]
-        chosen, front = rated(scalar, found)
+        chosen, front = rated(scalar, list(map(_scalar, tried)))
         return VectorLaw(
             "central", tuple(force), scalar, selected=(chosen,), fronts=(front,), error_unit=unit
         )
     selected, fronts, names = [], [], []
-    for k, (term, kernel) in enumerate(zip(laws.terms, laws.kernels, strict=True)):
-        if not term.pair:
-            continue
-        found = [term.whole(row.candidate[k]) for row in laws.rows]
-        chosen, front = rated(term.whole(kernel), found)
+    for k, term in enumerate(laws.law.message):
+        chosen, front = rated(term.size(), [one.message[k].size() for one in tried])
         selected.append(chosen)
         fronts.append(front)
-        names.append(term.vector.name)
+        names.append(term.name)
     return VectorLaw(
         "terms",
         tuple(force),
@@ -220,7 +223,7 @@ def _with_chosen(chosen, rows):
     return law or Law(expression, size, error, 0.0), front
 
 
-def _own_law(laws, alone):
+def _own_law(law, alone):
     """The law of bodies alone."""
-    form = "none" if all(term.pair for term in laws.terms) else "components"
+    form = "none" if len(law.update) == 1 else "components"
     return VectorLaw(form, tuple(alone), share=0.0)

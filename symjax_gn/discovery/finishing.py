@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import sympy
 
-from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
     make_spline,
-    on_variable,
     ready,
     solved,
     variable_of,
@@ -23,8 +21,9 @@ from symjax_gn.discovery.terms import (
     components,
     couplings,
     pair_vectors,
-    values,
 )
+from symjax_gn.laws.expressions import values
+from symjax_gn.laws.samples import ROUNDING, Samples
 
 # Pieces of a kernel: more are taken as long as they lower the error.
 _PIECES = (40, 80, 160)
@@ -43,7 +42,7 @@ NEEDED = 3.0
 _SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
 
 
-def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
+def finish(fit: Fit, train: Samples, valid: Samples) -> Fit:
     """The terms that are needed, with kernels as fine as the data allow.
 
     The splines of each kernel are of the variable or of its logarithm, may be multiplied with
@@ -62,8 +61,8 @@ def finish(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
 def finer(
     best: Fit,
     chosen: Sequence[Ready],
-    train: Bodies,
-    valid: Bodies,
+    train: Samples,
+    valid: Samples,
     better: Callable[[Fit, Fit], bool],
 ) -> tuple[Fit, Sequence[Ready]]:
     """Kernels in as many pieces as make each fit better than the one before.
@@ -71,17 +70,16 @@ def finer(
     Those of each term are of the variable or of its logarithm, and may be multiplied with the
     power of the variable that the kernel is nearest to.
     """
-    several = list(zip(best.terms, best.splines, best.parts, strict=True))
-    for k, (term, spline, parts) in enumerate(several):
+    for k, (term, spline) in enumerate(zip(best.terms, best.splines, strict=True)):
         if term.vector.variable is None:
             continue
         ways: list[dict[str, Any]] = [dict(logarithmic=False)]
         if spline.logarithmic:
             x = variable_of(term, train)
-            y = on_variable(spline, x) @ parts
+            y = spline.values(x)
             size = np.abs(y) + 1e-3 * np.median(np.abs(y))
             slope = float(np.polyfit(np.log(x), np.log(size), 1)[0])
-            ways += [dict(logarithmic=True), dict(logarithmic=True, slope=slope)]
+            ways += [dict(logarithmic=True), dict(logarithmic=True, power=slope)]
         for pieces in _PIECES:
             trials = []
             for way in ways:
@@ -108,8 +106,8 @@ def within(factor: float) -> Callable[[Fit, Fit], bool]:
 def simplified(
     best: Fit,
     chosen: Sequence[Ready],
-    train: Bodies,
-    valid: Bodies,
+    train: Samples,
+    valid: Samples,
     as_good: Callable[[Fit, Fit], bool],
 ) -> tuple[Fit, Sequence[Ready]]:
     """Simpler terms in the place of some, where the fit is as good, see `within`."""
@@ -126,8 +124,8 @@ def simplified(
 def needed(
     best: Fit,
     chosen: Sequence[Ready],
-    train: Bodies,
-    valid: Bodies,
+    train: Samples,
+    valid: Samples,
     as_good: Callable[[Fit, Fit], bool],
 ) -> tuple[Fit, Sequence[Ready]]:
     """The terms without each of which the fit is not as good, see `within`."""
@@ -150,7 +148,7 @@ def _merged(best, chosen, train, valid):
     place of both bodies' velocities.
     """
     dim = train.target.shape[1]
-    some = {name: column[:_SPANNED] for name, column in train.pairs.items()}
+    some = {name: column[:_SPANNED] for name, column in train.elements.items()}
     vectors = [(v, components(v, some).ravel()) for v in pair_vectors(some, dim)]
     for count in range(2, dim + 1):
         for several in itertools.combinations(chosen, count):
@@ -183,7 +181,7 @@ def _with_plain_couplings(chosen, train, valid):
         terms = [chosen[k].term for k in which]
         if len(which) < 2 or any(term.coupling.has(sympy.Heaviside) for term in terms):
             continue
-        columns = train.pairs if terms[0].pair else train.nodes
+        columns = train.elements if terms[0].pair else train.owners
         some = {
             name: column[:: max(1, len(column) // _SPANNED)] for name, column in columns.items()
         }
@@ -212,7 +210,7 @@ def _alike(term):
     return term.pair, term.coupling, term.vector.variable
 
 
-def _alone(term: Term, bodies: Bodies) -> list[Term]:
+def _alone(term: Term, bodies: Samples) -> list[Term]:
     """Terms of bodies alone that may be in the place of one that is the same for all senders.
 
     E.g. drag in place of a third of it for each of three senders.
@@ -220,16 +218,16 @@ def _alone(term: Term, bodies: Bodies) -> list[Term]:
     known = term.coupling.free_symbols.union(*(part.free_symbols for part in term.vector.along))
     if not term.pair or not all(str(symbol).endswith("_i") for symbol in known):
         return []
-    alike = body_vectors(bodies.nodes, len(term.vector.along))
+    alike = body_vectors(bodies.owners, len(term.vector.along))
     return [Term(one, term.coupling, False) for one in alike if one.along == term.vector.along]
 
 
-def _simpler(term: Term, bodies: Bodies) -> list[Term]:
+def _simpler(term: Term, bodies: Samples) -> list[Term]:
     """Terms with a simpler variable, and with simpler couplings by the same properties."""
     known = term.coupling.free_symbols
     if term.coupling.has(sympy.Heaviside):
         return []
-    columns = bodies.pairs if term.pair else bodies.nodes
+    columns = bodies.elements if term.pair else bodies.owners
     vectors = (pair_vectors if term.pair else body_vectors)(columns, len(term.vector.along))
     alike = [vector for vector in vectors if vector.along == term.vector.along]
     found = [term._replace(vector=vector) for vector in alike]
@@ -240,9 +238,9 @@ def _simpler(term: Term, bodies: Bodies) -> list[Term]:
     return [other for other in found if other.complexity < term.complexity]
 
 
-def again(row: Ready, term: Term, train: Bodies, valid: Bodies) -> Ready:
+def again(row: Ready, term: Term, train: Samples, valid: Samples) -> Ready:
     """Another term in the place of one, with as many splines if of another variable."""
-    spline, variable = row.spline, term.vector.variable
-    if variable != spline.variable:
+    spline = row.spline
+    if term.vector.variable != row.term.vector.variable:
         spline = make_spline(term, train, max(1, spline.pieces))
     return ready(term, spline, train, valid)

@@ -7,7 +7,6 @@ what is there is told from what is not by whether held-out errors differ more th
 import numpy as np
 from jaxtyping import Float
 
-from symjax_gn.discovery.bodies import SHARE, Bodies, reweighted
 from symjax_gn.discovery.finishing import FALL, finer, needed, simplified
 from symjax_gn.discovery.kernels import (
     Fit,
@@ -21,6 +20,7 @@ from symjax_gn.discovery.kernels import (
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.discovery.structure import MOST_TERMS, SMOOTH, Candidates
+from symjax_gn.laws.samples import SHARE, Samples, reweighted
 
 # Shares of the typical acceleration that are tried as the size of noise.
 _SHARES = np.geomspace(SHARE, 100.0, 31)
@@ -33,7 +33,7 @@ _COARSE, _PIECES = 14, 8
 _FAR = 4.0
 
 
-def noise_share(bodies: Bodies, predicted: Float[np.ndarray, "node dim"]) -> float:
+def noise_share(bodies: Samples, predicted: Float[np.ndarray, "node dim"]) -> float:
     """The share for `reweighted` by which errors of large and small accelerations spread alike.
 
     It is large for noise that is the same for all, and 0.1 for errors that grow with what is
@@ -43,19 +43,18 @@ def noise_share(bodies: Bodies, predicted: Float[np.ndarray, "node dim"]) -> flo
         bodies: held out of what made the predictions.
         predicted: `[node, dim]`.
     """
-    known = bodies.weight > 0
-    left = np.linalg.norm(bodies.target - predicted, axis=1)[known]
+    left = np.linalg.norm(bodies.target - predicted, axis=1)
     if not np.any(left):
         return SHARE
 
     def unlikely(share):
-        weight = reweighted(bodies, predicted, share).weight[known]
+        weight = reweighted(bodies, predicted, share).weight
         return np.log(np.mean(left * weight)) - np.mean(np.log(weight))
 
     return float(min(_SHARES, key=unlikely))
 
 
-def is_noisy(fit: Fit, train: Bodies, valid: Bodies) -> bool:
+def is_noisy(fit: Fit, train: Samples, valid: Samples) -> bool:
     """Whether what a fit leaves would be no less with finer splines.
 
     Args:
@@ -67,7 +66,7 @@ def is_noisy(fit: Fit, train: Bodies, valid: Bodies) -> bool:
     return fit.error > SMOOTH and coarse.error < FALL * fit.error
 
 
-def find_terms_in_noise(stars: StarForces, fit: Fit, train: Bodies, valid: Bodies) -> Fit:
+def find_terms_in_noise(stars: StarForces, fit: Fit, train: Samples, valid: Samples) -> Fit:
     """The terms of a force that has noise, starting with those that are seen through it.
 
     Terms are added as long as one lowers the held-out error far more than by chance, of those
@@ -85,7 +84,7 @@ def find_terms_in_noise(stars: StarForces, fit: Fit, train: Bodies, valid: Bodie
     train, valid = (reweighted(one, accelerations(fit, one), share) for one in ends)
     rows = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
     best = solved(rows, train, valid)
-    candidates = Candidates(stars, train.nodes, train.target.shape[1])
+    candidates = Candidates(stars, train.owners, train.target.shape[1])
     while len(rows) < MOST_TERMS:
         trials = []
         for term in candidates.beside([row.term for row in rows], best):
@@ -105,7 +104,7 @@ def _no_worse(fit, other):
     return as_good(fit.errors, other.errors, 1.0, chance=_FAR)
 
 
-def finish_in_noise(fit: Fit, train: Bodies, valid: Bodies) -> Fit:
+def finish_in_noise(fit: Fit, train: Samples, valid: Samples) -> Fit:
     """The same terms with kernels in as many pieces as lower the error more than by chance."""
     rows = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
     return finer(solved(rows, train, valid), rows, train, valid, _less)[0]

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.linalg import orth
 
-from symjax_gn.discovery.kernels import Fit, Spline
+from symjax_gn.discovery.kernels import Fit
 from symjax_gn.discovery.recording import StarForces
-from symjax_gn.discovery.splines import place_knots
-from symjax_gn.discovery.terms import Term, Vector, components, values
+from symjax_gn.discovery.terms import Term, Vector, components
+from symjax_gn.laws.expressions import values
+from symjax_gn.laws.shapes import Spline, place_knots
 
 # Vectors are ranked with so many couplings, the simplest, and so many of them with all.
 _SIMPLEST, _VECTORS = 40, 5
@@ -59,10 +60,11 @@ class _Recorded:
         self.left = (force * self._weight).T.ravel()
         if fit is not None and any(term.pair for term in fit.terms):
             known = [
-                self.columns(_times(spline.basis(self._pairs), term.vector, self._pairs), factor)[0]
+                self.columns(_times(basis, term.vector, self._pairs), factor)[0]
                 for term, spline in zip(fit.terms, fit.splines, strict=True)
                 if term.pair
                 for factor in [values(term.coupling, self._pairs)[None]]
+                for basis in [spline.basis(_variable(term, self._pairs)).toarray()]
             ]
             whole = np.concatenate(known, axis=1)
             self._known = orth(whole / (np.linalg.norm(whole, axis=0) + 1e-300), rcond=_RANK)
@@ -83,7 +85,8 @@ class _Recorded:
             logarithmic = bool(np.all(x > 0))
             place = np.log(x) if logarithmic else x
             knots = place_knots(place, _RANKED, weight=self._size)
-            self._bases[variable] = Spline(variable, knots, logarithmic, 0.0).basis(self._pairs)
+            spline = Spline(knots, np.zeros(len(knots) - 4), logarithmic)
+            self._bases[variable] = spline.basis(x).toarray()
         return self._bases[variable]
 
     def parts(self, vector: Vector) -> list[Float[np.ndarray, "edge part"]]:
@@ -114,6 +117,11 @@ class _Recorded:
     def explained(self, gram, right) -> Float[np.ndarray, "*many"]:
         """The share that is explained."""
         return np.sum(right * np.linalg.solve(gram, right[..., None])[..., 0], -1) / self.total
+
+
+def _variable(term, pairs):
+    """Values of the variable of a term's kernel."""
+    return values(term.vector.variable or sympy.Integer(0), pairs)
 
 
 def _times(basis, vector, pairs):

@@ -14,13 +14,13 @@ from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count, chec
 from symjax_gn.data.datasets import Dataset, check_dataset, some_graphs
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.bodies import Bodies, gather
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.selection import simplest
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
 from symjax_gn.laws.refinement import improve
 from symjax_gn.laws.rules import Rule, softened, zero
+from symjax_gn.laws.samples import Samples, gather
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import batches, held_out_error, known_targets
 
@@ -169,7 +169,7 @@ def refit(
     objective = _OnTargets(bodies, central)
     rules: list[Rule] = [zero]
     if central:
-        rules.append(_softened(0.1 * float(np.quantile(bodies.pairs["r"], 0.01))))
+        rules.append(_softened(0.1 * float(np.quantile(bodies.elements["r"], 0.01))))
     # A law that is finite for no constants is not on the front.
     starts = [start] if validation is None else [start, *_rivals(law, start, central)]
     rows = improve(starts, objective, rules, gain=gain, budget=_PROPOSALS)
@@ -225,7 +225,7 @@ class _OnTargets:
     distance and the distance as it is softened; and then the laws of a body alone.
     """
 
-    def __init__(self, bodies: Bodies, central: bool):
+    def __init__(self, bodies: Samples, central: bool):
         self.bodies, self.central = bodies, central
 
     def forces(self, candidate: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -333,8 +333,8 @@ class _Functions:
 
 def _accelerate(force, one_body, bodies, values):
     """What laws predict, `[node, dim]`."""
-    pairs = bodies.sums @ force(bodies.pairs, values)
-    return pairs + bodies.inverse[:, None] * one_body(bodies.nodes, values)
+    pairs = bodies.of_elements(force(bodies.elements, values))
+    return pairs + bodies.of_owners(one_body(bodies.owners, values))
 
 
 def refit_model(

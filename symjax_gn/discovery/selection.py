@@ -13,12 +13,12 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.discovery.bodies import ROUNDING
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import RegressionError, pareto
 from symjax_gn.laws.refinement import Candidate, Objective, Rated, improve
 from symjax_gn.laws.rules import Rule
+from symjax_gn.laws.samples import ROUNDING
 
 # A simpler law may err by such a factor more than the best one, as long as that is no more than
 # this share of what is typical; or by two standard errors.

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import sympy
 from jaxtyping import Float
 from scipy import sparse
 
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.composition import SUM, Composition, Frozen, Splines, Term, fit_numbers
-from symjax_gn.discovery.splines import Curve, design, place_knots
-from symjax_gn.discovery.summed import Summed
+from symjax_gn.laws import law as laws
+from symjax_gn.laws.law import Bound, Factor, Fitted, Law, bind, fit_splines, unchanged
+from symjax_gn.laws.samples import Samples
+from symjax_gn.laws.shapes import Formula, Spline, place_knots
 
 # Pieces of a factor when terms are looked for, and when they are compared.
 FIRST, COMPARED = 6, 14
@@ -41,12 +43,19 @@ _UNSEEN = 1e-100
 _MOST_FACTORS, _TRIED = 3, 3
 
 
+# The sum of messages.
+SUM = "e_0"
+
+Term = tuple[str, ...]
+"""The variables of a product of factors."""
+
+
 class SplineLaw(NamedTuple):
     """A law of sums whose factors are splines."""
 
     message: tuple[Term, ...]
     update: tuple[Term, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[Spline, ...]
     """Those of the message's terms in order, then those of the update's."""
     covariance: tuple[Float[np.ndarray, "part part"], ...]
     """For each curve, that of its parts."""
@@ -64,20 +73,48 @@ class SplineLaw(NamedTuple):
         """The variable of each curve."""
         return [name for term in (*self.message, *self.update) for name in term]
 
-    def composition(self, data: Summed) -> tuple[Composition, np.ndarray]:
-        """The law on data, and its numbers."""
-        shapes = _numbered([curve.knots for curve in self.curves])
-        numbers = np.concatenate([curve.parts for curve in self.curves])
-        return Composition(self.message, self.update, shapes, data), numbers
+    @property
+    def law(self) -> Law:
+        """The law with its splines."""
+        return as_law(self.message, self.update, self.curves)
+
+    @property
+    def fitted(self) -> Fitted:
+        """The law with what is known of its numbers."""
+        return Fitted(self.law, self.covariance, self.errors)
+
+    def on(self, samples: Samples) -> Bound:
+        """The law on samples."""
+        return bind(self.law, samples)
+
+    def with_numbers(self, numbers: Float[np.ndarray, " number"]) -> "SplineLaw":
+        """The law with other values of all numbers of its splines."""
+        curves: Any = self.law.with_numbers(numbers).shapes
+        return self._replace(curves=tuple(curves))
 
 
-def _numbered(knots):
-    """Splines whose numbers follow each other."""
-    ends = np.cumsum([0, *(len(one) - 4 for one in knots)])
-    return [
-        Splines(one, np.arange(a, b))
-        for one, (a, b) in zip(knots, itertools.pairwise(ends), strict=True)
-    ]
+def as_law(
+    message: Sequence[Term], update: Sequence[Term], shapes: Sequence[Spline | Formula]
+) -> Law:
+    """The law of some factors.
+
+    Args:
+        message: terms of what each element adds.
+        update: terms of what the sum becomes.
+        shapes: of all factors, those of the message first.
+    """
+    counted = iter(shapes)
+
+    def made(terms):
+        return tuple(
+            laws.Term(
+                (sympy.Integer(1),),
+                tuple(Factor(sympy.Symbol(name), next(counted)) for name in term),
+            )
+            for term in terms
+        )
+
+    return Law(made(message), made(update))
 
 
 def knots_of(
@@ -94,7 +131,7 @@ def fit_terms(
     target: Float[np.ndarray, " sample"],
     pieces: int,
     margin: float = 0.0,
-) -> tuple[Curve, ...]:
+) -> tuple[Spline, ...]:
     """Factors of given terms by least squares on samples of their sum.
 
     Args:
@@ -104,26 +141,23 @@ def fit_terms(
         pieces: of each spline; of variables of few values one between any two.
         margin: see `place_knots`.
     """
-    names = [name for term in terms for name in term]
-    knots = [knots_of(columns[name], pieces, margin) for name in names]
-    data = _samples(columns, target)
-    composition = Composition(
-        terms, [(SUM,)], [*_numbered(knots), Frozen(np.asarray, np.ones_like)], data
-    )
+    names = [(name, len(term) > 1) for term in terms for name in term]
+    knots = [knots_of(columns[name], pieces, margin) for name, _ in names]
+    blank = [Spline(one, np.zeros(len(one) - 4)) for one in knots]
+    law = as_law(terms, (), blank)._replace(update=(unchanged(1),))
+    bound = bind(law, _samples(columns, target))
     found = []
     # Products of functions with and without a change of sign are far apart.
     for ramp in (False, True) if any(len(term) > 1 for term in terms) else (False,):
         start = [
-            _start(one, columns[name], len(term) > 1, ramp)
-            for (term, name), one in zip(
-                [(term, name) for term in terms for name in term], knots, strict=True
-            )
+            _start(one, columns[name], product, ramp)
+            for one, (name, product) in zip(knots, names, strict=True)
         ]
-        numbers = fit_numbers(composition, np.concatenate(start))
-        found.append((float(np.sum(composition.errors(numbers) ** 2)), numbers))
+        numbers = fit_splines(bound, np.concatenate(start))
+        found.append((float(np.sum(bound.errors(numbers) ** 2)), numbers))
     numbers = min(found, key=lambda row: row[0])[1]
-    shapes = _numbered(knots)
-    return tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes)
+    curves: Any = law.with_numbers(numbers).shapes
+    return tuple(curves)
 
 
 def _start(knots, x, product, ramp):
@@ -143,16 +177,17 @@ def straight_line(
     return (places - np.mean(x)) / np.std(x)
 
 
-def _samples(columns, target) -> Summed:
+def _samples(columns, target) -> Samples:
     """Samples as sums of one element each."""
-    size = typical_size(target - np.mean(target)) or 1.0
-    matrix = sparse.identity(len(target), format="csr")
-    return Summed(dict(columns), {}, matrix, target[:, None], 1 / size)
+    size, count = typical_size(target - np.mean(target)) or 1.0, len(target)
+    each = sparse.identity(count, format="csr")
+    weight, number = np.full(count, 1 / size), np.arange(count)
+    return Samples(dict(columns), {}, each, each, target[:, None], weight, number)
 
 
 def evaluate_terms(
     terms: Sequence[Term],
-    curves: Sequence[Curve],
+    curves: Sequence[Spline],
     columns: Mapping[str, Float[np.ndarray, " sample"]],
 ) -> Any:
     """The sum `[sample]` of terms whose factors are given."""
@@ -227,10 +262,10 @@ def separate(
 
 def fit_law(
     message: Sequence[Term],
-    curves: Sequence[Curve],
+    curves: Sequence[Spline],
     update: Sequence[Term],
-    train: Summed,
-    valid: Summed,
+    train: Samples,
+    valid: Samples,
     pieces: int,
 ) -> SplineLaw:
     """A law whose factors are fitted to the targets together.
@@ -243,76 +278,77 @@ def fit_law(
         valid: other data, for the errors.
         pieces: of the update's factors.
     """
-    sums = train.matrix @ evaluate_terms(message, curves, train.elements)
+    sums = train.sums @ evaluate_terms(message, curves, train.elements)
     columns = {**train.owners, SUM: sums}
     outer = fit_terms(update, columns, train.target[:, 0], pieces, _MARGIN)
     law = SplineLaw(tuple(message), tuple(update), (*curves, *outer), (), np.zeros(0))
-    composition, start = law.composition(train)
-    numbers = fit_numbers(composition, start)
+    bound = law.on(train)
+    numbers = fit_splines(bound, bound.start)
     # Once more with what is known before: where nobody is, splines are no rougher than elsewhere.
-    noise = float(np.sqrt(np.mean(composition.errors(numbers) ** 2)))
+    noise = float(np.sqrt(np.mean(bound.errors(numbers) ** 2)))
     rough = sparse.block_diag([_roughness(curve) for curve in law.curves]).toarray()
-    numbers = fit_numbers(_Smoothed(composition, noise * rough), start)
-    shapes = _numbered([curve.knots for curve in law.curves])
-    held_out, fitted = law.composition(valid)[0], composition.sums(numbers)
-    sums = held_out.sums(numbers)
+    numbers = fit_splines(_Smoothed(bound, noise * rough), bound.start)
+    held_out, fitted = law.on(valid), bound.sums(numbers)
+    sums = held_out.sums(numbers)[:, 0]
     seen = (np.min(fitted) <= sums) & (sums <= np.max(fitted))
-    errors = np.where(seen, np.abs(held_out.errors(numbers)), np.nan if np.any(seen) else np.inf)
-    curves = tuple(Curve(one.knots, numbers[one.numbers]) for one in shapes)
-    return law._replace(curves=curves, errors=errors)
+    left = np.abs(held_out.errors(numbers)[:, 0])
+    errors = np.where(seen, left, np.nan if np.any(seen) else np.inf)
+    return law.with_numbers(numbers)._replace(errors=errors)
 
 
-def with_covariance(law: SplineLaw, train: Summed) -> SplineLaw:
+def with_covariance(law: SplineLaw, train: Samples) -> SplineLaw:
     """A law with the covariance of its factors' parts.
 
     Args:
         law: what `fit_law` gave.
         train: what it was fitted to.
     """
-    composition, numbers = law.composition(train)
-    left, slopes = composition.errors(numbers), composition.slopes(numbers)
-    variance = float(np.sum(left**2)) / max(1, len(left) - len(numbers))
+    bound = law.on(train)
+    left = bound.errors(bound.start).ravel()
+    slopes = bound.slopes(bound.start).reshape(len(left), -1)
+    variance = float(np.sum(left**2)) / max(1, len(left) - len(bound.start))
     size = np.sqrt(np.mean(slopes**2, axis=0))
     # Parts of splines that no sample reaches have no spread.
     size = np.where(size > _UNSEEN, size, 1.0)
     scaled = slopes / size
     inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True) * variance
     covariance = inverse / np.outer(size, size)
-    shapes = _numbered([curve.knots for curve in law.curves])
-    parts = tuple(covariance[np.ix_(one.numbers, one.numbers)] for one in shapes)
-    return law._replace(covariance=parts)
+    ends = itertools.pairwise(np.cumsum([0, *(len(one.numbers) for one in law.curves)]))
+    return law._replace(covariance=tuple(covariance[a:b, a:b] for a, b in ends))
 
 
 def _roughness(curve):
     """Second differences of a spline's parts, over how much these vary."""
-    size = float(np.std(curve.parts)) or 1.0
-    return np.diff(np.eye(len(curve.parts)), 2, axis=0) / size
+    size = float(np.std(curve.numbers)) or 1.0
+    return np.diff(np.eye(len(curve.numbers)), 2, axis=0) / size
 
 
 class _Smoothed(NamedTuple):
-    """A composition, and linear functions of its numbers that are near 0."""
+    """A law on samples, and linear functions of its numbers that are near 0."""
 
-    law: Composition
+    law: Bound
     rows: np.ndarray
 
     def errors(self, numbers):
-        return np.concatenate([self.law.errors(numbers), self.rows @ numbers])
+        return np.concatenate([self.law.errors(numbers).ravel(), self.rows @ numbers])
 
     def slopes(self, numbers):
-        return np.concatenate([self.law.slopes(numbers), self.rows])
+        slopes = self.law.slopes(numbers).reshape(-1, len(numbers))
+        return np.concatenate([slopes, self.rows])
 
 
 def refined(
     terms: Sequence[Term],
-    curves: Sequence[Curve],
+    curves: Sequence[Spline],
     columns: Mapping[str, Float[np.ndarray, " sample"]],
     pieces: int,
-) -> list[Curve]:
+) -> list[Spline]:
     """The same factors as splines of more pieces."""
     found = []
     for name, curve in zip([name for term in terms for name in term], curves, strict=True):
         x = np.unique(np.quantile(columns[name], np.linspace(0, 1, 20 * pieces)))
         knots = knots_of(columns[name], pieces)
-        basis = design(knots, x).toarray()
-        found.append(Curve(knots, np.linalg.lstsq(basis, curve.values(x), rcond=1e-10)[0]))
+        fine = Spline(knots, np.zeros(len(knots) - 4))
+        numbers = np.linalg.lstsq(fine.basis(x).toarray(), curve.values(x), rcond=1e-10)[0]
+        found.append(fine._replace(numbers=numbers))
     return found

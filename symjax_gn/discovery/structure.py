@@ -7,17 +7,17 @@ Accelerations decide which of them it has.
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 import sympy
 
-from symjax_gn.discovery.bodies import ROUNDING, Bodies
 from symjax_gn.discovery.finishing import FALL, NEEDED, SAME, again, finish, needed, within
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
+    as_fitted,
     make_spline,
     ready,
     solved,
@@ -32,9 +32,10 @@ from symjax_gn.discovery.terms import (
     couplings,
     pair_vectors,
     positive_stems,
-    values,
 )
-from symjax_gn.laws.expressions import complexity
+from symjax_gn.laws.expressions import complexity, values
+from symjax_gn.laws.law import Fitted
+from symjax_gn.laws.samples import ROUNDING, Samples
 
 # Pieces of a kernel when terms are compared.
 _COMPARED = 14
@@ -97,8 +98,8 @@ class Candidates:
 
 def find_terms(
     stars: StarForces,
-    train: Bodies,
-    valid: Bodies,
+    train: Samples,
+    valid: Samples,
     *,
     enough: float = 0.0,
     seconds: float = math.inf,
@@ -117,7 +118,7 @@ def find_terms(
         seconds: after which no other terms are tried to start with.
     """
     until = time.thread_time() + seconds
-    candidates = Candidates(stars, train.nodes, train.target.shape[1])
+    candidates = Candidates(stars, train.owners, train.target.shape[1])
     known: dict[Term, Ready] = {}
 
     def coarse(term):
@@ -201,7 +202,7 @@ def find_terms(
 
 
 def with_free_exponents(
-    rows: Sequence[Ready], train: Bodies, valid: Bodies
+    rows: Sequence[Ready], train: Samples, valid: Samples
 ) -> Iterator[tuple[Fit, list[Ready]]]:
     """A fit of one term of pairs whose coupling has the powers that lower its error most.
 
@@ -210,13 +211,13 @@ def with_free_exponents(
     if the term is no pair's, or this does not lower the error.
     """
     (row,) = rows
-    stems = positive_stems(train.pairs, "ij") if row.term.pair else []
+    stems = positive_stems(train.elements, "ij") if row.term.pair else []
     if not stems:
         return
     ends = [sympy.Symbol(f"{stem}_{end}") for stem in stems for end in "ij"]
     signed, _ = row.term.coupling.as_independent(*ends, as_Add=False)
-    logs = np.stack([np.log(train.pairs[str(end)]) for end in ends], axis=1)
-    column = values(row.term.coupling / signed, train.pairs)
+    logs = np.stack([np.log(train.elements[str(end)]) for end in ends], axis=1)
+    column = values(row.term.coupling / signed, train.elements)
     start = np.linalg.lstsq(logs, np.log(np.abs(column) + 1e-300), rcond=None)[0]
 
     def trial(exponents):
@@ -255,7 +256,20 @@ def _of_sender(vector):
     return any(not str(symbol).endswith("_i") for symbol in known)
 
 
-def split_at_break(fit: Fit, train: Bodies, valid: Bodies) -> Fit | None:
+class Broken(NamedTuple):
+    """A fit with one kernel broken in two, if that is better; it takes a while to know."""
+
+    fit: Fit
+    train: Samples
+    valid: Samples
+
+    def __call__(self) -> list[Fitted]:
+        """The law, or nothing."""
+        found = split_at_break(*self)
+        return [] if found is None else [as_fitted(found)]
+
+
+def split_at_break(fit: Fit, train: Samples, valid: Samples) -> Fit | None:
     """The fit with one kernel broken in two, if it jumps, or ends, somewhere.
 
     A kernel that is smooth on both sides of a threshold is not as a whole: the threshold for

@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from symjax_gn.discovery.composition import Term
 from symjax_gn.discovery.separation import (
     FIRST,
     SplineLaw,
+    Term,
     fit_law,
     knots_of,
     refined,
     straight_line,
 )
-from symjax_gn.discovery.splines import Curve
-from symjax_gn.discovery.summed import Summed, some_owners
+from symjax_gn.laws.samples import Samples, some_owners
+from symjax_gn.laws.shapes import Spline
 
 # The error must fall by this share with each.
 _GAIN = 0.02
@@ -34,8 +34,8 @@ _MOST = 50
 def grown(
     law: SplineLaw,
     names: Sequence[str],
-    train: Summed,
-    valid: Summed,
+    train: Samples,
+    valid: Samples,
     pieces: int,
     as_good: Callable[[np.ndarray, np.ndarray], bool],
 ) -> SplineLaw:
@@ -88,7 +88,7 @@ def _longer(law, term, train, valid, pieces) -> SplineLaw:
             parts = np.zeros(len(knots) - 4) if name == term[0] else np.ones(len(knots) - 4)
             if changes and name != term[0]:
                 parts = straight_line(knots, train.elements[name])
-            factors.append(Curve(knots, parts))
+            factors.append(Spline(knots, parts))
         factors = refined([term], factors, train.elements, pieces)
         message, curves = [*law.message, term], [*law.curves[:count], *factors]
         trials.append(fit_law(message, curves, law.update, train, valid, pieces))

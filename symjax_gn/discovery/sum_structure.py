@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from symjax_gn.discovery.bodies import ROUNDING
-from symjax_gn.discovery.composition import SUM, Term
 from symjax_gn.discovery.separation import (
     COMPARED,
     FIRST,
+    SUM,
     SplineLaw,
+    Term,
     evaluate_terms,
     fit_law,
     fit_terms,
@@ -25,9 +25,9 @@ from symjax_gn.discovery.separation import (
     separate,
     with_covariance,
 )
-from symjax_gn.discovery.splines import Curve
 from symjax_gn.discovery.sum_growth import grown
-from symjax_gn.discovery.summed import Summed
+from symjax_gn.laws.samples import ROUNDING, Samples
+from symjax_gn.laws.shapes import Spline
 
 # Pieces of a factor in the end, where more are taken as long as they lower the error.
 _FINAL = (28, 56, 112)
@@ -49,8 +49,8 @@ _SOME = 5_000
 def find_law(
     columns: Mapping[str, Float[np.ndarray, " sample"]],
     sent: Float[np.ndarray, " sample"],
-    train: Summed,
-    valid: Summed,
+    train: Samples,
+    valid: Samples,
     as_good: Any,
 ) -> SplineLaw:
     """The terms that a law of sums needs, with factors as fine as the data allow.
@@ -158,7 +158,7 @@ def _stripped(message, columns, sent, pieces):
     if not any(0 < sum(map(_of_receiver, term)) < len(term) for term in message):
         return [], ()
     curves = iter(fit_terms(message, columns, sent, pieces))
-    largest: dict[Term, tuple[float, list[Curve]]] = {}
+    largest: dict[Term, tuple[float, list[Spline]]] = {}
     for term in message:
         factors = {name: next(curves) for name in term}
         each = {name: curve.values(columns[name]) for name, curve in factors.items()}
@@ -167,7 +167,7 @@ def _stripped(message, columns, sent, pieces):
         if rest and size > largest.get(rest, (0.0,))[0]:
             known = [each[name] for name in term if name not in rest]
             first, *others = (factors[name] for name in rest)
-            first = first._replace(parts=first.parts * np.mean(np.abs(np.prod(known, axis=0))))
+            first = first._replace(numbers=first.numbers * np.mean(np.abs(np.prod(known, axis=0))))
             largest[rest] = size, [first, *others]
     return list(largest), tuple(itertools.chain(*(found for _, found in largest.values())))
 
@@ -179,7 +179,7 @@ def _started(start, message, columns, sent, train, valid, as_good):
         terms, curves = start(message, columns, sent, pieces)
         if not terms:
             return None
-        sums = train.matrix @ evaluate_terms(terms, curves, train.elements)
+        sums = train.sums @ evaluate_terms(terms, curves, train.elements)
         owners = {SUM: sums, **{k: x for k, x in train.owners.items() if np.ptp(x) > 0}}
         update: list[Term] = [(SUM,)]
         if len(owners) > 1:
@@ -297,14 +297,13 @@ def _with_offset(shorter, law, train):
     alone = [k for k, term in zip(firsts, shorter.message, strict=False) if len(term) == 1]
     if not alone:
         return shorter.curves
-    composition, numbers = shorter.composition(train)
-    whole, known = law.composition(train)
-    lacking = whole.errors(known) - composition.errors(numbers)
-    ends = np.cumsum([0, *(len(curve.parts) for curve in shorter.curves)])
+    bound, whole = shorter.on(train), law.on(train)
+    lacking = (whole.errors(whole.start) - bound.errors(bound.start))[:, 0]
+    ends = np.cumsum([0, *(len(curve.numbers) for curve in shorter.curves)])
     own = slice(ends[alone[0]], ends[alone[0] + 1])
-    slope = np.sum(composition.slopes(numbers)[:, own], axis=1)
+    slope = np.sum(bound.slopes(bound.start)[:, 0, own], axis=1)
     sent = evaluate_terms(shorter.message, shorter.curves[: firsts[-1]], train.elements)
-    sums, counts = train.matrix @ sent, np.diff(train.matrix.indptr)
+    sums, counts = train.sums @ sent, np.diff(train.sums.indptr)
     target = train.target[:, 0]
 
     def error(offset):
@@ -316,7 +315,7 @@ def _with_offset(shorter, law, train):
     offset = min((0.0, near, -np.min(sent), -np.max(sent), -np.mean(sent)), key=error)
     moved = shorter.curves[alone[0]]
     curves = list(shorter.curves)
-    curves[alone[0]] = moved._replace(parts=moved.parts + offset)
+    curves[alone[0]] = moved._replace(numbers=moved.numbers + offset)
     return tuple(curves)
 
 

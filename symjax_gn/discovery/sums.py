@@ -8,7 +8,7 @@ expressions are searched for in all variables at once.
 import math
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
@@ -18,24 +18,29 @@ from symjax_gn.data.datasets import Dataset, sends_elements, take
 from symjax_gn.data.features import COUNT, node_features, scalar_features
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.bodies import ROUNDING
+from symjax_gn.discovery import formulas
 from symjax_gn.discovery.distillation import VectorLaw, search_in_units
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.selection import as_good
 from symjax_gn.discovery.separation import SplineLaw
-from symjax_gn.discovery.substitution import choose_factors, whole
 from symjax_gn.discovery.sum_structure import find_law
-from symjax_gn.discovery.summed import gather_sums, with_differences, within
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, ParetoFront, select, to_front
 from symjax_gn.laws.keeping import kept
+from symjax_gn.laws.law import expressions
+from symjax_gn.laws.samples import ROUNDING, gather, with_differences, within
+from symjax_gn.laws.shapes import Formula
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, flat_nodes, known_targets
 
 # Elements that laws are chosen on, that splines and the law in the end are fitted to, and
 # held-out ones; and owners, which are few where each has many elements.
 _CHOSEN, _FITTED, _HELD_OUT = (40_000, 800), (100_000, 3000), (40_000, 1500)
+
+# Errors below this are those of single numbers in float32. Accelerations, which are sums of
+# forces that may cancel each other, are less exact.
+_ROUNDING = 3e-7
 
 # Terms explain a quantity if they err at most so many times as much as the network.
 _AS_WELL = 1.5
@@ -84,7 +89,7 @@ def find_sum(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each factor.
-        seconds: after which no more formulas are tried, see `choose_factors`.
+        seconds: after which no more formulas are tried, see `formulas.choose`.
         folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
@@ -94,18 +99,20 @@ def find_sum(
         return None
     columns = with_differences(_message_columns(table))
     columns = {k: x for k, x in columns.items() if np.ptp(x) > 0}
-    seen = gather_sums(train, *_FITTED)
-    held_out = within(gather_sums(validation, *_HELD_OUT), seen)
+    seen = gather(train, *_FITTED)
+    held_out = within(gather(validation, *_HELD_OUT), seen)
     splines = kept(find_law, folder)(columns, table.messages[:, 0], seen, held_out, as_good)
     network_error = _network_error(network, validation)
     if not splines.error <= max(_AS_WELL * network_error, ROUNDING):
         return None
-    few = gather_sums(train, *_CHOSEN)
-    choose = kept(choose_factors, folder)
-    found = choose(splines, seen, few, held_out, regressors, seconds=seconds)
-    messages = [whole(splines, row.candidate)[0] for row in found.rows]
-    updates = [whole(splines, row.candidate)[1] for row in found.rows]
-    message, update = whole(splines, found.candidate)
+    few = gather(train, *_CHOSEN)
+    choose = kept(formulas.choose, folder)
+    options: dict[str, Any] = dict(seconds=seconds, rounding=_ROUNDING)
+    found = choose(splines.fitted, seen, few, held_out, regressors, **options)
+    found = formulas.finish(found, seen, held_out, **options)
+    tried = [found.law.with_shapes(list(map(Formula, row.candidate))) for row in found.rows]
+    messages, updates = zip(*(map(_scalars, tried)), strict=True)
+    message, update = _scalars(found.law)
     chosen, front = _on_front(message, messages, found.rows, found.error)
     unit = f"typical |{train.quantity.name}|, of message and update together"
     law = VectorLaw(
@@ -119,6 +126,12 @@ def find_sum(
     chosen, front = _on_front(update, updates, found.rows, found.error)
     model = _model((message,), (update,), train)
     return SumLaw(law, UpdateLaw((chosen,), (front,)), model, splines)
+
+
+def _scalars(law):
+    """Message and update of a law of one component."""
+    (message,), (update,) = expressions(law)
+    return message, update
 
 
 def _model(message, update, dataset):

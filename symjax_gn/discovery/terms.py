@@ -17,7 +17,10 @@ from jaxtyping import Float
 
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.nodes import AXES
-from symjax_gn.laws.expressions import complexity, evaluate
+from symjax_gn.laws import law
+from symjax_gn.laws.expressions import complexity, values
+from symjax_gn.laws.law import Factor, Law, unchanged
+from symjax_gn.laws.shapes import Formula, Spline
 
 Columns = Mapping[str, Float[np.ndarray, " sample"]]
 
@@ -68,20 +71,28 @@ class Term(NamedTuple):
         return self.coupling * (kernel if x is None else kernel.xreplace({sympy.Symbol("r"): x}))
 
 
-def values(expression: Any, columns: Columns) -> Float[np.ndarray, " sample"]:
-    """Values `[sample]` of an expression, also of one without variables."""
-    used = {str(symbol): columns[str(symbol)] for symbol in expression.free_symbols}
-    if not used:
-        count = len(next(iter(columns.values())))
-        return np.full(count, float(expression))
-    return evaluate(expression, used)
-
-
 def components(vector: Vector, columns: Columns) -> Float[np.ndarray, "sample dim"]:
     """Components `[sample, dim]` of a vector; 0 where it is not defined."""
     with np.errstate(all="ignore"):
         found = np.stack([values(along, columns) for along in vector.along], axis=-1)
     return np.where(np.isfinite(found), found, 0.0)
+
+
+def as_law(terms: Sequence[Term], shapes: Sequence[Spline | Formula], dim: int) -> Law:
+    """The law that forces are a sum of terms, those of pairs first.
+
+    Args:
+        terms: of pairs and then of bodies.
+        shapes: their kernels.
+        dim: spatial dimension.
+    """
+    found: tuple[list[Any], list[Any]] = [], []
+    for term, shape in zip(terms, shapes, strict=True):
+        variable = term.vector.variable
+        factor = Factor(sympy.Integer(0) if variable is None else variable, shape)
+        one = law.Term(term.vector.along, (factor,), term.coupling, term.vector.name)
+        found[0 if term.pair else 1].append(one)
+    return Law(tuple(found[0]), (unchanged(dim), *found[1]))
 
 
 def _symbols(stem: str, dim: int, end: str = "") -> list[sympy.Symbol]:
@@ -110,9 +121,9 @@ def _dot(a: Sequence[Any], b: Sequence[Any]) -> sympy.Expr:
     return sympy.Add(*(x * y for x, y in zip(a, b, strict=True)))
 
 
-def is_central(vector: Vector) -> bool:
-    """Whether it points along the line of centres, whatever its kernel is a function of."""
-    return vector.along == _unit(len(vector.along))
+def is_central(term: law.Term) -> bool:
+    """Whether it points along the line of centres, whatever its functions are of."""
+    return term.along == _unit(len(term.along))
 
 
 def pair_vectors(columns: Columns, dim: int) -> list[Vector]:

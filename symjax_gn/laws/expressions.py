@@ -301,6 +301,21 @@ def evaluate(expression: sympy.Expr, columns: Mapping[str, Float[AnyArray, "*bat
     return to_numpy(expression, list(columns))(np.stack(list(columns.values()), axis=-1))
 
 
+def values(
+    expression: Any, columns: Mapping[str, Float[np.ndarray, " sample"]]
+) -> Float[np.ndarray, " sample"]:
+    """Values `[sample]` of an expression, also of one without variables.
+
+    >>> values(sympy.Integer(2), {"r": np.zeros(3)})
+    array([2., 2., 2.])
+    """
+    used = {str(symbol): columns[str(symbol)] for symbol in expression.free_symbols}
+    if not used:
+        count = len(next(iter(columns.values())))
+        return np.full(count, float(expression))
+    return evaluate(expression, used)
+
+
 def equivalent(
     first: sympy.Expr,
     second: sympy.Expr,

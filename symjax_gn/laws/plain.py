@@ -53,7 +53,8 @@ def from_plain(value: Any, kind: Any) -> Any:
     Args:
         value: what was read.
         kind: type of the value, of its parts as well: a NamedTuple, `tuple[X, ...]`,
-            `dict[str, X]`, `X | None`, arrays of jaxtyping, expressions, numbers and text.
+            `dict[str, X]`, `X | None`, one of several NamedTuples, arrays of jaxtyping,
+            expressions, numbers and text.
 
     Raises:
         ValueError: the value is not one of this type.
@@ -66,8 +67,13 @@ def from_plain(value: Any, kind: Any) -> Any:
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, UnionType):
-        (other,) = (one for one in inner if one is not NoneType)
-        return None if value is None else from_plain(value, other)
+        several = [one for one in inner if one is not NoneType]
+        if value is None and len(several) < len(inner):
+            return None
+        # Of several NamedTuples it is the one that has these fields.
+        names = set(value) if isinstance(value, dict) else set()
+        fit = [one for one in several if {*getattr(one, "_fields", ())} == names]
+        return from_plain(value, fit[0] if len(several) > 1 and fit else several[0])
     if origin is tuple:
         return _tuple(_checked(value, list), inner)
     if origin is dict:

@@ -13,13 +13,13 @@ from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.features import AXES
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.discovery.bases import coefficients, line_of_centres
-from symjax_gn.discovery.bodies import gather
 from symjax_gn.discovery.energies import EnergyTable, PotentialLaw
 from symjax_gn.discovery.recording import MessageTable
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Law, ParetoFront
+from symjax_gn.laws.samples import gather
 from symjax_gn.model import Predictor, known_targets
 from symjax_gn.networks.training import History
 
@@ -142,15 +142,13 @@ def pair_forces(refitted: Refit, dataset: Dataset, num_pairs: int = 3_000) -> Pa
         with np.errstate(all="ignore"):
             return np.stack([evaluate(one, columns) for one in laws], axis=1)
 
-    law = values(refitted.force, bodies.pairs)
-    alone = bodies.inverse[:, None] * values(refitted.one_body, bodies.nodes)
-    left = bodies.target - bodies.sums @ law - alone
+    law = values(refitted.force, bodies.elements)
+    alone = bodies.of_owners(values(refitted.one_body, bodies.owners))
+    left = bodies.target - bodies.of_elements(law) - alone
     sums = bodies.sums.tocoo()
     receivers = sums.row[np.argsort(sums.col)]
-    known = np.flatnonzero(bodies.weight[receivers] > 0)
-    force = (left / bodies.inverse[:, None])[receivers]
-    features = {name: column[known] for name, column in bodies.pairs.items()}
-    return PairForces(features, law[known], (law + force)[known])
+    force = (left / bodies.rows.diagonal()[:, None])[receivers]
+    return PairForces(bodies.elements, law, law + force)
 
 
 def plot_law(refitted: Refit, pairs: PairForces, table: MessageTable) -> Figure:
