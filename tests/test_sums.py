@@ -10,8 +10,8 @@ from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.splitting import split
 from symjax_gn.discovery import formulas, sum_structure
-from symjax_gn.discovery.gauges import gauges
 from symjax_gn.discovery.objective import Interval, OnFormulas
+from symjax_gn.discovery.offsets import gauges
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import as_good, best_on_all, better
 from symjax_gn.discovery.separation import (
@@ -26,7 +26,7 @@ from symjax_gn.discovery.separation import (
 from symjax_gn.discovery.sum_structure import find_law
 from symjax_gn.laws import samples
 from symjax_gn.laws.expressions import constants
-from symjax_gn.laws.law import Factor, Frame, Law, Term, expressions, unchanged
+from symjax_gn.laws.law import Factor, Frame, Law, Term, as_expressions, unchanged
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.shapes import Formula, Frozen, Spline, place_knots
 from symjax_gn.laws.symbolic import SymbolicModel
@@ -69,7 +69,7 @@ def with_formulas(splines, candidate):
 
 def whole(law):
     """Message and update of a law of one component."""
-    return [one for (one,) in expressions(law)]
+    return [one for (one,) in as_expressions(law)]
 
 
 def chosen(formula, errors):
@@ -235,7 +235,7 @@ def test_sums_may_depend_on_how_many_are_summed():
     splines = find_law({"a": a}, a**1.5 - 0.9, train, held_out, as_good)
     assert (SUM, COUNT) in splines.update
     found = in_formulas(splines, train, train, held_out)
-    laws = expressions(found.law)
+    laws = as_expressions(found.law)
     law = SymbolicModel(*laws, elements="nodes", quantity=parts[2].quantity)
     error, size = held_out_error(law, parts[2])
     assert error < 1e-6 * size

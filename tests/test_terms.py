@@ -29,7 +29,7 @@ from symjax_gn.discovery.terms import (
 )
 from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.laws.expressions import complexity, constants, evaluate, values
-from symjax_gn.laws.law import expressions, sum_symbols
+from symjax_gn.laws.law import as_expressions, sum_symbols
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.samples import ROUNDING, gather, reweighted
 from symjax_gn.laws.shapes import Formula
@@ -189,7 +189,7 @@ def test_laws_are_chosen_by_accelerations(dim):
     np.testing.assert_allclose(
         evaluate(laws.candidate[0], {"r": r}), 0.5 / (r + 0.3) ** 1.5, rtol=1e-4
     )
-    force, sums = expressions(laws.law)
+    force, sums = as_expressions(laws.law)
     assert len(force) == dim and sums == sum_symbols(dim)
     # The simplest of those that are as good.
     good = [row for row, x in zip(laws.rows, laws.held_out, strict=True) if x <= ROUNDING]
@@ -687,7 +687,7 @@ def test_kernels_of_the_distance_between_surfaces():
         assert [str(term.vector.variable) for term in fit.terms] == ["r - radius_i - radius_j"]
     laws = formulas.finish(in_formulas(fit, train, valid), train, valid)
     assert laws.candidate == (-10 * sympy.Abs(R) ** sympy.Rational(3, 2) * sympy.Heaviside(-R),)
-    (force, _), _ = expressions(laws.law)
+    (force, _), _ = as_expressions(laws.law)
     assert {str(x) for x in force.free_symbols} == {"dx", "r", "radius_i", "radius_j"}
 
 

@@ -25,7 +25,7 @@ from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
 from symjax_gn.laws.keeping import kept
-from symjax_gn.laws.law import Term, expressions
+from symjax_gn.laws.law import Term, as_expressions
 from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
 from symjax_gn.laws.shapes import Formula
 from symjax_gn.networks.training import Trained
@@ -151,8 +151,8 @@ def factor(found: Found) -> Factored:
     fit, laws, seen, network_error = found
     law = laws.law
     objective = OnFormulas(law, seen)
-    force, _ = expressions(law)
-    _, alone = expressions(law._replace(update=law.update[1:] or (_nothing(law),)))
+    force, _ = as_expressions(law)
+    _, alone = as_expressions(law._replace(update=law.update[1:] or (_nothing(law),)))
     scalar = _scalar(law)
     after = float(np.mean(objective.errors(laws.candidate)))
     before = float(np.mean(objective.errors(laws.before)))

@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.distillation import flattening_power, search_in_units
-from symjax_gn.discovery.gauges import gauges, has_gauge
 from symjax_gn.discovery.objective import OnFormulas
+from symjax_gn.discovery.offsets import gauges, has_gauge
 from symjax_gn.discovery.rounding import with_plain_numbers
 from symjax_gn.discovery.selection import (
     as_good,
@@ -124,7 +124,7 @@ def sample_factor(fitted: Fitted, k: int, samples: Samples) -> Curve:
     spline: Any = factor.shape
     x, is_sum = _variable(law, term, factor.variable, inside, samples)
     places: tuple[Any, ...] = (R,)
-    if is_sum:
+    if is_sum and gauged:
         low, high = np.min(x), np.max(x)
         reach = _BEYOND * (high - low)
         places = (R - sympy.Float(low - reach), sympy.Float(high + reach) - R)
@@ -140,13 +140,14 @@ def sample_factor(fitted: Fitted, k: int, samples: Samples) -> Curve:
 def _variable(law, term, variable, inside, samples):
     """Values of a factor's variable where its term is felt, and whether it is one of sums."""
     columns = samples.elements if inside else samples.owners
-    if not inside and any(str(symbol) not in columns for symbol in variable.free_symbols):
+    if not inside:
         bound = bind(law, samples)
-        sums = bound.sums(bound.start)
-        return values(variable, {**columns, **sums_as_columns(sums)}), True
+        columns = {**columns, **sums_as_columns(bound.sums(bound.start))}
     count = len(next(iter(columns.values())))
     felt = np.any([one != 0 for one in term.components(columns, count)], axis=0)
-    return values(variable, columns)[felt if np.any(felt) else ~felt], False
+    x = values(variable, columns)[felt if np.any(felt) else ~felt]
+    is_sum = any(str(symbol) not in samples.owners for symbol in variable.free_symbols)
+    return x, is_sum and not inside
 
 
 def _formulas(curve: Curve, operators) -> Iterator[dict[Any, float]]:

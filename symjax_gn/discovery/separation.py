@@ -15,7 +15,16 @@ from scipy import sparse
 
 from symjax_gn.data.units import typical_size
 from symjax_gn.laws import law as laws
-from symjax_gn.laws.law import Bound, Factor, Fitted, Law, bind, fit_splines, unchanged
+from symjax_gn.laws.law import (
+    Bound,
+    Factor,
+    Fitted,
+    Law,
+    bind,
+    covariance_of,
+    fit_splines,
+    unchanged,
+)
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import Formula, Spline, place_knots
 
@@ -34,9 +43,6 @@ _FEW = 28
 
 # The range of sums may grow by this share as messages are fitted.
 _MARGIN = 0.1
-
-# Derivatives below this are none.
-_UNSEEN = 1e-100
 
 # Products of so many variables, at most; and of each round those that are tried in full, the
 # best ones by what they explain of what others leave.
@@ -303,16 +309,7 @@ def with_covariance(law: SplineLaw, train: Samples) -> SplineLaw:
         law: what `fit_law` gave.
         train: what it was fitted to.
     """
-    bound = law.on(train)
-    left = bound.errors(bound.start).ravel()
-    slopes = bound.slopes(bound.start).reshape(len(left), -1)
-    variance = float(np.sum(left**2)) / max(1, len(left) - len(bound.start))
-    size = np.sqrt(np.mean(slopes**2, axis=0))
-    # Parts of splines that no sample reaches have no spread.
-    size = np.where(size > _UNSEEN, size, 1.0)
-    scaled = slopes / size
-    inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True) * variance
-    covariance = inverse / np.outer(size, size)
+    covariance = covariance_of(law.on(train))
     ends = itertools.pairwise(np.cumsum([0, *(len(one.numbers) for one in law.curves)]))
     return law._replace(covariance=tuple(covariance[a:b, a:b] for a, b in ends))
 

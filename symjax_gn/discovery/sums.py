@@ -28,7 +28,7 @@ from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, ParetoFront, select, to_front
 from symjax_gn.laws.keeping import kept
-from symjax_gn.laws.law import expressions
+from symjax_gn.laws.law import as_expressions
 from symjax_gn.laws.samples import ROUNDING, gather, with_differences, within
 from symjax_gn.laws.shapes import Formula
 from symjax_gn.laws.symbolic import SymbolicModel
@@ -130,7 +130,7 @@ def find_sum(
 
 def _scalars(law):
     """Message and update of a law of one component."""
-    (message,), (update,) = expressions(law)
+    (message,), (update,) = as_expressions(law)
     return message, update
 
 

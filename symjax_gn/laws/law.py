@@ -27,6 +27,9 @@ from symjax_gn.laws.shapes import Formula, Frozen, R, Shape, Spline, scaled_rows
 # largest damping.
 _STEPS, _TOLERANCE, _DAMPING = 30, 1e-3, (1e-9, 1e3)
 
+# Derivatives below this are none; errors above the other count as that.
+_UNSEEN, _WRONG = 1e-100, 1.0
+
 # Constants of terms cancel each other if no more than this share is left.
 _CANCELLED = 1e-9
 
@@ -130,12 +133,12 @@ def candidate_of(law: Law) -> tuple[sympy.Expr, ...]:
     return tuple(one.expression for one in shapes)
 
 
-def expressions(law: Law) -> tuple[tuple[sympy.Expr, ...], tuple[sympy.Expr, ...]]:
+def as_expressions(law: Law) -> tuple[tuple[sympy.Expr, ...], tuple[sympy.Expr, ...]]:
     """Message and update of a law whose factors are formulas, along each component.
 
     >>> r = sympy.Symbol("r")
     >>> term = Term((sympy.Symbol("dx") / r,), (Factor(r, Formula(2 * r)),))
-    >>> expressions(Law((term,), (unchanged(1),)))
+    >>> as_expressions(Law((term,), (unchanged(1),)))
     ((2*dx,), (e_0,))
     """
 
@@ -515,3 +518,33 @@ def fit_splines(bound: Any, start: Float[np.ndarray, " number"]) -> np.ndarray:
         if errors @ errors > (1 - _TOLERANCE) * before:
             break
     return numbers
+
+
+def fitted(law: Law, train: Samples, valid: Samples) -> Fitted:
+    """A law whose numbers were fitted, with what is known of them.
+
+    Args:
+        law: its functions are splines.
+        train: what they were fitted to.
+        valid: other data, for the errors; those above 1 count as 1, for where one element is
+            beyond all that were fitted, splines may be off by any factor.
+    """
+    bound, other = bind(law, train), bind(law, valid)
+    covariance = covariance_of(bound)
+    _, places = _numbered(law.shapes)
+    parts = tuple(covariance[np.ix_(one, one)] for one in places)
+    errors = np.minimum(sizes(other.errors(other.start)), _WRONG)
+    return Fitted(law, parts, errors)
+
+
+def covariance_of(bound: Bound) -> Float[np.ndarray, "number number"]:
+    """That of a law's numbers, as far as data say anything of them."""
+    left = bound.errors(bound.start).ravel()
+    slopes = bound.slopes(bound.start).reshape(len(left), -1)
+    variance = float(np.sum(left**2)) / max(1, len(left) - len(bound.start))
+    size = np.sqrt(np.mean(slopes**2, axis=0))
+    # Parts of splines that no sample reaches have no spread.
+    size = np.where(size > _UNSEEN, size, 1.0)
+    scaled = slopes / size
+    inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True) * variance
+    return inverse / np.outer(size, size)

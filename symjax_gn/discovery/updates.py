@@ -1,0 +1,163 @@
+"""Sums of forces within a function: of their own length, of the body, or of another sum.
+
+A law that saturates, a speed limit, a mean over neighbours: the sum of forces is multiplied with
+a function of one variable. Forces and that function are fitted together.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import sympy
+
+from symjax_gn.data.features import scalar_features
+from symjax_gn.discovery.finishing import FALL, NEEDED
+from symjax_gn.discovery.kernels import Fit, as_fitted, make_spline, ready, solved
+from symjax_gn.discovery.structure import SMOOTH, Candidates
+from symjax_gn.laws.expressions import values
+from symjax_gn.laws.law import (
+    Factor,
+    Fitted,
+    Law,
+    Term,
+    bind,
+    fit_splines,
+    fitted,
+    sum_symbols,
+    sums_as_columns,
+)
+from symjax_gn.laws.samples import Samples
+from symjax_gn.laws.shapes import R, Spline, place_knots
+
+# Terms of pairs that a law may start with, the best ones by themselves.
+_STARTS = 24
+
+# Pieces of splines: of kernels at first, of functions of sums at first, and of both then.
+_KERNEL, _FIRST, _FINER = 14, 6, (14, 28, 56, 112)
+
+# The range of sums may grow by this share as forces are fitted.
+_MARGIN = 0.1
+
+# Laws that are fitted with finer splines.
+_BEST = 3
+
+
+def find_update(stars: Any, fit: Fit, train: Samples, valid: Samples) -> Fitted | None:
+    """A law whose sum of forces is multiplied with a function; None if that is no better.
+
+    Args:
+        stars: what the network says of pairs.
+        fit: the terms that explain most without one.
+        train: what is fitted.
+        valid: other data.
+    """
+    trials = [
+        _fitted_with(one, variable, train, valid)
+        for law in _starts(stars, fit, train, valid)
+        for one, variable in _factors(law, train)
+    ]
+    best = [_finest(one, train, valid) for one in sorted(trials, key=_error)[:_BEST]]
+    least = min(best, key=_error, default=None)
+    if least is None or _error(least) > fit.error / NEEDED:
+        return None
+    return least
+
+
+def _error(found):
+    return float(np.mean(found.errors))
+
+
+def _starts(stars, fit, train, valid) -> list[Law]:
+    """The law without a function of sums, and the best ones of a single term of pairs."""
+    candidates = Candidates(stars, train.owners, train.target.shape[1])
+    fits = []
+    for term in candidates.beside([], None):
+        if term.pair:
+            spline = make_spline(term, train, _KERNEL)
+            fits.append(solved([ready(term, spline, train, valid)], train, valid))
+    fits.sort(key=lambda one: one.error)
+    whole = [fit] if any(term.pair for term in fit.terms) else []
+    return [as_fitted(one).law for one in (*whole, *fits[:_STARTS])]
+
+
+def _factors(law: Law, train: Samples) -> Iterator[tuple[Law, Any]]:
+    """The law, with another sum if there is one, and what its forces may be multiplied by."""
+    dim = train.target.shape[1]
+    forces = sum_symbols(dim)
+    yield law, sympy.sqrt(sympy.Add(*(one**2 for one in forces)))
+    for name, x in scalar_features(train.owners).items():
+        if np.ptp(x) > 0:
+            yield law, sympy.Symbol(name)
+    if "r" in train.elements:
+        yield _with_another_sum(law, dim, train), sum_symbols(dim + 1)[-1]
+
+
+def _with_another_sum(law, dim, train):
+    """The law with the sum of a function of the distance, which falls to 0, beside its forces."""
+    nothing = sympy.Integer(0)
+    message = [term._replace(along=(*term.along, nothing)) for term in law.message]
+    knots = place_knots(train.elements["r"], _FIRST)
+    spline = Spline(knots, np.linspace(1.0, 0.0, len(knots) - 4))
+    other = Term((nothing,) * dim + (sympy.Integer(1),), (Factor(R, spline),), name="sum")
+    return law._replace(message=(*message, other))
+
+
+def _fitted_with(law, variable, train, valid) -> Fitted:
+    """The law whose forces are multiplied by a function that is 1 at first."""
+    knots = place_knots(_values(law, variable, train), _FIRST, _MARGIN)
+    one = Factor(variable, Spline(knots, np.ones(len(knots) - 4)))
+    first, *rest = law.update
+    return _fit(law._replace(update=(first._replace(factors=(one,)), *rest)), train, valid)
+
+
+def _values(law, variable, samples):
+    """Values of a variable of sums."""
+    bound = bind(law, samples)
+    columns = {**samples.owners, **sums_as_columns(bound.sums(bound.start))}
+    return values(variable, columns)
+
+
+def _fit(law, train, valid) -> Fitted:
+    bound = bind(law, train)
+    return fitted(law.with_numbers(fit_splines(bound, bound.start)), train, valid)
+
+
+def _finest(found: Fitted, train, valid) -> Fitted:
+    """The law with splines as fine as lowers its error."""
+    for pieces in _FINER:
+        if _error(found) <= SMOOTH:
+            break
+        finer = _fit(_with_pieces(found.law, pieces, train), train, valid)
+        if _error(finer) > _error(found) / FALL:
+            break
+        found = finer
+    return found
+
+
+def _with_pieces(law, pieces, samples) -> Law:
+    """The law with splines of so many pieces, where they have fewer."""
+    shapes: Sequence[Any] = law.shapes
+    finer = []
+    for k, shape in enumerate(shapes):
+        _, factor = law.factor(k)
+        if not shape.pieces or (k < law.sent and shape.pieces > pieces):
+            finer.append(shape)
+            continue
+        inside = k < law.sent
+        x = (
+            values(factor.variable, samples.elements)
+            if inside
+            else _values(law, factor.variable, samples)
+        )
+        finer.append(_finer(shape, x, pieces, 0.0 if inside else _MARGIN))
+    return law.with_shapes(finer)
+
+
+def _finer(shape, x, pieces, margin):
+    """The same function as a spline of so many pieces."""
+    place = np.log(x) if shape.logarithmic else x
+    knots = place_knots(place, pieces, margin)
+    new = shape._replace(knots=knots, numbers=np.zeros(len(knots) - 4))
+    some = np.unique(np.quantile(x, np.linspace(0, 1, 20 * pieces)))
+    basis = new.basis(some).toarray()
+    return new._replace(numbers=np.linalg.lstsq(basis, shape.values(some), rcond=1e-10)[0])
