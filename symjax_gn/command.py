@@ -328,6 +328,11 @@ def print_laws(found: Discovery) -> None:
             show(f"force on i alone, {axis}", law)
     if found.refit is not None and found.refit.towards is not None:
         show("force on i towards j", found.refit.towards)
+    if found.refit is not None:
+        for law in found.refit.others:
+            show("summed beside forces", law)
+        for axis, law in zip(AXES, found.refit.update, strict=False):
+            show(f"sums of forces become, {axis}", law)
 
 
 def main(argv: Sequence[str] | None = None, **defaults: Any) -> int:

@@ -285,7 +285,8 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
             refitted = refitting.refit(law, alone, train, validation=rivals)
         else:
             refitted = factored.refit
-        model = refitting.force_model(refitted.force, refitted.one_body, train)
+        extra = dict(others=refitted.others, update=refitted.update)
+        model = refitting.force_model(refitted.force, refitted.one_body, train, **extra)
         error = held_out_error(model, test)
     lap("refit")
     judged = alone_check = r2 = found = None

@@ -100,6 +100,8 @@ class Discovery:
         alone = () if self.refit is None else self.refit.one_body
         if any(law != 0 for law in alone):
             text += "; alone: " + ", ".join(map(in_short, alone))
+        if self.refit is not None and self.refit.update:
+            text += "; within: " + ", ".join(map(in_short, self.refit.update))
         marked = mark(self.certificate._asdict()).strip(" ()")
         return f"{marked}: {text}" if marked else text
 

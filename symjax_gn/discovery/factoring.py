@@ -14,7 +14,7 @@ import sympy
 from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.discovery import formulas, kernels, noise, structure
+from symjax_gn.discovery import formulas, kernels, noise, structure, updates
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.objective import OnFormulas
@@ -25,7 +25,7 @@ from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
 from symjax_gn.laws.keeping import kept
-from symjax_gn.laws.law import Term, as_expressions
+from symjax_gn.laws.law import Fitted, Term, as_expressions
 from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
 from symjax_gn.laws.shapes import Formula
 from symjax_gn.networks.training import Trained
@@ -46,8 +46,8 @@ _ENOUGH = 0.01
 class Found(NamedTuple):
     """Terms that explain a force, with their laws."""
 
-    fit: kernels.Fit
-    """The terms with their kernels as splines."""
+    fitted: Fitted
+    """The terms with splines for their functions."""
     laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
     seen: Samples
@@ -65,8 +65,8 @@ class Factored(NamedTuple):
     """Of bodies alone."""
     refit: Refit
     """Both as they were refitted, which is the law."""
-    fit: kernels.Fit
-    """The terms with their kernels as splines."""
+    fitted: Fitted
+    """The terms with splines for their functions."""
     laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
     network_error: float
@@ -109,6 +109,7 @@ def find_laws(
     stars = record_stars(key, trained, train)
     seen, held_out = gather(train, _FITTED), gather(validation, _HELD_OUT)
     network_error = float(np.nanmean(relative_errors(trained, validation)))
+    at_end = limit is None
     limit = _AS_WELL * network_error if limit is None else limit
     few = gather(train, _COMPARED)
     enough = min(network_error, _ENOUGH)
@@ -121,25 +122,32 @@ def find_laws(
         fit = structure.split_at_break(fit, few, held_out) or fit
     if noise.is_noisy(fit, seen, held_out):
         fit = kept(noise.find_terms_in_noise, folder)(stars, fit, seen, held_out)
-    if not fit.error <= limit:
+    found = kernels.as_fitted(fit)
+    if at_end and found.error > enough:
+        # What is summed may be within a function.
+        found = updates.find_update(stars, fit, few, held_out) or found
+    if not found.error <= limit:
         return None
-    if before is not None and set(before.fit.terms) == set(fit.terms):
+    if before is not None and before.fitted.law.structure == found.law.structure:
         return before._replace(network_error=network_error)
-    share = noise.noise_share(held_out, kernels.accelerations(fit, held_out))
+    share = noise.noise_share(held_out, found.law.predict(held_out))
 
     def weighted(bodies):
-        return reweighted(bodies, kernels.accelerations(fit, bodies), share)
+        return reweighted(bodies, found.law.predict(bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
     broken = structure.Broken(fit, few, held_out)
     choose = kept(formulas.choose, folder)
-    even = kernels.as_fitted(noise.finish_in_noise(fit, seen, held_out))
+    if found.law.is_linear:
+        even = kernels.as_fitted(noise.finish_in_noise(fit, seen, held_out))
+    else:
+        even = updates.refitted(found.law, seen, held_out)
     laws = choose(even, few, few, held_out, regressors, others=broken, seconds=seconds)
     if by_score:
         laws = formulas.by_score(laws, held_out)
     elif laws.error > ROUNDING:
         seen, held_out = (weighted(gather(part, _ALL)) for part in (train, validation))
-    return Found(fit, formulas.finish(laws, seen, held_out), seen, network_error)
+    return Found(found, formulas.finish(laws, seen, held_out), seen, network_error)
 
 
 def factor(found: Found) -> Factored:
@@ -148,10 +156,12 @@ def factor(found: Found) -> Factored:
     Args:
         found: terms and laws.
     """
-    fit, laws, seen, network_error = found
+    fitted, laws, seen, network_error = found
     law = laws.law
     objective = OnFormulas(law, seen)
-    force, _ = as_expressions(law)
+    dim = len(law.update[0].along)
+    messages, update = as_expressions(law._replace(update=law.update[:1]))
+    force, others = messages[:dim], messages[dim:]
     _, alone = as_expressions(law._replace(update=law.update[1:] or (_nothing(law),)))
     scalar = _scalar(law)
     after = float(np.mean(objective.errors(laws.candidate)))
@@ -165,9 +175,11 @@ def factor(found: Found) -> Factored:
         error=after,
         error_before=before,
         intervals=objective.intervals(laws.candidate),
+        others=others,
+        update=() if law.is_linear else update,
     )
     pair, own = _pair_law(laws, force, scalar, after), _own_law(law, alone)
-    return Factored(pair, own, refit, fit, laws, network_error)
+    return Factored(pair, own, refit, fitted, laws, network_error)
 
 
 def _nothing(law):

@@ -18,6 +18,7 @@ from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.selection import simplest
 from symjax_gn.laws.expressions import to_numpy, with_slots
 from symjax_gn.laws.fitting import fit_constants
+from symjax_gn.laws.law import sum_symbols
 from symjax_gn.laws.refinement import improve
 from symjax_gn.laws.rules import Rule, softened, zero
 from symjax_gn.laws.samples import Samples, gather
@@ -58,20 +59,29 @@ def law_error(
 
 
 def force_model(
-    force: Sequence[sympy.Expr], one_body: Sequence[sympy.Expr], dataset: Dataset
+    force: Sequence[sympy.Expr],
+    one_body: Sequence[sympy.Expr],
+    dataset: Dataset,
+    *,
+    others: Sequence[sympy.Expr] = (),
+    update: Sequence[sympy.Expr] = (),
 ) -> SymbolicModel:
-    """Laws of force as a model: (sum of forces + own force) / weight.
+    """Laws of force as a model: (what the sum of forces becomes + own force) / weight.
 
     Args:
         force: on the receiver from the sender along each axis.
         one_body: on the receiver alone along each axis.
         dataset: whose quantity and space the law is for.
+        others: further messages, which are summed beside the forces.
+        update: what sums e_0, ... of forces, and of what is beside them, become along each
+            axis; empty: the sums of forces.
 
     Raises:
         ValueError: there is not one law of each kind for each axis.
     """
     dim = dataset.target.shape[-1]
-    if not len(force) == len(one_body) == dim:
+    update = tuple(update) or sum_symbols(dim)
+    if not len(force) == len(one_body) == len(update) == dim:
         raise ValueError(
             f"{dim} dimensions need as many laws of each kind: got {len(force)} of pairs and "
             f"{len(one_body)} of a body alone."
@@ -79,10 +89,10 @@ def force_model(
     quantity = dataset.quantity
     weighed = quantity.weight in dataset.nodes.properties
     weight = sympy.Symbol("m_i" if quantity.weight == "mass" else f"{quantity.weight}_i")
-    update = [sympy.Symbol(f"e_{k}") + alone for k, alone in enumerate(one_body)]
+    whole = [one + alone for one, alone in zip(update, one_body, strict=True)]
     return SymbolicModel(
-        message=tuple(force),
-        update=tuple(one / weight if weighed else one for one in update),
+        message=(*force, *others),
+        update=tuple(one / weight if weighed else one for one in whole),
         quantity=quantity,
         space=dataset.space,
     )
@@ -109,6 +119,10 @@ class Refit(NamedTuple):
     """The same of the laws as they were."""
     intervals: tuple[tuple[float, float, float], ...] = ()
     """Fitted constants, each with the ends of its 95% interval; of laws found term by term."""
+    others: tuple[sympy.Expr, ...] = ()
+    """What is summed beside forces; its sums follow those of forces, e_0, e_1, ..."""
+    update: tuple[sympy.Expr, ...] = ()
+    """What the sums become along each axis; empty where that is the sums of forces."""
 
 
 @checked

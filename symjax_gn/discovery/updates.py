@@ -56,15 +56,10 @@ def find_update(stars: Any, fit: Fit, train: Samples, valid: Samples) -> Fitted 
         for law in _starts(stars, fit, train, valid)
         for one, variable in _factors(law, train)
     ]
-    best = [_finest(one, train, valid) for one in sorted(trials, key=_error)[:_BEST]]
-    least = min(best, key=_error, default=None)
-    if least is None or _error(least) > fit.error / NEEDED:
-        return None
-    return least
-
-
-def _error(found):
-    return float(np.mean(found.errors))
+    trials.sort(key=lambda one: one.error)
+    best = [_finest(one, train, valid) for one in trials[:_BEST]]
+    least = min(best, key=lambda one: one.error, default=None)
+    return None if least is None or least.error > fit.error / NEEDED else least
 
 
 def _starts(stars, fit, train, valid) -> list[Law]:
@@ -107,7 +102,7 @@ def _fitted_with(law, variable, train, valid) -> Fitted:
     knots = place_knots(_values(law, variable, train), _FIRST, _MARGIN)
     one = Factor(variable, Spline(knots, np.ones(len(knots) - 4)))
     first, *rest = law.update
-    return _fit(law._replace(update=(first._replace(factors=(one,)), *rest)), train, valid)
+    return refitted(law._replace(update=(first._replace(factors=(one,)), *rest)), train, valid)
 
 
 def _values(law, variable, samples):
@@ -117,7 +112,14 @@ def _values(law, variable, samples):
     return values(variable, columns)
 
 
-def _fit(law, train, valid) -> Fitted:
+def refitted(law: Law, train: Samples, valid: Samples) -> Fitted:
+    """The law with its numbers fitted, near those that it has.
+
+    Args:
+        law: its functions are splines.
+        train: what is fitted.
+        valid: other data, for the errors.
+    """
     bound = bind(law, train)
     return fitted(law.with_numbers(fit_splines(bound, bound.start)), train, valid)
 
@@ -125,10 +127,10 @@ def _fit(law, train, valid) -> Fitted:
 def _finest(found: Fitted, train, valid) -> Fitted:
     """The law with splines as fine as lowers its error."""
     for pieces in _FINER:
-        if _error(found) <= SMOOTH:
+        if found.error <= SMOOTH:
             break
-        finer = _fit(_with_pieces(found.law, pieces, train), train, valid)
-        if _error(finer) > _error(found) / FALL:
+        finer = refitted(_with_pieces(found.law, pieces, train), train, valid)
+        if finer.error > found.error / FALL:
             break
         found = finer
     return found

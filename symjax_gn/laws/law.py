@@ -92,6 +92,26 @@ class Law(NamedTuple):
         several = [(t, f) for t in (*self.message, *self.update) for f in t.factors]
         return several[number]
 
+    @property
+    def structure(self) -> frozenset[Any]:
+        """What the law consists of, whatever its functions are, and in any order."""
+        return frozenset(
+            (inside, term.along, term.coupling, tuple(one.variable for one in term.factors))
+            for inside, terms in ((True, self.message), (False, self.update))
+            for term in terms
+        )
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether sums of messages become nothing but themselves."""
+        first = self.update[0]
+        return not first.factors and first.along == sum_symbols(len(first.along))
+
+    def predict(self, samples: Samples) -> Float[np.ndarray, "row component"]:
+        """Targets of samples by the law."""
+        bound = bind(self, samples)
+        return bound.predict(bound.start)
+
     def with_shapes(self, shapes: Sequence[Spline | Formula]) -> "Law":
         """The law with other functions, in the order of `shapes`."""
         counted = iter(shapes)
@@ -125,6 +145,11 @@ class Fitted(NamedTuple):
     """For each spline, that of its numbers."""
     errors: Float[np.ndarray, " row"]
     """Held-out errors; NaN where splines say nothing."""
+
+    @property
+    def error(self) -> float:
+        """Mean held-out error."""
+        return float(np.nanmean(self.errors))
 
 
 def candidate_of(law: Law) -> tuple[sympy.Expr, ...]:

@@ -218,6 +218,12 @@ def _law_lines(report, marked):
     if towards is not None and towards["latex"] not in [law["latex"] for law in report["laws"]]:
         lines += [f"The force towards the sender is then{marked}", "", f"$$ {towards['latex']} $$"]
         lines += [""]
+    if found.get("becomes"):
+        lines += [f"Sums of forces, e_0, e_1, ..., are within a function{marked}. They become", ""]
+        lines += [f"$$ {law['latex']} $$\n" for law in found["becomes"]]
+        if found.get("beside"):
+            lines += ["where the last sum is that of", ""]
+            lines += [f"$$ {law['latex']} $$\n" for law in found["beside"]]
     if found.get("constants"):
         lines += ["Its constants, with 95% intervals of the fit:", ""]
         lines += [f"$$ {latex} $$\n" for latex in found["named"]]

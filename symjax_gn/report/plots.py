@@ -19,6 +19,7 @@ from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Law, ParetoFront
+from symjax_gn.laws.law import sum_symbols, sums_as_columns
 from symjax_gn.laws.samples import gather
 from symjax_gn.model import Predictor, known_targets
 from symjax_gn.networks.training import History
@@ -143,8 +144,10 @@ def pair_forces(refitted: Refit, dataset: Dataset, num_pairs: int = 3_000) -> Pa
             return np.stack([evaluate(one, columns) for one in laws], axis=1)
 
     law = values(refitted.force, bodies.elements)
-    alone = bodies.of_owners(values(refitted.one_body, bodies.owners))
-    left = bodies.target - bodies.of_elements(law) - alone
+    sent = values((*refitted.force, *refitted.others), bodies.elements)
+    columns = bodies.owners | sums_as_columns(bodies.sums @ sent)
+    became = values(refitted.update or sum_symbols(law.shape[1]), columns)
+    left = bodies.target - bodies.of_owners(became + values(refitted.one_body, columns))
     sums = bodies.sums.tocoo()
     receivers = sums.row[np.argsort(sums.col)]
     force = (left / bodies.rows.diagonal()[:, None])[receivers]

@@ -247,7 +247,9 @@ def refit_record(refitted: Refit, law_error: float) -> dict[str, Any]:
         law_error: their `held_out_error` on graphs that played no part.
     """
     towards = refitted.towards
+    within = [*refitted.others, *refitted.update]
     laws = [*refitted.force, *refitted.one_body] if towards is None else [towards]
+    laws += within
     names = {
         sympy.Float(value): sympy.Symbol(f"c_{k + 1}")
         for k, (value, *_) in enumerate(refitted.intervals)
@@ -259,6 +261,8 @@ def refit_record(refitted: Refit, law_error: float) -> dict[str, Any]:
         distance=str(refitted.distance),
         components=[str(component) for component in refitted.force],
         one_body=[str(component) for component in refitted.one_body],
+        beside=[expression_record(one) for one in refitted.others],
+        becomes=[expression_record(one) for one in refitted.update],
         error=refitted.error,
         error_before=refitted.error_before,
         named=[to_latex(law, symbols=written) for law in named if law != 0],
