@@ -170,8 +170,9 @@ def test_planted_structures_are_found(name):
     system, planted = STRUCTURES[name]
     fit = structure.find_terms(*prepared(system), enough=0.01)
     assert names(fit) == planted
-    # Splines of so many pieces follow smooth kernels so closely.
-    assert fit.error < 1e-4
+    # Splines of so many pieces follow smooth kernels so closely, where training has bodies: a
+    # few that are held out may be beyond.
+    assert np.median(fit.errors) < 1e-4
 
 
 def test_kernels_are_the_true_ones():
