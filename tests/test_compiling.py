@@ -26,7 +26,7 @@ print(found.count("/jax/compilation_cache/cache_hits"))
 
 
 def hits(folder, *words, **environment):
-    environment = os.environ | dict(XDG_CACHE_HOME=str(folder)) | environment
+    environment = os.environ | dict(XDG_CACHE_HOME=str(folder), XLA_FLAGS="") | environment
     command = [sys.executable, "-c", PROGRAM, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return int(done.stdout)

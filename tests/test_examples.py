@@ -34,7 +34,8 @@ FAST = [
     "--time-limit",
     "2",
 ]
-QUICK = ["--simulations", "40", "--outputs", "20", *FAST]
+# Motion does not matter: the solver is the quickest to compile.
+QUICK = ["--simulations", "12", "--outputs", "20", "--solver", "midpoint", *FAST]
 WHOLE = ["--searches", "1", "--no-until-law", *QUICK]
 
 
@@ -79,7 +80,8 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(whole_run):
     assert set(read["more_bodies"]) == {"n", "network", "law", "mean_abs_target"}
     assert read["more_bodies"]["n"] == 5
     assert read["law_error"] > 0
-    assert read["refit"]["error"] <= read["refit"]["error_before"]
+    # Accelerations are float32: laws that err by less are equal.
+    assert read["refit"]["error"] <= max(read["refit"]["error_before"], 3e-7)
     assert read["refit"]["law_error"] > 0
     assert ("not recovered" in said) == (not read["recovered"])
     for figure in ("trajectories", "training", "messages", "pareto_0"):
@@ -362,12 +364,12 @@ def test_an_interrupted_run_goes_on_to_the_same_law(
 
 
 def test_a_sweep_ends_with_a_table(tmp_path, monkeypatch, capsys):
-    options = ["--simulations", "40", "--steps", "40", "--rates", "2", "--seeds", "1"]
+    options = ["--simulations", "6", "--steps", "40", "--rates", "1", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["sweep", *options, "--jobs", "1", "--out", str(tmp_path)])
     load("sweep").main()
     said = capsys.readouterr().out
     assert "certificate" in said and "learning_rate" in said
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
 
 
 @pytest.mark.slow

@@ -119,7 +119,9 @@ def test_predictions_of_a_scalar_are_drawn_against_data():
 @pytest.mark.parametrize(("says", "marked"), [("believe", ""), ("reject", " (rejected)")])
 def test_a_rejected_law_is_marked_on_its_figures_and_in_its_line(says, marked):
     key = jax.random.key(0)
-    run = sgn.simulate(key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    run = sgn.simulate(
+        key, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20, solver="midpoint"
+    )
     quick = sgn.Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1)
     found = sgn.discover(key, run, quick, system=sgn.SYSTEMS["spring"])
     found = dataclasses.replace(found, certificate=found.certificate._replace(says=says))

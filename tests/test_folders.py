@@ -132,7 +132,9 @@ def test_no_name_is_no_folder(tmp_path, capsys, monkeypatch):
 
 def test_own_files_stay_where_a_run_is_started_anew(tmp_path):
     """Also beside those of an earlier run, in the folders that it made."""
-    run = sgn.simulate(KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    run = sgn.simulate(
+        KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20, solver="midpoint"
+    )
     quick = sgn.Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, factor=False)
     (tmp_path / "mine.txt").write_text("mine")
     sgn.discover(KEY, run, quick, folder=tmp_path)

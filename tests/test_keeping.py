@@ -177,7 +177,9 @@ def test_laws_have_the_operators_of_the_engine_that_is_kept(tmp_path):
 
 @pytest.mark.parametrize("factor", [True, False])
 def test_a_run_that_goes_on_searches_for_nothing_twice(tmp_path, monkeypatch, factor):
-    run = sgn.simulate(KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    run = sgn.simulate(
+        KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20, solver="midpoint"
+    )
     quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, factor=factor)
     first = sgn.discover(KEY, run, quick, folder=tmp_path)
 
@@ -194,7 +196,9 @@ def test_a_run_that_goes_on_searches_for_nothing_twice(tmp_path, monkeypatch, fa
 
 @pytest.mark.slow
 def test_members_that_go_on_search_for_nothing_twice(tmp_path, monkeypatch):
-    run = sgn.simulate(KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20)
+    run = sgn.simulate(
+        KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20, solver="midpoint"
+    )
     quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, optimizer="adam")
     members = sgn.grid(seed=[0, 1])
     first = sgn.discover_all(KEY, run, members, quick, folder=tmp_path)

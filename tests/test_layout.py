@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parent.parent / "symjax_gn"
 FLOORS = dict(data=0, physics=1, model=2, networks=3, laws=3, discovery=4, report=5)
 FLOORS |= dict(compiling=0, console=0, settings=6, results=7, learning=7, pipeline=8, survey=9)
@@ -21,12 +19,15 @@ def imported(path):
             yield from (tuple(a.name.split(".")[1:]) for a in node.names if "symjax_gn" in a.name)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_no_import_goes_up(path):
-    folder = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for other in imported(path):
-        if folder in FLOORS and other and other[0] != folder:
-            assert FLOORS[other[0]] < FLOORS[folder], f"{path.name} imports {'.'.join(other)}"
+def test_no_import_goes_up():
+    rising = [
+        f"{path.relative_to(PACKAGE)} imports {'.'.join(other)}"
+        for path in MODULES
+        if (folder := path.relative_to(PACKAGE).parts[0].removesuffix(".py")) in FLOORS
+        for other in imported(path)
+        if other and other[0] != folder and FLOORS[other[0]] >= FLOORS[folder]
+    ]
+    assert not rising, "\n".join(rising)
 
 
 def test_every_folder_has_its_floor():
@@ -34,13 +35,15 @@ def test_every_folder_has_its_floor():
     assert found - {"__pycache__", "__init__"} == {*FLOORS}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_no_module_has_the_name_of_a_public_function(path):
+def test_no_module_has_the_name_of_a_public_function():
     names = {module.stem for module in MODULES}
-    functions = {
-        node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
-    }
-    assert not functions & names
+    shared = [
+        f"{path.relative_to(PACKAGE)} defines {node.name}"
+        for path in MODULES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name in names
+    ]
+    assert not shared, "\n".join(shared)
 
 
 def test_public_names_are_there_and_few():

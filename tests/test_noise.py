@@ -50,7 +50,7 @@ def _two(way, i, j):
 def test_a_term_that_is_smaller_than_noise_is_found():
     """Without noise, what lowers the error so little counts as nothing."""
     system = System("two", pair_force=_two, sample=sample_normal, dt=5e-3)
-    stars, *parts = prepared(system)
+    stars, *parts = prepared(system, moments=40)
     train, valid = (noisy(part, k) for k, part in enumerate(parts))
     _, first = fitted([named(LINE, MI * MJ**1.1)], train, valid)
     found = noise.find_terms_in_noise(stars, first, train, valid)
@@ -61,7 +61,7 @@ def test_a_term_that_is_smaller_than_noise_is_found():
 def test_noise_makes_no_terms():
     parts = planted([(named(LINE, MI * MJ), 1 / (R + sympy.Float(0.3)))])
     system = System("one", lambda r, i, j: i.mass * j.mass * r, sample=sample_normal, dt=5e-3)
-    stars, *_ = prepared(system)
+    stars, *_ = prepared(system, moments=40)
     train, valid = (noisy(part, k) for k, part in enumerate(parts))
     _, first = fitted([named(LINE, MI * MJ)], train, valid)
     assert names(noise.find_terms_in_noise(stars, first, train, valid)) == {("m_i*m_j", LINE)}
@@ -71,7 +71,7 @@ def test_the_simpler_of_two_terms_that_noise_makes_alike_is_taken():
     """Of a constant kernel, whatever its variable."""
     exact = planted([(named(LINE, MI * MJ), sympy.Integer(2))])
     system = System("one", lambda r, i, j: i.mass * j.mass * r, sample=sample_normal, dt=5e-3)
-    stars, *_ = prepared(system)
+    stars, *_ = prepared(system, moments=40)
     train, valid = (noisy(part, k) for k, part in enumerate(exact))
     _, first = fitted([named(f"{LINE}, by r/(m_i + m_j)", MI * MJ)], train, valid)
     assert names(noise.find_terms_in_noise(stars, first, train, valid)) == {("m_i*m_j", LINE)}

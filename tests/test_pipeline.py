@@ -229,7 +229,7 @@ def test_first_order_motion_goes_the_same_way():
     system = System(
         name="attraction", pair_force=lambda way, receiver, sender: 0.5 * way, order=1, dt=0.05
     )
-    run = simulate(jax.random.key(0), system, num_simulations=30, num_outputs=8)
+    run = simulate(jax.random.key(0), system, num_simulations=30, num_outputs=8, solver="midpoint")
     found = discover(jax.random.key(1), run, QUICK, system=system)
     assert found.law is not None and found.law.quantity.name == "velocity"
     # Nothing is divided by a mass that plays no part.

@@ -427,6 +427,8 @@ def test_pysr_settings():
 def test_searches_with_pysr_run_in_a_worker_that_stays(stand_in, monkeypatch):
     """Julia takes over the process it runs in: that is none of ours, even for one search."""
     stand_in.searches.clear()
+    # Workers that an earlier file started know no stand-in.
+    shutdown_workers()
     monkeypatch.setattr(searching, "refine", lambda front, *_, **__: front)
     engine = PySRRegressor(operators=("+", "*"))
     pids = set()

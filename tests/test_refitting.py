@@ -23,12 +23,17 @@ LAWS = {
 }
 
 
+def simulated(system, **options):
+    """Motion that does not matter, by the solver that is the quickest to compile."""
+    return simulate(jax.random.key(0), system, solver="midpoint", **options)
+
+
 @pytest.mark.parametrize(
     ("name", "num_nodes"), [("r1", 4), ("r1", 8), ("damped", 3), ("string", 5)]
 )
 def test_the_true_laws_give_the_accelerations(name, num_nodes):
     system = SYSTEMS[name]
-    run = simulate(jax.random.key(0), system, num_nodes=num_nodes, num_simulations=5, num_outputs=5)
+    run = simulated(system, num_nodes=num_nodes, num_simulations=5, num_outputs=5)
     dataset = make_dataset(run, *system.edges(num_nodes))
     found = law_accelerations(*LAWS[name], dataset)
     # The simulator's accelerations are float32.
@@ -38,7 +43,7 @@ def test_the_true_laws_give_the_accelerations(name, num_nodes):
 
 
 def test_a_law_that_is_not_finite_has_infinite_error():
-    run = simulate(jax.random.key(0), SYSTEMS["spring"], num_simulations=3, num_outputs=3)
+    run = simulated(SYSTEMS["spring"], num_simulations=3, num_outputs=3)
     law = [sympy.log(-R), sympy.log(-R)]
     assert law_error(law, [sympy.Integer(0)] * 2, make_dataset(run))[0] == np.inf
 
@@ -62,7 +67,7 @@ def picked(force, one_body=NOTHING, scalar=None):
 
 @pytest.fixture(scope="module")
 def damped():
-    run = simulate(jax.random.key(0), SYSTEMS["damped"], num_simulations=20, num_outputs=20)
+    run = simulated(SYSTEMS["damped"], num_simulations=20, num_outputs=20)
     return make_dataset(run)
 
 
@@ -81,7 +86,7 @@ def test_a_refit_finds_the_constants_of_all_laws(damped):
 
 
 def test_a_refit_finds_the_softening_that_close_encounters_show():
-    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=20)
+    run = simulated(SYSTEMS["r1"], num_simulations=100, num_outputs=20)
     dataset = make_dataset(run)
     found = refit(*picked((), scalar=MI * MJ / R), dataset)
     # The system adds 0.01 to the distance; its accelerations are float32.
@@ -151,7 +156,7 @@ def test_held_out_data_choose_among_the_laws_of_a_front(damped):
 @pytest.mark.parametrize("softening", [0.0, 5e-11])
 def test_a_refit_in_any_units(softening):
     """Lengths of 1e-9 and a constant of 2e-20, of which a fixed step would see nothing."""
-    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=5)
+    run = simulated(SYSTEMS["r1"], num_simulations=100, num_outputs=5)
     dataset = make_dataset(run)
     position = 1e-9 * np.asarray(dataset.nodes.position, np.float64)
     dataset = with_position(dataset, position)
@@ -187,7 +192,7 @@ def test_bad_laws(damped):
 
 
 def test_a_refit_moves_thresholds():
-    run = simulate(jax.random.key(0), SYSTEMS["discontinuous"], num_simulations=200, num_outputs=20)
+    run = simulated(SYSTEMS["discontinuous"], num_simulations=200, num_outputs=20)
     dataset = make_dataset(run)
     r, c = sympy.Symbol("r"), sympy.Float(1.97)
     scalar = (sympy.Float(1.95) * r - sympy.Float(1.9)) * sympy.Heaviside(r - c)
@@ -202,7 +207,7 @@ def test_a_refit_moves_thresholds():
 
 def test_constants_of_a_law_and_its_softening_do_not_merge():
     """exp(-(r + c)) (r + c + 1) is exp(-c) exp(-r) (r + 1 + c) to SymPy."""
-    run = simulate(jax.random.key(0), SYSTEMS["r1"], num_simulations=100, num_outputs=20)
+    run = simulated(SYSTEMS["r1"], num_simulations=100, num_outputs=20)
     dataset = make_dataset(run)
 
     def screened(a, b, s):
@@ -223,7 +228,7 @@ def test_constants_of_a_law_and_its_softening_do_not_merge():
 
 def test_a_constant_that_may_as_well_be_zero_is(damped):
     """A search takes the softening for r (r + 0.02); with the softening there is no 0.02."""
-    run = simulate(jax.random.key(0), SYSTEMS["r2"], num_simulations=100, num_outputs=20)
+    run = simulated(SYSTEMS["r2"], num_simulations=100, num_outputs=20)
     dataset = make_dataset(run)
     found = refit(*picked((), scalar=MI * MJ / (R * (R + sympy.Float(0.0201)))), dataset)
     assert found.scalar == MI * MJ / R**2

@@ -16,7 +16,10 @@ QUICK = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, optim
 
 
 def run_of(name):
-    return sgn.simulate(KEY, sgn.SYSTEMS[name], num_simulations=5, num_outputs=20)
+    """A few recordings; their motion does not matter, so its solver is quick to compile."""
+    return sgn.simulate(
+        KEY, sgn.SYSTEMS[name], num_simulations=5, num_outputs=20, solver="midpoint"
+    )
 
 
 def test_each_member_has_its_law_and_verdict():

@@ -45,7 +45,9 @@ def tiny(strategy="bottleneck", **options):
 
 @functools.cache
 def parts_of(name):
-    run = simulate(jax.random.key(0), SYSTEMS[name], num_simulations=6, num_outputs=20)
+    run = simulate(
+        jax.random.key(0), SYSTEMS[name], num_simulations=6, num_outputs=20, solver="midpoint"
+    )
     return split(jax.random.key(1), make_dataset(run))
 
 
@@ -300,7 +302,7 @@ def on_a_mesh(tmp_path, count, shape, *words, **environment):
 
 
 def test_members_and_batches_are_spread_over_devices(tmp_path):
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"--xla_force_host_platform_device_count=8 {os.environ.get('XLA_FLAGS', '')}"
     found, at_once = on_a_mesh(tmp_path, 1, (4, 2), XLA_FLAGS=flags)
     assert at_once == 4
     for mine, other in zip(found, jax.tree.leaves(swept(MEMBERS).trained.params), strict=True):
