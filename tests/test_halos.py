@@ -441,7 +441,7 @@ def test_there_are_enough_owners_whatever_elements_they_have():
     """A law of an owner is not fitted to a handful of them because each has many elements."""
     data = halo_dataset(catalogue(), 40.0, slabs=2, block=8)
     few = gather(data, 500)
-    assert len(few.target) < 20 and few.matrix.shape[1] >= 400
+    assert len(few.target) < 20 and few.sums.shape[1] >= 400
     found = gather(data, 500, 100)
     assert 100 <= len(found.target) < 130
     assert len(gather(data, 500, 10**6).target) == 200

@@ -147,6 +147,16 @@ def test_slopes_of_splines_by_their_variable(logarithmic, power):
     np.testing.assert_allclose(one.values(far) / far**power, one.values(x[-1:]) / 3.0**power)
 
 
+def test_splines_of_what_has_no_value_have_none():
+    """E.g. of sums of a formula that has none for one element."""
+    x = np.linspace(0.5, 3.0, 60)
+    one, two = spline(x), spline(x, logarithmic=True, power=1.0)
+    for shape in (one, two):
+        found = shape.values(np.array([1.0, np.nan, 2.0]))
+        np.testing.assert_array_equal(np.isnan(found), [False, True, False])
+        np.testing.assert_allclose(found[::2], shape.values(np.array([1.0, 2.0])))
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_one_factor_alone_is_as_among_all(name):
     law, data = LAWS[name], samples()

@@ -103,10 +103,14 @@ class Spline(NamedTuple):
         """`[sample, number]`, sparse: values of its parts."""
         if not len(self.knots):
             return sparse.csr_array(np.ones((len(x), 1)))
-        found = scipy.interpolate.BSpline.design_matrix(self._inside(x), self.knots, _DEGREE)
-        if self.power == 0:
-            return found
-        return scaled_rows(found, np.maximum(x, 1e-300) ** self.power)
+        place = self._inside(x)
+        nothing = np.isnan(place)
+        place = np.where(nothing, self.knots[0], place)
+        found = scipy.interpolate.BSpline.design_matrix(place, self.knots, _DEGREE)
+        if self.power != 0:
+            found = scaled_rows(found, np.maximum(x, 1e-300) ** self.power)
+        # A variable may be a sum of what has no value.
+        return scaled_rows(found, np.where(nothing, np.nan, 1.0)) if np.any(nothing) else found
 
     def values(self, x: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
         """Values `[sample]`."""

@@ -1,0 +1,154 @@
+"""Sums of forces within a function: of their length, of the body, of another sum."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import sympy
+
+from symjax_gn.data.datasets import Dataset, make_dataset, take
+from symjax_gn.data.trajectories import trajectory_from_arrays
+from symjax_gn.discovery import factoring, formulas, kernels, updates
+from symjax_gn.discovery.objective import OnFormulas
+from symjax_gn.discovery.recording import StarForces
+from symjax_gn.discovery.refitting import force_model
+from symjax_gn.discovery.structure import Candidates
+from symjax_gn.discovery.terms import Term, as_law, pair_vectors
+from symjax_gn.laws.law import Factor, Law, bind, mean_size, sum_symbols
+from symjax_gn.laws.law import Term as LawTerm
+from symjax_gn.laws.samples import gather, reweighted
+from symjax_gn.laws.shapes import Formula
+from symjax_gn.report.plots import pair_forces
+
+R, MI, MJ, VI = sympy.symbols("r m_i m_j v_i")
+E0, E1, E2 = sum_symbols(3)
+LENGTH = sympy.sqrt(E0**2 + E1**2)
+
+
+def mond(force, velocity, others):
+    return force / np.sqrt(1 + np.sum(force**2, axis=-1, keepdims=True))
+
+
+def limited(force, velocity, others):
+    return force * (1 - 0.1 * np.sum(velocity**2, axis=-1, keepdims=True))
+
+
+def shared(force, velocity, others):
+    return force / others[..., None]
+
+
+def dataset(became, seed=0, sims=60, moments=10, bodies=5):
+    """Bodies anywhere that pull at each other by m m / (r + 0.3)^2, within a function."""
+    rng = np.random.default_rng(seed)
+    x, v = rng.normal(size=(2, sims, moments, bodies, 2))
+    mass = rng.uniform(0.5, 2.0, size=(sims, bodies))
+    way = x[:, :, None] - x[:, :, :, None]
+    r = np.linalg.norm(way, axis=-1) + np.eye(bodies)
+    other = 1 - np.eye(bodies)
+    size = other * mass[:, None, :, None] * mass[:, None, None] / (r + 0.3) ** 2 / r
+    force = np.sum(size[..., None] * way, axis=3)
+    sums = np.sum(other * np.exp(-r), axis=3)
+    a = became(force, v, sums) / mass[:, None, :, None]
+    return make_dataset(trajectory_from_arrays(0.1 * np.arange(moments), x, v, a, mass=mass))
+
+
+def bodies(data, groups) -> list:
+    parts = [take(data, np.isin(np.asarray(data.group), one)) for one in groups]
+    gathered = [gather(part, 10**6) for part in parts]
+    return [reweighted(one, one.target) for one in gathered]
+
+
+def without_a_network(train):
+    """Forces of which nothing is known."""
+    some = np.arange(400)
+    _, owner = np.unique(train.sums.tocsc().indices[some], return_inverse=True)
+    force = np.random.default_rng(0).normal(size=(len(some), 2))
+    return StarForces({name: x[some] for name, x in train.elements.items()}, owner, force)
+
+
+@pytest.mark.parametrize(
+    ("became", "variable"), [(mond, LENGTH), (limited, VI), (shared, E2)], ids=lambda x: str(x)
+)
+def test_sums_within_a_function_are_found(monkeypatch, became, variable):
+    """Whatever a network says, and among other couplings than the true one."""
+    train, valid = bodies(dataset(became), [range(40), range(40, 60)])
+    line = pair_vectors(train.elements, 2)[0]
+    ways = [MI * MJ, sympy.Integer(1), MI + MJ]
+    terms = [Term(line, way, True) for way in ways]
+    monkeypatch.setattr(Candidates, "beside", lambda *_: terms)
+    fit = kernels.fit_terms(terms[2:], train, valid, 14)
+    found = updates.find_update(without_a_network(train), fit, train, valid)
+    assert found is not None
+    (force, *others), (whole,) = found.law.message, found.law.update
+    assert force.coupling == MI * MJ and len(others) == (variable == E2)
+    assert [one.variable for one in whole.factors] == [variable]
+    # Splines of two unknown functions at once, of some 2,000 accelerations.
+    assert found.error < 0.02 < fit.error / 5
+
+
+def test_a_sum_of_terms_is_left_as_it_is(monkeypatch):
+    train, valid = bodies(dataset(lambda force, *_: force), [range(40), range(40, 60)])
+    term = Term(pair_vectors(train.elements, 2)[0], MI * MJ, True)
+    monkeypatch.setattr(Candidates, "beside", lambda *_: [term])
+    fit = kernels.fit_terms([term], train, valid, 80)
+    assert updates.find_update(without_a_network(train), fit, train, valid) is None
+
+
+def law_of_mond() -> Law:
+    force = as_law([Term(vectors()[0], MI * MJ, True)], [Formula(1 / (R + 0.3) ** 2)], 2)
+    within = LawTerm((E0, E1), (Factor(LENGTH, Formula(1 / sympy.sqrt(1 + R**2))),))
+    return force._replace(update=(within,))
+
+
+def vectors():
+    return pair_vectors({"r": np.ones(1), "dx": np.ones(1), "dy": np.ones(1)}, 2)
+
+
+def test_a_law_within_a_function_ends_as_a_model():
+    """Its predictions are those of the law on samples, and it says what sums become."""
+    data = dataset(mond, sims=6)
+    (seen,) = bodies(data, [range(6)])
+    law = law_of_mond()
+    errors = OnFormulas(law, seen).errors([one.expression for one in law.shapes])
+    chosen = formulas.Chosen(law, errors, formulas.candidate_of(law), (), ())
+    nothing = bind(law, seen)
+    fitted = factoring.Fitted(law, (), errors)
+    found = factoring.factor(factoring.Found(fitted, chosen, seen, 1.0))
+    refit = found.refit
+    assert refit.update == (E0 / sympy.sqrt(1 + E0**2 + E1**2), E1 / sympy.sqrt(1 + LENGTH**2))
+    model = force_model(refit.force, refit.one_body, data, update=refit.update)
+    predicted = np.asarray(model.predict(data.graphs)).reshape(-1, 2)
+    # In float32, of numbers of size 1.
+    np.testing.assert_allclose(predicted, nothing.predict(nothing.start), atol=1e-5)
+    assert mean_size(nothing.errors(nothing.start)) < 1e-6
+    pairs = pair_forces(refit, data)
+    # What the law leaves is rounding of accelerations.
+    np.testing.assert_allclose(pairs.data, pairs.law, atol=1e-4)
+
+
+def test_another_sum_is_a_message_beside_the_forces():
+    data = dataset(shared, sims=6)
+    (seen,) = bodies(data, [range(6)])
+    law = law_of_mond()
+    nothing, one = sympy.Integer(0), sympy.Integer(1)
+    force = law.message[0]._replace(along=(*law.message[0].along, nothing))
+    beside = LawTerm((nothing, nothing, one), (Factor(R, Formula(sympy.exp(-R))),))
+    within = LawTerm((E0, E1), (Factor(E2, Formula(1 / R)),))
+    law = Law((force, beside), (within,))
+    errors = OnFormulas(law, seen).errors(formulas.candidate_of(law))
+    assert np.mean(errors) < 1e-6
+    chosen = formulas.Chosen(law, errors, formulas.candidate_of(law), (), ())
+    refit = factoring.factor(
+        factoring.Found(factoring.Fitted(law, (), errors), chosen, seen, 1.0)
+    ).refit
+    assert refit.others == (sympy.exp(-R),) and refit.update == (E0 / E2, E1 / E2)
+    extra = dict(others=refit.others, update=refit.update)
+    model = force_model(refit.force, refit.one_body, data, **extra)
+    gap = np.asarray(model.predict(data.graphs)) - np.asarray(data.target)
+    assert np.max(np.abs(gap)) < 1e-4
+
+
+def test_there_are_as_many_updates_as_axes():
+    data: Dataset = dataclasses.replace(dataset(mond, sims=2))
+    with pytest.raises(ValueError, match="2 dimensions need as many laws of each kind"):
+        force_model((R, R), (R, R), data, update=(E0,))
