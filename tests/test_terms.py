@@ -327,9 +327,9 @@ def chosen(formula, errors, term=None):
 
 def in_formulas(fit, train, valid, engines=(), **options):
     """Formulas in the place of kernels."""
-    broken = structure.Broken(fit, train, valid)
+    others = structure.Others(fit, train, valid)
     fitted = kernels.as_fitted(fit)
-    return formulas.choose(fitted, train, train, valid, engines, others=broken, **options)
+    return formulas.choose(fitted, train, train, valid, engines, others=others, **options)
 
 
 def planted(terms, bodies=None):
@@ -378,12 +378,12 @@ def test_exponents_are_found_and_written_as_fractions():
     third = sympy.Rational(1, 3)
     train, valid = planted([(named(LINE, QI * QJ * MI**third / MJ**third), R)])
     rows, before = fitted([named(LINE, QI * QJ * sympy.sqrt(MI))], train, valid)
-    ((fit, _),) = structure.with_free_exponents(rows, train, valid)
+    ((fit, _),) = structure._any_exponents(rows, train, valid)
     assert fit.terms[0].coupling == QI * QJ * MI**third / MJ**third
     assert fit.error < 0.01 * before.error
     # Exponents that are right are left as they are.
     right, _ = fitted([fit.terms[0]], train, valid)
-    assert list(structure.with_free_exponents(right, train, valid)) == []
+    assert list(structure._any_exponents(right, train, valid)) == []
 
 
 def test_couplings_of_several_terms_are_the_plainest_that_say_the_same():

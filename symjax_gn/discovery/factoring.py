@@ -136,13 +136,13 @@ def find_laws(
         return reweighted(bodies, found.law.predict(bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
-    broken = structure.Broken(fit, few, held_out)
+    others = structure.Others(fit, few, held_out)
     choose = kept(formulas.choose, folder)
     if found.law.is_linear:
         even = kernels.as_fitted(noise.finish_in_noise(fit, seen, held_out))
     else:
         even = updates.refitted(found.law, seen, held_out)
-    laws = choose(even, few, few, held_out, regressors, others=broken, seconds=seconds)
+    laws = choose(even, few, few, held_out, regressors, others=others, seconds=seconds)
     if by_score:
         laws = formulas.by_score(laws, held_out)
     elif laws.error > ROUNDING:

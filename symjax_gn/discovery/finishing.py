@@ -37,6 +37,9 @@ FALL = 1.25
 # A term without which the error is not larger by this factor, with fine kernels, is needless.
 NEEDED = 3.0
 
+# Couplings with thresholds are left as they are.
+_STEP = sympy.Heaviside
+
 # Pairs on which vectors are compared; one that others span has at least such a share of each,
 # and nothing but such a square of rounding on top.
 _SPANNED, _SHARE, _ROUNDED = 200, 1e-3, 1e-12
@@ -176,17 +179,11 @@ def _with_plain_couplings(chosen, train, valid):
     sums of two kernels are harder to read than either.
     """
     found = list(chosen)
-    for one in dict.fromkeys((row.term.pair, row.term.vector) for row in chosen):
-        which = [k for k, row in enumerate(chosen) if (row.term.pair, row.term.vector) == one]
+    for which, some in _alike_but_for_couplings(chosen, train):
         terms = [chosen[k].term for k in which]
-        if len(which) < 2 or any(term.coupling.has(sympy.Heaviside) for term in terms):
-            continue
-        columns = train.elements if terms[0].pair else train.owners
-        some = {
-            name: column[:: max(1, len(column) // _SPANNED)] for name, column in columns.items()
-        }
         spans = np.stack([values(term.coupling, some) for term in terms], axis=1)
         plain: list[sympy.Expr] = []
+        columns = train.elements if terms[0].pair else train.owners
         for way in couplings(columns, "ij" if terms[0].pair else "i"):
             basis = np.stack([values(x, some) for x in [*plain, way]], axis=1)
             if _within(basis, spans) and not _within(basis[:, -1:], basis[:, :-1]):
@@ -198,6 +195,44 @@ def _with_plain_couplings(chosen, train, valid):
                 term = chosen[k].term._replace(coupling=way)
                 found[k] = again(chosen[k], term, train, valid)
     return found
+
+
+def with_disjoint_couplings(fit: Fit, train: Samples, valid: Samples) -> Fit | None:
+    """The fit with couplings that act on different pairs in place of those they are sums of.
+
+    E.g. like and unlike charges in place of 1 and q_i q_j: kernels that are simple for either are
+    sums and differences for those. None if there are no such couplings.
+    """
+    chosen = [ready(*one, train, valid) for one in zip(fit.terms, fit.splines, strict=True)]
+    found = list(chosen)
+    for which, columns in _alike_but_for_couplings(chosen, train):
+        spans = np.stack([values(chosen[k].term.coupling, columns) for k in which], axis=1)
+        parts: list[sympy.Expr] = []
+        taken = np.zeros(len(spans), bool)
+        for way in couplings(columns, "ij" if chosen[which[0]].term.pair else "i"):
+            there = values(way, columns) != 0
+            if np.all(there) or np.any(there & taken):
+                continue
+            if _within(values(way, columns)[:, None], spans):
+                parts.append(way)
+                taken |= there
+        if len(parts) == len(which) and np.all(taken):
+            for k, way in zip(which, parts, strict=True):
+                term = chosen[k].term._replace(coupling=way)
+                found[k] = again(chosen[k], term, train, valid)
+    if all(one is other for one, other in zip(found, chosen, strict=True)):
+        return None
+    return solved(found, train, valid)
+
+
+def _alike_but_for_couplings(chosen, train):
+    """Numbers of several terms of one vector, and columns of some samples."""
+    for one in dict.fromkeys((row.term.pair, row.term.vector) for row in chosen):
+        which = [k for k, row in enumerate(chosen) if (row.term.pair, row.term.vector) == one]
+        if len(which) > 1 and not any(chosen[k].term.coupling.has(_STEP) for k in which):
+            columns = train.elements if one[0] else train.owners
+            step = max(1, len(next(iter(columns.values()))) // _SPANNED)
+            yield which, {name: column[::step] for name, column in columns.items()}
 
 
 def _within(columns, spans):

@@ -40,7 +40,7 @@ from symjax_gn.laws.law import Fitted, Law, bind, candidate_of, sums_as_columns
 from symjax_gn.laws.refinement import Candidate, Rated
 from symjax_gn.laws.rules import RULES, Rule, softened
 from symjax_gn.laws.samples import ROUNDING, Samples
-from symjax_gn.laws.shapes import Formula, R
+from symjax_gn.laws.shapes import Formula, R, Spline
 
 # Stages of the searches for another structure that come before those for the first one.
 _SOON = 2
@@ -189,17 +189,29 @@ def search_factor(curve: Curve, regressors: Sequence[Regressor]) -> ParetoFront:
 
 
 def _searches(fitted, curves, operators):
-    """A search for each factor; of constants there is one."""
+    """A search for each factor; of what is known there is one law."""
     shapes: list[Any] = fitted.law.shapes
     searches = [
-        _formulas(curve, operators)
-        if shape.pieces
-        else itertools.repeat({sympy.Float(shape.numbers[0]): 0.0})
+        itertools.repeat({_known(shape): 0.0}) if curve is None else _formulas(curve, operators)
         for shape, curve in zip(shapes, curves, strict=True)
     ]
-    if not any(shape.pieces for shape in shapes):
+    if not any(curves):
         searches = [itertools.islice(one, 1) for one in searches]
     return in_stages(searches)
+
+
+def _known(shape):
+    """The formula of a constant, or of a factor that is a formula already."""
+    return shape.expression if isinstance(shape, Formula) else sympy.Float(shape.numbers[0])
+
+
+def _sampled(fitted, train):
+    """Samples of all factors; None for constants and formulas."""
+    shapes: list[Any] = fitted.law.shapes
+    return [
+        sample_factor(fitted, k, train) if isinstance(shape, Spline) and shape.pieces else None
+        for k, shape in enumerate(shapes)
+    ]
 
 
 class _Choice(NamedTuple):
@@ -267,7 +279,7 @@ def choose(
     until = time.thread_time() + seconds
 
     def prepared(fitted):
-        curves = [sample_factor(fitted, k, train) for k in range(len(fitted.law.shapes))]
+        curves = _sampled(fitted, train)
         choice = _Choice(fitted, few, valid, rounding)
         return choice, curves, _searches(fitted, curves, operators)
 
@@ -292,12 +304,11 @@ def choose(
     known = ~np.isnan(choice.fitted.errors)
     if np.mean(found.errors[known]) > max(np.mean(choice.fitted.errors[known]), rounding):
         # What is no sum of known functions is searched for.
-        shapes: list[Any] = choice.fitted.law.shapes
         ways = [
-            [law, *(row.expression for row in search_factor(curve, regressors).laws)]
-            if shape.pieces
-            else [law]
-            for law, curve, shape in zip(found.candidate, curves, shapes, strict=True)
+            [law]
+            if curve is None
+            else [law, *(row.expression for row in search_factor(curve, regressors).laws)]
+            for law, curve in zip(found.candidate, curves, strict=True)
         ]
         again = choice.of(ways, time.thread_time() + seconds / 2)
         found = better(found, again, rounding)

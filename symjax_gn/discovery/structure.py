@@ -13,7 +13,17 @@ import numpy as np
 import scipy
 import sympy
 
-from symjax_gn.discovery.finishing import FALL, NEEDED, SAME, again, finish, needed, within
+from symjax_gn.discovery.exponents import with_free_exponents
+from symjax_gn.discovery.finishing import (
+    FALL,
+    NEEDED,
+    SAME,
+    again,
+    finish,
+    needed,
+    with_disjoint_couplings,
+    within,
+)
 from symjax_gn.discovery.kernels import (
     Fit,
     Ready,
@@ -171,11 +181,11 @@ def find_terms(
         yield first[0]
         yield beside_bodies()
         # Exponents that are on no list may be all that is wrong with a coupling.
-        yield from with_free_exponents(first[0][1], train, valid)
+        yield from _any_exponents(first[0][1], train, valid)
         yield together([], None)
         for start in first[1:]:
             yield start
-            yield from with_free_exponents(start[1], train, valid)
+            yield from _any_exponents(start[1], train, valid)
 
     best: Fit | None = None
     for fit, rows in starts():
@@ -201,7 +211,7 @@ def find_terms(
     return best
 
 
-def with_free_exponents(
+def _any_exponents(
     rows: Sequence[Ready], train: Samples, valid: Samples
 ) -> Iterator[tuple[Fit, list[Ready]]]:
     """A fit of one term of pairs whose coupling has the powers that lower its error most.
@@ -256,17 +266,23 @@ def _of_sender(vector):
     return any(not str(symbol).endswith("_i") for symbol in known)
 
 
-class Broken(NamedTuple):
-    """A fit with one kernel broken in two, if that is better; it takes a while to know."""
+class Others(NamedTuple):
+    """Laws of another structure than a fit, where they are better; it takes a while to know.
+
+    One kernel is broken in two, two couplings act on different pairs, or couplings have any
+    exponents.
+    """
 
     fit: Fit
     train: Samples
     valid: Samples
 
     def __call__(self) -> list[Fitted]:
-        """The law, or nothing."""
-        found = split_at_break(*self)
-        return [] if found is None else [as_fitted(found)]
+        """The laws."""
+        fits = split_at_break(*self), with_disjoint_couplings(*self)
+        found = [as_fitted(one) for one in fits if one is not None]
+        free = with_free_exponents(as_fitted(self.fit), self.train, self.valid)
+        return found if free is None else [free, *found]
 
 
 def split_at_break(fit: Fit, train: Samples, valid: Samples) -> Fit | None:

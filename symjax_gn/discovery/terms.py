@@ -184,6 +184,7 @@ def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
     for k in range(dim if dim > 1 else 0):
         found.append((f"{AXES[k]}", _axis(dim, k)))
         found += [(f"{AXES[k]}, by d{AXES[n]}", times(unit[n], _axis(dim, k))) for n in range(dim)]
+        second.append((f"{AXES[k]}, along the line", times(unit[k], unit)))
         second += [
             (f"{AXES[k]}{AXES[n]}, along the line", times(unit[k] * unit[n], unit))
             for n in range(k + 1)
@@ -306,6 +307,10 @@ def _entries(stem: str, ends: str, positive: bool) -> Iterator[Any]:
     apart = sympy.Abs(i - j)
     yield from ((i + j) ** p for p in powers[1:])
     yield from (i - j, apart, sympy.sqrt(apart), (i - j) ** 2)
+    # Of one kind or not, who has more, the larger and the smaller.
+    yield from (1 - sympy.sign(apart), sympy.sign(apart))
+    yield from (sympy.Heaviside(j - i), sympy.Heaviside(i - j))
+    yield from ((i + j + apart) / 2, (i + j - apart) / 2)
     if positive:
         yield i * j / (i + j)
         yield sympy.sqrt(i**2 + j**2)
