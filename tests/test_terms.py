@@ -14,7 +14,7 @@ from symjax_gn.data.features import pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.sampling import sample_stars
 from symjax_gn.data.splitting import split
-from symjax_gn.discovery import finishing, formulas, kernels, rounding, structure
+from symjax_gn.discovery import exponents, finishing, formulas, kernels, rounding, structure
 from symjax_gn.discovery.objective import Interval, OnFormulas
 from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.recording import StarForces
@@ -394,6 +394,45 @@ def test_couplings_of_several_terms_are_the_plainest_that_say_the_same():
     fit = finishing.finish(kernels.fit_terms(terms, train, valid, 14), train, valid)
     assert names(fit) == {("1", LINE), ("q_i*q_j", LINE)}
     assert fit.error < 1e-4
+
+
+def test_couplings_that_act_on_different_pairs_take_the_place_of_their_sums():
+    """Springs between like charges, another force between unlike ones; for 1 and q_i q_j the
+    kernels are half the sum and half the difference of these."""
+    ways = (QI + QJ) ** 2, sympy.Abs(QI - QJ)
+    laws = R - 1, sympy.exp(-R)
+    ends = planted([(named(LINE, way), law) for way, law in zip(ways, laws, strict=True)])
+    fit = kernels.fit_terms([named(LINE), named(LINE, QI * QJ)], *ends, 40)
+    found = finishing.with_disjoint_couplings(fit, *ends)
+    assert found is not None and {term.coupling for term in found.terms} == {*ways}
+    assert found.error == pytest.approx(fit.error, rel=1e-6)
+    assert finishing.with_disjoint_couplings(of_springs(), *ends) is None
+
+
+def test_any_exponents_are_fitted_together_with_kernels():
+    """From 1/2 and 1; what is no power of a property stays."""
+    way = QI * QJ * MI ** sympy.Float(0.37) * MJ ** sympy.Float(0.81)
+    ends = planted([(named(LINE, way), sympy.sin(1.7 * R + 0.4))])
+    start = named(LINE, QI * QJ * sympy.sqrt(MI) * MJ)
+    fitted = kernels.as_fitted(kernels.fit_terms([start], *ends, 40))
+    found = exponents.with_free_exponents(fitted, *ends)
+    assert found is not None and found.error < 1e-2 * fitted.error
+    (term,) = found.law.message
+    assert term.coupling == QI * QJ
+    powers = {f.variable: float(f.shape.expression.exp) for f in term.factors[1:]}
+    # As far as splines of 40 pieces follow a sine.
+    assert powers == pytest.approx({MI: 0.37, MJ: 0.81}, abs=1e-4)
+    right = kernels.as_fitted(kernels.fit_terms([named(LINE, way)], *ends, 40))
+    assert exponents.with_free_exponents(right, *ends) is None
+
+
+def test_kinds_and_comparisons_are_among_couplings():
+    i, j = np.random.default_rng(0).integers(1, 4, size=(2, 50)).astype(float)
+    columns = dict(kind_i=i, kind_j=j)
+    found = [values(one, columns) for one in couplings(columns, "ij")]
+    higher = np.heaviside(j - i, 0.5)
+    for wanted in (i == j, i != j, np.maximum(i, j), np.minimum(i, j), higher, 1 - higher):
+        assert any(np.allclose(one, wanted) for one in found)
 
 
 def test_one_term_in_place_of_several():
