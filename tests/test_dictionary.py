@@ -22,6 +22,8 @@ PLANTED = {
     "gaussian": X * np.exp(-(X**2) / 2),
     "wave": 1.4 * np.sin(2.7 * X + 0.4),
     "ripple": np.exp(-0.6 * X) * np.cos(4 * X),
+    "ten waves": 0.8 * np.sin(25 * X + 0.2),
+    "twenty waves": np.exp(-0.3 * X) * np.cos(37 * X),
     "softened": X / (X**2 + 0.2) ** 1.5,
     "saturating": np.tanh(1.2 * X),
     "logarithm": np.log(1 + 0.8 * X),

@@ -40,6 +40,11 @@ _PLAIN, _REFINED = (left_out, near_integer, zero), 80
 # Shares of the typical value that a positive variable may be softened by.
 _SHIFTS = (0.0, 0.004, 0.02)
 
+# Frequencies beyond those that are listed: at least so many samples for each period, steps over
+# the range of the variable, how many are taken, and which parameter of a family they are.
+_PER_WAVE, _STEP, _PEAKS = 4, 1.0, 3
+_WAVY = {"wave": 1, "damped wave": 0}
+
 # Functions whose values on the samples span more than this say nothing, nor those that vary by
 # a smaller share where a constant is added.
 _SPAN, _CONSTANT = 1e14, 1e-9
@@ -222,7 +227,28 @@ class _Atoms(NamedTuple):
     """[sample], what is taken off all columns: the part along this direction."""
 
 
-def _atoms(x, unit, shift, weight, operators, level) -> _Atoms:
+def _frequencies(x: Column, target: Column) -> list[float]:
+    """Those above all that are listed of which weighted samples of a function have most."""
+    reach = float(np.ptp(x)) or 1.0
+    tried = np.arange(_WAVES[-1], 2 * np.pi * len(x) / (_PER_WAVE * reach), _STEP / reach)
+    if len(tried) < 3:
+        return []
+    power = np.abs(np.exp(1j * np.outer(tried, x)) @ target)
+    peaks = 1 + np.flatnonzero((power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:]))
+    best = peaks[np.argsort(-power[peaks])[:_PEAKS]]
+    return [float(tried[k]) for k in best]
+
+
+def _grid_of(kind: Kind, waves: Sequence[float]) -> Iterable[tuple[float, ...]]:
+    """The parameters of a kind, for waves with further frequencies."""
+    yield from kind.grid
+    if kind.family in _WAVY and waves:
+        axes = [sorted({p[k] for p in kind.grid}) for k in range(len(kind.grid[0]))]
+        axes[_WAVY[kind.family]] = list(waves)
+        yield from itertools.product(*axes)
+
+
+def _atoms(x, unit, shift, weight, operators, level, waves) -> _Atoms:
     """All functions of the kinds that the operators allow, of x / unit + shift."""
     scaled = x / unit + shift
     atoms, columns, lengths, kinds, numbers = [], [], [], [], []
@@ -232,7 +258,7 @@ def _atoms(x, unit, shift, weight, operators, level) -> _Atoms:
     for number, kind in enumerate(KINDS):
         if not all(name in operators for name in kind.needs):
             continue
-        for parameters in kind.grid:
+        for parameters in _grid_of(kind, waves):
             with np.errstate(all="ignore"):
                 column = kind.values(scaled, *parameters) * weight
                 whole = np.linalg.norm(column)
@@ -402,9 +428,10 @@ def search_sums(
         rows = improve(written, objective, _PLAIN, budget=_REFINED)
         return [(row.error, row.candidate[0]) for row in rows]
 
+    waves = _frequencies(x / unit, flat)
     best: list[tuple[_Atoms, Any]] = []
     for shift in _SHIFTS if np.all(x > 0) else (0.0,):
-        atoms = _atoms(x, unit, shift, weight, operators, level)
+        atoms = _atoms(x, unit, shift, weight, operators, level, waves)
         found = sums(atoms, _best_singles(atoms, flat) + _polynomials(atoms, flat))
         if not shift:
             yield rated
