@@ -170,6 +170,14 @@ def test_one_factor_alone_is_as_among_all(name):
         np.testing.assert_allclose(alone.slopes(alone.start), whole.slopes(whole.start), **near)
 
 
+def test_a_law_may_have_no_messages():
+    data = samples()
+    law = bind(Law((), FORCES.update), data)
+    drag = (0.5 + 0.1 * data.owners["v_i"]) * data.owners["v_i"] / data.owners["m_i"]
+    np.testing.assert_allclose(law.predict(law.start), np.stack([drag, -drag], axis=1))
+    assert law.sums(law.start).shape == (OWNERS, 2) and law.slopes(law.start).shape[-1] == 2
+
+
 def test_equal_constants_are_one_number():
     law = Law(
         (Term((ONE,), (formula(R, C(2.5) * R),)),), (Term((E0,), (formula(E0, C(2.5) + R),)),)

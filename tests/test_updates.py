@@ -67,7 +67,9 @@ def without_a_network(train):
 
 
 @pytest.mark.parametrize(
-    ("became", "variable"), [(mond, LENGTH), (limited, VI), (shared, E2)], ids=lambda x: str(x)
+    ("became", "variable"),
+    [(mond, LENGTH), (limited, VI), (shared, E2)],
+    ids=["length", "speed", "sum"],
 )
 def test_sums_within_a_function_are_found(monkeypatch, became, variable):
     """Whatever a network says, and among other couplings than the true one."""

@@ -384,7 +384,9 @@ class Bound:
         """See `Frame.bind`."""
         self.samples, self.start = samples, numbers
         self._message, self._update = message, update
-        self._width = max([0, *np.shape(samples.known)[1:], *(one.width for one in message)])
+named = [_named_sums(term) for term, *_ in update]
+        widths = (*np.shape(samples.known)[1:], *(one.width for one in message), *named)
+        self._width = max([0, *widths])
 
     def _sent(self, numbers):
         """What the terms of the message send."""
@@ -471,6 +473,13 @@ def bind(law: Law, samples: Samples) -> Bound:
 def sums_as_columns(sums: Float[np.ndarray, "owner component"]) -> dict[str, np.ndarray]:
     """Sums by their names."""
     return {str(one): x for one, x in zip(sum_symbols(sums.shape[1]), sums.T, strict=True)}
+
+
+def _named_sums(term: Term) -> int:
+    """How many sums a term of an update knows of: a law may have no messages."""
+    of = [term.coupling, *term.along, *(one.variable for one in term.factors)]
+    names = {str(symbol) for one in of for symbol in one.free_symbols}
+    return next(k for k in itertools.count() if f"e_{k}" not in names)
 
 
 def _chains(expression, columns, width):
