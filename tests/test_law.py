@@ -5,18 +5,9 @@ import pytest
 import sympy
 from scipy import sparse
 
-from symjax_gn.laws.law import (
-    Factor,
-    Frame,
-    Law,
-    Term,
-    bind,
-    fit_splines,
-    mean_size,
-    sizes,
-    sum_symbols,
-    unchanged,
-)
+from symjax_gn.laws.bound import Frame, bind
+from symjax_gn.laws.law import Factor, Law, Term, sum_symbols, unchanged
+from symjax_gn.laws.least_squares import fit_splines, mean_size, sizes
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import Formula, Frozen, Spline, place_knots
 

@@ -25,8 +25,9 @@ from symjax_gn.discovery.separation import (
 )
 from symjax_gn.discovery.sum_structure import find_law
 from symjax_gn.laws import samples
+from symjax_gn.laws.bound import Frame
 from symjax_gn.laws.expressions import constants
-from symjax_gn.laws.law import Factor, Frame, Law, Term, as_expressions, unchanged
+from symjax_gn.laws.law import Factor, Law, Term, as_expressions, unchanged
 from symjax_gn.laws.refinement import Rated
 from symjax_gn.laws.shapes import Formula, Frozen, Spline, place_knots
 from symjax_gn.laws.symbolic import SymbolicModel

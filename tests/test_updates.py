@@ -14,8 +14,10 @@ from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.refitting import force_model
 from symjax_gn.discovery.structure import Candidates
 from symjax_gn.discovery.terms import Term, as_law, pair_vectors
-from symjax_gn.laws.law import Factor, Law, bind, mean_size, sum_symbols
+from symjax_gn.laws.bound import bind
+from symjax_gn.laws.law import Factor, Law, sum_symbols
 from symjax_gn.laws.law import Term as LawTerm
+from symjax_gn.laws.least_squares import mean_size
 from symjax_gn.laws.samples import gather, reweighted
 from symjax_gn.laws.shapes import Formula
 from symjax_gn.report.plots import pair_forces

@@ -5,8 +5,10 @@ import sympy
 
 from symjax_gn.discovery.finishing import FALL
 from symjax_gn.discovery.terms import positive_stems
+from symjax_gn.laws.bound import bind
 from symjax_gn.laws.expressions import values
-from symjax_gn.laws.law import Factor, Fitted, Law, bind, fit_splines, fitted
+from symjax_gn.laws.law import Factor, Fitted, Law
+from symjax_gn.laws.least_squares import fit_splines, fitted
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import Formula, R
 

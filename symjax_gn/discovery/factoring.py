@@ -21,6 +21,7 @@ from symjax_gn.discovery.objective import OnFormulas
 from symjax_gn.discovery.recording import record_stars
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.discovery.terms import is_central
+from symjax_gn.laws.bound import predict
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
@@ -130,10 +131,10 @@ def find_laws(
         return None
     if before is not None and before.fitted.law.structure == found.law.structure:
         return before._replace(network_error=network_error)
-    share = noise.noise_share(held_out, found.law.predict(held_out))
+    share = noise.noise_share(held_out, predict(found.law, held_out))
 
     def weighted(bodies):
-        return reweighted(bodies, found.law.predict(bodies), share)
+        return reweighted(bodies, predict(found.law, bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
     others = structure.Others(fit, few, held_out)

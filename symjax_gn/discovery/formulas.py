@@ -32,11 +32,12 @@ from symjax_gn.discovery.selection import (
     simplest,
 )
 from symjax_gn.discovery.thresholds import with_plain_thresholds
+from symjax_gn.laws.bound import bind
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity, values
 from symjax_gn.laws.fronts import ParetoFront, select, to_front
-from symjax_gn.laws.law import Fitted, Law, bind, candidate_of, sums_as_columns
+from symjax_gn.laws.law import Fitted, Law, candidate_of, sums_as_columns
 from symjax_gn.laws.refinement import Candidate, Rated
 from symjax_gn.laws.rules import RULES, Rule, softened
 from symjax_gn.laws.samples import ROUNDING, Samples

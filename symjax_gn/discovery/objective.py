@@ -7,10 +7,12 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
+from symjax_gn.laws.bound import Bound, Frame
 from symjax_gn.laws.expressions import with_constants
 from symjax_gn.laws.fitting import fit_in_stages, standard_errors
 from symjax_gn.laws.fronts import is_usable
-from symjax_gn.laws.law import Bound, Frame, Law, mean_size, sizes
+from symjax_gn.laws.law import Law
+from symjax_gn.laws.least_squares import mean_size, sizes
 from symjax_gn.laws.refinement import Candidate
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import Formula

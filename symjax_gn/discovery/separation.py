@@ -15,16 +15,9 @@ from scipy import sparse
 
 from symjax_gn.data.units import typical_size
 from symjax_gn.laws import law as laws
-from symjax_gn.laws.law import (
-    Bound,
-    Factor,
-    Fitted,
-    Law,
-    bind,
-    covariance_of,
-    fit_splines,
-    unchanged,
-)
+from symjax_gn.laws.bound import Bound, bind
+from symjax_gn.laws.law import Factor, Fitted, Law, unchanged
+from symjax_gn.laws.least_squares import covariance_of, fit_splines
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import Formula, Spline, place_knots
 

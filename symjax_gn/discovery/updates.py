@@ -14,18 +14,10 @@ from symjax_gn.data.features import scalar_features
 from symjax_gn.discovery.finishing import FALL, NEEDED
 from symjax_gn.discovery.kernels import Fit, as_fitted, make_spline, ready, solved
 from symjax_gn.discovery.structure import SMOOTH, Candidates
+from symjax_gn.laws.bound import bind
 from symjax_gn.laws.expressions import values
-from symjax_gn.laws.law import (
-    Factor,
-    Fitted,
-    Law,
-    Term,
-    bind,
-    fit_splines,
-    fitted,
-    sum_symbols,
-    sums_as_columns,
-)
+from symjax_gn.laws.law import Factor, Fitted, Law, Term, sum_symbols, sums_as_columns
+from symjax_gn.laws.least_squares import fit_splines, fitted
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import R, Spline, place_knots
 
