@@ -18,11 +18,12 @@ from symjax_gn.laws.bound import bind
 from symjax_gn.laws.expressions import values
 from symjax_gn.laws.law import Factor, Fitted, Law, Term, sum_symbols, sums_as_columns
 from symjax_gn.laws.least_squares import fit_splines, fitted
-from symjax_gn.laws.samples import Samples
+from symjax_gn.laws.samples import Samples, some_owners
 from symjax_gn.laws.shapes import R, Spline, place_knots
 
-# Terms of pairs that a law may start with, the best ones by themselves.
-_STARTS = 24
+# Owners on which all terms of pairs are tried with all functions, and the best laws that are then
+# fitted to all: the right term may explain less than others without its function.
+_OWNERS, _TRIED = 1_200, 6
 
 # Pieces of splines: of kernels at first, of functions of sums at first, and of both then.
 _KERNEL, _FIRST, _FINER = 14, 6, (14, 28, 56, 112)
@@ -43,11 +44,14 @@ def find_update(stars: Any, fit: Fit, train: Samples, valid: Samples) -> Fitted 
         train: what is fitted.
         valid: other data.
     """
-    trials = [
-        _fitted_with(one, variable, train, valid)
+    few, other = (some_owners(one, _OWNERS) for one in (train, valid))
+    tried = [
+        _fitted_with(one, variable, few, other)
         for law in _starts(stars, fit, train, valid)
-        for one, variable in _factors(law, train)
+        for one, variable in _factors(law, few)
     ]
+    tried.sort(key=lambda one: one.error)
+    trials = [refitted(one.law, train, valid) for one in tried[:_TRIED]]
     trials.sort(key=lambda one: one.error)
     best = [_finest(one, train, valid) for one in trials[:_BEST]]
     least = min(best, key=lambda one: one.error, default=None)
@@ -55,16 +59,14 @@ def find_update(stars: Any, fit: Fit, train: Samples, valid: Samples) -> Fitted 
 
 
 def _starts(stars, fit, train, valid) -> list[Law]:
-    """The law without a function of sums, and the best ones of a single term of pairs."""
+    """The law without a function of sums, and laws of a single term of pairs."""
     candidates = Candidates(stars, train.owners, train.target.shape[1])
-    fits = []
+    fits = [fit] if any(term.pair for term in fit.terms) else []
     for term in candidates.beside([], None):
         if term.pair:
             spline = make_spline(term, train, _KERNEL)
             fits.append(solved([ready(term, spline, train, valid)], train, valid))
-    fits.sort(key=lambda one: one.error)
-    whole = [fit] if any(term.pair for term in fit.terms) else []
-    return [as_fitted(one).law for one in (*whole, *fits[:_STARTS])]
+    return [as_fitted(one).law for one in fits]
 
 
 def _factors(law: Law, train: Samples) -> Iterator[tuple[Law, Any]]:
