@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.laws.dictionary import KINDS, search_sums
+from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import DEFAULT_OPERATORS
 from symjax_gn.laws.expressions import complexity, evaluate
+from symjax_gn.laws.kinds import KINDS
 from symjax_gn.laws.products import search_products
 from symjax_gn.laws.rationals import search_rationals
 from symjax_gn.laws.refinement import SampleObjective

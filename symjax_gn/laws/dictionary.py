@@ -6,7 +6,7 @@ kinds of functions are fitted, and further functions are added to the best of th
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import Column
+from symjax_gn.laws.kinds import KINDS, WAVES, Kind
 from symjax_gn.laws.products import search_products
 from symjax_gn.laws.rationals import search_rationals
 from symjax_gn.laws.refinement import SampleObjective, improve
@@ -41,164 +42,12 @@ _PLAIN, _REFINED = (left_out, near_integer, zero), 80
 _SHIFTS = (0.0, 0.004, 0.02)
 
 # Frequencies beyond those that are listed: at least so many samples for each period, steps over
-# the range of the variable, how many are taken, and which parameter of a family they are.
+# the range of the variable, and how many are taken.
 _PER_WAVE, _STEP, _PEAKS = 4, 1.0, 3
-_WAVY = {"wave": 1, "damped wave": 0}
 
 # Functions whose values on the samples span more than this say nothing, nor those that vary by
 # a smaller share where a constant is added.
 _SPAN, _CONSTANT = 1e14, 1e-9
-
-
-class Kind(NamedTuple):
-    """Functions of one form, with the parameters that are tried."""
-
-    name: str
-    function: Callable[..., Any]
-    """`function(m, x, *parameters)`, where m is NumPy or SymPy: one form for both."""
-    grid: tuple[tuple[float, ...], ...]
-    numbers: tuple[int, ...] = ()
-    """Which parameters are constants of a law; others are powers."""
-    needs: tuple[str, ...] = ()
-    """Operators beside sums, products, quotients and powers."""
-    family: str = ""
-    """Kinds of one family may have constants in common in a sum."""
-
-    def values(self, x: Any, *parameters: float) -> Any:
-        """Values for arrays x."""
-        return self.function(np, x, *parameters)
-
-    def expression(self, x: Any, *parameters: float) -> Any:
-        """The same of a SymPy x; whole powers belong to the form, all else is fitted."""
-        written = [
-            sympy.Integer(int(p))
-            if k not in self.numbers and float(p).is_integer()
-            else sympy.Float(p)
-            for k, p in enumerate(parameters)
-        ]
-        return self.function(sympy, x, *written)
-
-
-def _grid(*axes: Iterable[float]) -> tuple[tuple[float, ...], ...]:
-    return tuple(itertools.product(*axes))
-
-
-_RATES = tuple(np.geomspace(0.15, 9.0, 16))
-_WAVES = tuple(np.arange(0.4, 14.0, 0.2))
-_PLACES = tuple(np.arange(0.4, 4.4, 0.3))
-_WHOLE = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
-_POWERS = (*np.arange(-14.0, -4.5, 0.5), *np.arange(-4.5, 4.6, 0.25), 5.0, 6.0)
-
-
-_RISES = (1.0, 1.5, 2.0, 2.5, 3.0)
-_FEW = (-2.0, -1.0, 0.0, 1.0)
-
-# Functions that end: on which side they are, where (variables may be negative), the power.
-_ENDS = _grid((-1.0, 1.0), (*-np.arange(1.2, 0.0, -0.3), 0.0, *np.arange(0.3, 4.5, 0.3)), _RISES)
-
-
-def _beyond(m: Any, x: Any, side: float, b: Any, p: Any) -> Any:
-    """(side (x - b))^p where that is positive, else 0."""
-    far = side * (x - b)
-    if m is np:
-        return np.maximum(far, 0.0) ** p
-    return sympy.Abs(far) ** p * sympy.Heaviside(far)
-
-
-KINDS: tuple[Kind, ...] = (
-    Kind("power", lambda m, x, p: x**p, _grid(_POWERS)),
-    Kind(
-        "exponential",
-        lambda m, x, p, a: x**p * m.exp(-a * x),
-        _grid(_WHOLE, _RATES),
-        (1,),
-        ("exp",),
-    ),
-    Kind(
-        "growing",
-        lambda m, x, p, a: x**p * m.exp(a * x),
-        _grid((0.0, 1.0), _RATES[:10]),
-        (1,),
-        ("exp",),
-    ),
-    Kind(
-        "gaussian",
-        lambda m, x, p, a: x**p * m.exp(-a * x**2),
-        _grid(_WHOLE, _RATES),
-        (1,),
-        ("exp",),
-    ),
-    Kind(
-        "sine", lambda m, x, p, a: x**p * m.sin(a * x), _grid(_FEW, _WAVES), (1,), ("sin",), "wave"
-    ),
-    Kind(
-        "cosine",
-        lambda m, x, p, a: x**p * m.cos(a * x),
-        _grid(_FEW, _WAVES),
-        (1,),
-        ("cos",),
-        "wave",
-    ),
-    Kind(
-        "damped sine",
-        lambda m, x, a, b: m.exp(-b * x) * m.sin(a * x),
-        _grid(_WAVES, _RATES[1:12:2]),
-        (0, 1),
-        ("exp", "sin"),
-        "damped wave",
-    ),
-    Kind(
-        "damped cosine",
-        lambda m, x, a, b: m.exp(-b * x) * m.cos(a * x),
-        _grid(_WAVES, _RATES[1:12:2]),
-        (0, 1),
-        ("exp", "cos"),
-        "damped wave",
-    ),
-    Kind("logarithm", lambda m, x, p: x**p * m.log(x), _grid(_WHOLE), (), ("log",)),
-    Kind(
-        "saturating logarithm",
-        lambda m, x, p, a: x**p * m.log(1 + a * x),
-        _grid(_FEW, _RATES),
-        (1,),
-        ("log",),
-    ),
-    Kind("tangent", lambda m, x, p, a: x**p * m.tanh(a * x), _grid(_FEW, _RATES), (1,), ("tanh",)),
-    Kind(
-        "switch",
-        lambda m, x, a, b: m.tanh(a * (x - b)),
-        _grid(_RATES[3:], _PLACES),
-        (0, 1),
-        ("tanh",),
-    ),
-    Kind("beyond", _beyond, _ENDS, (1,)),
-    Kind(
-        "slope of a switch",
-        lambda m, x, p, a, b: x**p * (1 - m.tanh(a * (x - b)) ** 2),
-        _grid((0.0, 1.0), _RATES[3::2], _PLACES),
-        (1, 2),
-        ("tanh",),
-    ),
-    Kind(
-        "bump",
-        lambda m, x, p, a, b: x**p * m.exp(-a * (x - b) ** 2),
-        _grid((0.0, 1.0), _RATES[3::2], _PLACES),
-        (1, 2),
-        ("exp",),
-    ),
-    Kind(
-        "shifted power",
-        lambda m, x, p, a, q: x**p * (a + x) ** q,
-        _grid(_WHOLE, np.geomspace(0.1, 8.0, 12), (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.5)),
-        (1,),
-    ),
-    Kind(
-        "softened power",
-        lambda m, x, p, a, q: x**p * (a + x**2) ** q,
-        _grid(_WHOLE, np.geomspace(0.01, 8.0, 14), (-3.0, -2.0, -1.5, -1.0, -0.75, -0.5, 0.5)),
-        (1,),
-    ),
-)
 
 
 class _Atom(NamedTuple):
@@ -230,22 +79,13 @@ class _Atoms(NamedTuple):
 def _frequencies(x: Column, target: Column) -> list[float]:
     """Those above all that are listed of which weighted samples of a function have most."""
     reach = float(np.ptp(x)) or 1.0
-    tried = np.arange(_WAVES[-1], 2 * np.pi * len(x) / (_PER_WAVE * reach), _STEP / reach)
+    tried = np.arange(WAVES[-1], 2 * np.pi * len(x) / (_PER_WAVE * reach), _STEP / reach)
     if len(tried) < 3:
         return []
     power = np.abs(np.exp(1j * np.outer(tried, x)) @ target)
     peaks = 1 + np.flatnonzero((power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:]))
     best = peaks[np.argsort(-power[peaks])[:_PEAKS]]
     return [float(tried[k]) for k in best]
-
-
-def _grid_of(kind: Kind, waves: Sequence[float]) -> Iterable[tuple[float, ...]]:
-    """The parameters of a kind, for waves with further frequencies."""
-    yield from kind.grid
-    if kind.family in _WAVY and waves:
-        axes = [sorted({p[k] for p in kind.grid}) for k in range(len(kind.grid[0]))]
-        axes[_WAVY[kind.family]] = list(waves)
-        yield from itertools.product(*axes)
 
 
 def _atoms(x, unit, shift, weight, operators, level, waves) -> _Atoms:
@@ -258,7 +98,7 @@ def _atoms(x, unit, shift, weight, operators, level, waves) -> _Atoms:
     for number, kind in enumerate(KINDS):
         if not all(name in operators for name in kind.needs):
             continue
-        for parameters in _grid_of(kind, waves):
+        for parameters in kind.parameters(waves):
             with np.errstate(all="ignore"):
                 column = kind.values(scaled, *parameters) * weight
                 whole = np.linalg.norm(column)
