@@ -310,6 +310,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
         )
         if refitted is None:
             alone_check = verdict.judge_one_body(keys[1], own_force, system, test)
+        judged = _judged_whole(judged, refitted)
     if energy_table is not None and potential is not None and refitted is not None:
         judged, checks = _judge_energies(keys[1], judged, potential, kinetic, system, test)
         whole = energies.refitted_potential(refitted, table.features)
@@ -333,6 +334,13 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
         law_error=error,
         update=None,
     )
+
+
+def _judged_whole(judged, refitted):
+    """The verdict of a law whose sums may be within a function: a system's forces never are."""
+    if refitted is None or not refitted.update:
+        return judged
+    return judged._replace(says="not recovered", form="other")
 
 
 def _has_field(one_body):

@@ -327,8 +327,8 @@ def chosen(formula, errors, term=None):
 
 def in_formulas(fit, train, valid, engines=(), **options):
     """Formulas in the place of kernels."""
-    others = structure.Others(fit, train, valid)
     fitted = kernels.as_fitted(fit)
+    others = structure.Others(fitted, fit, train, valid)
     return formulas.choose(fitted, train, train, valid, engines, others=others, **options)
 
 

@@ -54,7 +54,7 @@ class Found(NamedTuple):
     seen: Samples
     """Whose accelerations the laws were fitted to."""
     network_error: float
-    """The network's held-out error, as those of `fit` and `laws`."""
+    """The network's held-out error, as those of `fitted` and `laws`."""
 
 
 class Factored(NamedTuple):
@@ -71,7 +71,7 @@ class Factored(NamedTuple):
     laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
     network_error: float
-    """The network's held-out error, as those of `fit` and `laws`."""
+    """The network's held-out error, as those of `fitted` and `laws`."""
 
 
 def find_laws(
@@ -137,10 +137,11 @@ def find_laws(
         return reweighted(bodies, predict(found.law, bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
-    others = structure.Others(fit, few, held_out)
+    terms = fit if found.law.is_linear else None
+    others = structure.Others(found, terms, few, held_out)
     choose = kept(formulas.choose, folder)
-    if found.law.is_linear:
-        even = kernels.as_fitted(noise.finish_in_noise(fit, seen, held_out))
+    if terms is not None:
+        even = kernels.as_fitted(noise.finish_in_noise(terms, seen, held_out))
     else:
         even = updates.refitted(found.law, seen, held_out)
     laws = choose(even, few, few, held_out, regressors, others=others, seconds=seconds)
@@ -164,7 +165,8 @@ def factor(found: Found) -> Factored:
     messages, update = as_expressions(law._replace(update=law.update[:1]))
     force, others = messages[:dim], messages[dim:]
     _, alone = as_expressions(law._replace(update=law.update[1:] or (_nothing(law),)))
-    scalar = _scalar(law)
+    # The force of a pair is not what bodies feel of it, and has no potential, within a function.
+    scalar = _scalar(law) if law.is_linear else None
     after = float(np.mean(objective.errors(laws.candidate)))
     before = float(np.mean(objective.errors(laws.before)))
     refit = Refit(

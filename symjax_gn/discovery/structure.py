@@ -267,22 +267,27 @@ def _of_sender(vector):
 
 
 class Others(NamedTuple):
-    """Laws of another structure than a fit, where they are better; it takes a while to know.
+    """Laws of another structure than one, where they are better; it takes a while to know.
 
-    One kernel is broken in two, two couplings act on different pairs, or couplings have any
-    exponents.
+    Couplings have any exponents, one kernel is broken in two, or two couplings act on different
+    pairs.
     """
 
-    fit: Fit
+    found: Fitted
+    """The law."""
+    fit: Fit | None
+    """The same as a sum of terms; None if it is no such sum."""
     train: Samples
     valid: Samples
 
     def __call__(self) -> list[Fitted]:
         """The laws."""
-        fits = split_at_break(*self), with_disjoint_couplings(*self)
-        found = [as_fitted(one) for one in fits if one is not None]
-        free = with_free_exponents(as_fitted(self.fit), self.train, self.valid)
-        return found if free is None else [free, *found]
+        ends = self.train, self.valid
+        laws = [with_free_exponents(self.found, *ends)]
+        if self.fit is not None:
+            fits = (one(self.fit, *ends) for one in (split_at_break, with_disjoint_couplings))
+            laws += [None if one is None else as_fitted(one) for one in fits]
+        return [one for one in laws if one is not None]
 
 
 def split_at_break(fit: Fit, train: Samples, valid: Samples) -> Fit | None:

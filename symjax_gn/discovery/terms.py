@@ -229,8 +229,9 @@ def couplings(columns: Columns, ends: str, most: int | None = None) -> list[symp
     """Ways in which properties may enter a term, the simplest first.
 
     Products over properties of: powers of both bodies' values, and for pairs powers of their
-    sum and of their difference. Those that are the same on the samples, up to a factor, are
-    listed once, in the simplest form.
+    sum and of their difference, whether they are equal, who has more, the larger and the
+    smaller. Those that are the same on the samples, up to a factor, are listed once, in the
+    simplest form.
 
     Args:
         columns: features of pairs or bodies, of which some are looked at.
