@@ -18,7 +18,7 @@ from zoo_laws import LAWS
 
 import symjax_gn as sgn
 from symjax_gn.discovery.objective import OnFormulas
-from symjax_gn.discovery.terms import Term, as_law, couplings, pair_vectors
+from symjax_gn.discovery.terms import couplings, force_law, make_term, pair_vectors
 from symjax_gn.laws.expressions import constants
 from symjax_gn.laws.samples import gather, reweighted
 from symjax_gn.laws.shapes import Formula
@@ -44,8 +44,8 @@ def case(name, noise, seed):
     run = sgn.simulate(key, LAWS[name], num_simulations=60, num_outputs=20, progress=False)
     bodies = gather(sgn.make_dataset(run), 5_000)
     coupling = next(one for one in couplings(bodies.elements, "ij") if str(one) == way)
-    term = Term(pair_vectors(bodies.elements, 2)[0], coupling, True)
-    law = as_law([term], [Formula(kernel)], 2)
+    term = make_term(pair_vectors(bodies.elements, 2)[0], coupling)
+    law = force_law([term], (), 2).with_shapes([Formula(kernel)])
     objective = OnFormulas(law, bodies)
     # The truth is what an exact fit finds: constants of forms that others equal are no truth.
     (truth,), error = objective.fit((kernel,))

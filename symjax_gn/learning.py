@@ -19,8 +19,8 @@ from symjax_gn.networks.training import Trained, as_trained, fit
 from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings
 
 # Training is interrupted after so many steps to look for a law, with terms that err no more
-# than this, found in so large a share of the time that there is in the end.
-_LOOK, _EXPLAINED, _SHARE_ON_THE_WAY = 400, 1e-3, 0.25
+# than this.
+_LOOK, _EXPLAINED = 400, 1e-3
 
 
 def train(
@@ -59,8 +59,7 @@ def train(
         nonlocal found
         if looking and report["step"] - length < _LOOK <= report["step"] < steps:
             so_far = as_trained(state, model, scales, settings.strategy)
-            limits = dict(share=_SHARE_ON_THE_WAY, limit=_EXPLAINED)
-            found = find_laws(keys[1], so_far, parts, settings, regressors, **limits)
+            found = find_laws(keys[1], so_far, parts, settings, regressors, limit=_EXPLAINED)
         return leaves_nothing(found)
 
     trained = fit(
@@ -114,8 +113,6 @@ def find_laws(
     parts: tuple[Dataset, Dataset, Dataset],
     settings: Settings,
     regressors: Sequence[Regressor],
-    *,
-    share: float = 1.0,
     **options: Any,
 ) -> factoring.Found | None:
     """What `factoring.find_laws` finds; None where laws are not to be found term by term.
@@ -126,7 +123,6 @@ def find_laws(
         parts: training, validation and test data.
         settings: all choices.
         regressors: engines.
-        share: of the time for terms.
         **options: of `factoring.find_laws`.
     """
     by_terms = settings.factor and settings.gauge == "influence" and settings.form == "auto"
@@ -141,7 +137,6 @@ def find_laws(
             regressors,
             by_score=settings.choice == "score",
             seconds=settings.time_limit,
-            seconds_for_terms=share * settings.time_limit,
             **options,
         )
 

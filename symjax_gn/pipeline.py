@@ -333,6 +333,7 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
         distilled_error=before,
         law_error=error,
         update=None,
+        steps=() if terms is None else terms.steps,
     )
 
 

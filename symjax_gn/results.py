@@ -23,6 +23,7 @@ from symjax_gn.discovery import (
     sums,
     verdict,
 )
+from symjax_gn.discovery.acceptance import Step
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
 from symjax_gn.report import records
@@ -56,6 +57,7 @@ class Discovery:
         settings: the choices.
         seconds: duration of each stage.
         ended_at: the step at which a law found on the way ended training, or None.
+        steps: how the terms of a force were found, and what each step gained.
 
     `discover` gives one, `write` makes a report of it:
 
@@ -83,6 +85,7 @@ class Discovery:
     settings: Settings
     seconds: dict[str, float]
     ended_at: int | None
+    steps: tuple[Step, ...] = ()
 
     def __repr__(self) -> str:
         said = "no verdict"
@@ -126,6 +129,7 @@ class Discovery:
             )
         if self.update is not None:
             run["update"] = [records.law_record(law) for law in self.update.selected]
+        run["steps"] = list(map(records.step_record, self.steps))
         run.setdefault("strategy", chosen.strategy)
         run["ended_at"] = self.ended_at
         run["remarks"] = [*run.get("remarks", ()), *filter(None, [test.note])]

@@ -9,7 +9,7 @@ import pytest
 import sympy
 
 import symjax_gn as sgn
-from symjax_gn.discovery import structure
+from symjax_gn.discovery import proposals
 from symjax_gn.discovery.selection import operators_of
 from symjax_gn.laws import keeping
 from symjax_gn.laws.engines import OperonRegressor
@@ -186,7 +186,7 @@ def test_a_run_that_goes_on_searches_for_nothing_twice(tmp_path, monkeypatch, fa
     def fails(*_, **__):
         raise AssertionError("It searches again.")
 
-    monkeypatch.setattr(structure, "rank_pairs", fails)
+    monkeypatch.setattr(proposals, "rank_pairs", fails)
     monkeypatch.setattr("symjax_gn.laws.engines.evolve", fails)
     again = sgn.discover(KEY, run, quick, folder=tmp_path, resume=True)
     assert again.law.message == first.law.message
@@ -207,7 +207,7 @@ def test_members_that_go_on_search_for_nothing_twice(tmp_path, monkeypatch):
     def fails(*_, **__):
         raise AssertionError("It searches again.")
 
-    monkeypatch.setattr(structure, "rank_pairs", fails)
+    monkeypatch.setattr(proposals, "rank_pairs", fails)
     again = sgn.discover_all(KEY, run, members, quick, folder=tmp_path, resume=True)
     assert again.table()["law"].tolist() == first.table()["law"].tolist()
     with pytest.raises(AssertionError, match="searches again"):

@@ -10,7 +10,7 @@ import sympy
 from symjax_gn import learning
 from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
-from symjax_gn.discovery import factoring, formulas
+from symjax_gn.discovery import factoring, formulas, structure
 from symjax_gn.laws.law_files import load_law
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import load_network
@@ -164,15 +164,14 @@ def test_noisy_accelerations_are_weighted_alike_and_laws_told_by_all_of_them(
 
         monkeypatch.setattr(module, name, called)
 
-    spy(factoring.noise, "find_terms_in_noise", 2)
-    spy(factoring.noise, "finish_in_noise", 1)
+    spy(structure, "fit_to", 1)
     spy(formulas, "choose", 2)
     spy(formulas, "finish", 1)
     monkeypatch.setattr(factoring, "_COMPARED", 600)
     settings = dataclasses.replace(QUICK, form="auto")
     found = discover(jax.random.key(0), dataset, settings, system=SYSTEMS["spring"])
-    assert set(seen) == {"find_terms_in_noise", "finish_in_noise", "choose", "finish"}
-    for bodies in (seen["finish_in_noise"], seen["choose"], seen["finish"]):
+    assert set(seen) == {"fit_to", "choose", "finish"}
+    for bodies in (seen["fit_to"], seen["choose"], seen["finish"]):
         assert np.max(bodies.weight) < 1.2 * np.median(bodies.weight)
     assert len(seen["finish"].weight) > len(seen["choose"].weight)
     assert found.refit is not None

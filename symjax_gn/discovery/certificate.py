@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from symjax_gn.data.datasets import Dataset, inertia, take
 from symjax_gn.data.features import scalar_features
 from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery import kernels
+from symjax_gn.discovery.fitter import Fits
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.residuals import (
@@ -25,7 +24,14 @@ from symjax_gn.discovery.residuals import (
     shared_by_moments,
 )
 from symjax_gn.discovery.separation import evaluate_terms, fit_terms
-from symjax_gn.discovery.terms import Term, body_vectors, couplings, pair_vectors
+from symjax_gn.discovery.terms import (
+    body_vectors,
+    couplings,
+    force_law,
+    make_term,
+    pair_vectors,
+)
+from symjax_gn.laws.law import Law
 from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
 from symjax_gn.laws.shapes import Spline, place_knots
 from symjax_gn.laws.symbolic import SymbolicModel
@@ -347,15 +353,9 @@ def _structure(law, test, error):
 def _explained_of_vectors(law, *halves):
     """The share of what a law leaves that a term explains."""
     seen, held_out = (_left_by(law, half) for half in halves)
-
-    def errors(left):
-        # Of a body that flies away some terms make more than of all others.
-        return np.minimum(np.linalg.norm(left, axis=1) * held_out.weight, 1.0)
-
+    fits, nothing = Fits(seen, held_out), force_law((), (), seen.target.shape[1])
     # One term at a time: many together would fit the noise, and hide what one of them finds.
-    fits = (kernels.fit_terms([term], seen, held_out, _PIECES) for term in _looked_for(seen))
-    left = (held_out.target - kernels.accelerations(fit, held_out) for fit in fits)
-    return _share(errors(held_out.target), map(errors, left))
+    return _share(fits(nothing).errors, (fits(one).errors for one in _looked_for(seen)))
 
 
 def _share(before, trials):
@@ -437,12 +437,15 @@ def _left_of_sums(law, dataset) -> Samples:
     return sums._replace(target=left, owners=told | sums.owners)
 
 
-def _looked_for(bodies: Samples) -> Sequence[Term]:
-    """Terms that might have been missed."""
+def _looked_for(bodies: Samples) -> list[Law]:
+    """Laws of a term each that might have been missed."""
     dim = bodies.target.shape[1]
     one = sympy.Integer(1)
     vectors = pair_vectors(bodies.elements, dim)[:_VECTORS]
     some = {name: column[:_SOME] for name, column in bodies.elements.items()}
-    found = [Term(vector, one, True) for vector in vectors]
-    found += [Term(vectors[0], way, True) for way in couplings(some, "ij", _COUPLINGS)[1:]]
-    return [*found, *(Term(vector, one, False) for vector in body_vectors(bodies.owners, dim))]
+    ways = [(vector, one) for vector in vectors]
+    ways += [(vectors[0], way) for way in couplings(some, "ij", _COUPLINGS)[1:]]
+    alone = body_vectors(bodies.owners, dim)
+    return [force_law([make_term(*way, _PIECES)], (), dim) for way in ways] + [
+        force_law((), [make_term(vector, one, _PIECES)], dim) for vector in alone
+    ]

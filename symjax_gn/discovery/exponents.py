@@ -1,55 +1,40 @@
 """Couplings with any exponents: powers of properties as functions of a law like others."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import sympy
 
-from symjax_gn.discovery.finishing import FALL
+from symjax_gn.discovery.acceptance import Known, State
 from symjax_gn.discovery.terms import positive_stems
-from symjax_gn.laws.bound import bind
 from symjax_gn.laws.expressions import values
-from symjax_gn.laws.law import Factor, Fitted, Law
-from symjax_gn.laws.least_squares import fit_splines, fitted
-from symjax_gn.laws.samples import Samples
+from symjax_gn.laws.law import Factor, Law
 from symjax_gn.laws.shapes import Formula, R
 
 # Exponents differ at first by so much: equal ones would be one number, and 0 is none.
 _APART = 1e-3
 
 
-def with_free_exponents(found: Fitted, train: Samples, valid: Samples) -> Fitted | None:
-    """The law with the exponents of couplings that fit best; None if that is no better.
+def freed(state: State, known: Known) -> Iterator[Law]:
+    """With the exponents of couplings as numbers that are fitted.
 
     Positive properties enter by any power of each body's value; what else is in a coupling
     stays.
-
-    Args:
-        found: a law, its exponents those to start from.
-        train: what is fitted.
-        valid: other data, for the errors.
     """
-    law = freed(found.law, train)
-    if law.structure == found.law.structure:
-        return None
-    bound = bind(law, train)
-    free = fitted(law.with_numbers(fit_splines(bound, bound.start)), train, valid)
-    return free if free.error < found.error / FALL else None
-
-
-def freed(law: Law, samples: Samples) -> Law:
-    """The law with powers of positive properties as functions of their own.
-
-    Args:
-        law: its exponents are those to start from.
-        samples: what properties are.
-    """
-    stems = positive_stems(samples.elements, "ij") if law.message else []
+    columns = known.fits.train.elements
+    stems = positive_stems(columns, "ij")
     ends = [sympy.Symbol(f"{stem}_{end}") for stem in stems for end in "ij"]
-    return law._replace(message=tuple(_freed(term, ends, samples.elements) for term in law.message))
+    for k, term in enumerate(state.law.message):
+        new = _freed(term, ends, columns)
+        if new is not term:
+            message = (*state.law.message[:k], new, *state.law.message[k + 1 :])
+            yield state.law._replace(message=message)
 
 
 def _freed(term, ends, columns):
     """A term with powers of properties as factors, those nearest to its coupling at first."""
-    if not ends or term.coupling.has(sympy.Heaviside, sympy.sign):
+    known = any(isinstance(one.shape, Formula) for one in term.factors)
+    if not ends or known or term.coupling.has(sympy.Heaviside, sympy.sign):
         return term
     rest, _ = term.coupling.as_independent(*ends, as_Add=False)
     logs = np.stack([np.log(columns[str(end)]) for end in ends], axis=1)

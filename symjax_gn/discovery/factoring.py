@@ -14,19 +14,23 @@ import sympy
 from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.discovery import formulas, kernels, noise, structure, updates
+from symjax_gn.discovery import formulas, structure
+from symjax_gn.discovery.acceptance import Known, Step
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
+from symjax_gn.discovery.moves import with_disjoint_couplings
+from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.objective import OnFormulas
 from symjax_gn.discovery.recording import record_stars
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.discovery.terms import is_central
-from symjax_gn.laws.bound import predict
+from symjax_gn.laws.bound import bind, predict
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
 from symjax_gn.laws.keeping import kept
 from symjax_gn.laws.law import Fitted, Term, as_expressions
+from symjax_gn.laws.least_squares import sizes
 from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
 from symjax_gn.laws.shapes import Formula
 from symjax_gn.networks.training import Trained
@@ -40,15 +44,14 @@ _ALL = 100_000
 # Terms explain a force if they err at most so many times as much as the network.
 _AS_WELL = 1.5
 
-# A sum of terms is looked for until it errs less than this, or than the network.
-_ENOUGH = 0.01
-
 
 class Found(NamedTuple):
     """Terms that explain a force, with their laws."""
 
     fitted: Fitted
     """The terms with splines for their functions."""
+    steps: tuple[Step, ...]
+    """How they were found."""
     laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
     seen: Samples
@@ -85,7 +88,6 @@ def find_laws(
     limit: float | None = None,
     by_score: bool = False,
     seconds: float = math.inf,
-    seconds_for_terms: float = math.inf,
     folder: str | os.PathLike[str] | None = None,
 ) -> Found | None:
     """The terms of a force and their laws; None where no terms explain it.
@@ -101,7 +103,6 @@ def find_laws(
             network's.
         by_score: choose by the paper's score in place of held-out accelerations.
         seconds: after which no other formulas are tried.
-        seconds_for_terms: after which no other terms are.
         folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
@@ -113,43 +114,37 @@ def find_laws(
     at_end = limit is None
     limit = _AS_WELL * network_error if limit is None else limit
     few = gather(train, _COMPARED)
-    enough = min(network_error, _ENOUGH)
-    find_terms = kept(structure.find_terms, folder)
-    fit = find_terms(stars, few, held_out, enough=enough, seconds=seconds_for_terms)
-    finer = structure.finish(fit, seen, held_out)
-    fit = finer if finer.error < fit.error else fit
-    if fit.error > limit:
-        # A threshold may be all that is wrong with smooth kernels.
-        fit = structure.split_at_break(fit, few, held_out) or fit
-    if noise.is_noisy(fit, seen, held_out):
-        fit = kept(noise.find_terms_in_noise, folder)(stars, fit, seen, held_out)
-    found = kernels.as_fitted(fit)
-    if at_end and found.error > enough:
-        # What is summed may be within a function.
-        found = updates.find_update(stars, fit, few, held_out) or found
-    if not found.error <= limit:
+    find_structure = kept(structure.find_structure, folder)
+    terms = find_structure(stars, few, held_out, structure.MOVES if at_end else structure.QUICK)
+    found, steps = terms.state.found, terms.steps
+    if not _error(found.law, held_out) <= limit:
         return None
     if before is not None and before.fitted.law.structure == found.law.structure:
         return before._replace(network_error=network_error)
-    share = noise.noise_share(held_out, predict(found.law, held_out))
+    share = noise_share(held_out, predict(found.law, held_out))
 
     def weighted(bodies):
         return reweighted(bodies, predict(found.law, bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
-    terms = fit if found.law.is_linear else None
-    others = structure.Others(found, terms, few, held_out)
+    state, fits = structure.fit_to(terms.state, seen, held_out)
+
+    def others():
+        return map(fits, with_disjoint_couplings(state, Known(fits, None)))
+
     choose = kept(formulas.choose, folder)
-    if terms is not None:
-        even = kernels.as_fitted(noise.finish_in_noise(terms, seen, held_out))
-    else:
-        even = updates.refitted(found.law, seen, held_out)
-    laws = choose(even, few, few, held_out, regressors, others=others, seconds=seconds)
+    laws = choose(state.found, few, few, held_out, regressors, others=others, seconds=seconds)
     if by_score:
         laws = formulas.by_score(laws, held_out)
     elif laws.error > ROUNDING:
         seen, held_out = (weighted(gather(part, _ALL)) for part in (train, validation))
-    return Found(found, formulas.finish(laws, seen, held_out), seen, network_error)
+    return Found(state.found, steps, formulas.finish(laws, seen, held_out), seen, network_error)
+
+
+def _error(law, samples):
+    """Mean error of a law with splines; where bodies are far from all that were fitted, 1."""
+    bound = bind(law, samples)
+    return float(np.mean(np.minimum(sizes(bound.errors(bound.start)), 1.0)))
 
 
 def factor(found: Found) -> Factored:
@@ -158,7 +153,7 @@ def factor(found: Found) -> Factored:
     Args:
         found: terms and laws.
     """
-    fitted, laws, seen, network_error = found
+    fitted, _, laws, seen, network_error = found
     law = laws.law
     objective = OnFormulas(law, seen)
     dim = len(law.update[0].along)

@@ -1,6 +1,7 @@
 """Which terms explain what a network has recorded of pairs: one by one, and several at once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import sympy
@@ -8,10 +9,10 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.linalg import orth
 
-from symjax_gn.discovery.kernels import Fit
 from symjax_gn.discovery.recording import StarForces
-from symjax_gn.discovery.terms import Term, Vector, components
+from symjax_gn.discovery.terms import Vector, components, make_term
 from symjax_gn.laws.expressions import values
+from symjax_gn.laws.law import Fitted, Term, column
 from symjax_gn.laws.shapes import Spline, place_knots
 
 # Vectors are ranked with so many couplings, the simplest, and so many of them with all.
@@ -43,7 +44,7 @@ class _Recorded:
     what the receiver feels by itself. Nor has what terms that are known may explain.
     """
 
-    def __init__(self, stars: StarForces, fit: Fit | None):
+    def __init__(self, stars: StarForces, fitted: Fitted | None):
         self._pairs, self._owner = stars.pairs, stars.owner
         count = int(self._owner[-1]) + 1
         alike = np.bincount(self._owner, minlength=count).astype(float)
@@ -58,19 +59,26 @@ class _Recorded:
         self._size = np.linalg.norm(force * self._weight, axis=1)
         self._known = np.zeros((stars.force.size, 0))
         self.left = (force * self._weight).T.ravel()
-        if fit is not None and any(term.pair for term in fit.terms):
-            known = [
-                self.columns(_times(basis, term.vector, self._pairs), factor)[0]
-                for term, spline in zip(fit.terms, fit.splines, strict=True)
-                if term.pair
-                for factor in [values(term.coupling, self._pairs)[None]]
-                for basis in [spline.basis(_variable(term, self._pairs)).toarray()]
-            ]
+        if fitted is not None and fitted.law.message:
+            known = [self._explained_by(term) for term in fitted.law.message]
             whole = np.concatenate(known, axis=1)
             self._known = orth(whole / (np.linalg.norm(whole, axis=0) + 1e-300), rcond=_RANK)
             self.left = self._unknown(self.left)
         self.total = float(np.sum(self.left**2)) + 1e-300
         self._bases: dict[sympy.Expr | None, Float[np.ndarray, "edge part"]] = {}
+
+    def _explained_by(self, term):
+        """What each part of a known term adds to forces `[row, part]`."""
+        # Vectors have more components where there is another sum.
+        count, dim = len(self._owner), self.left.size // len(self._owner)
+        (first, *others), pairs = term.factors, self._pairs
+        shape: Any = first.shape
+        basis = shape.basis(column(first.variable, pairs, count)).toarray()
+        for one in others:
+            other: Any = one.shape
+            basis = basis * _values_of(other, column(one.variable, pairs, count))[:, None]
+        ways = term.components(pairs, count)[:dim]
+        return self.columns([basis * way[:, None] for way in ways], np.ones((1, count)))[0]
 
     def _centre(self, x):
         return x - (self._mean @ x)[self._owner] if self._centred else x
@@ -119,9 +127,9 @@ class _Recorded:
         return np.sum(right * np.linalg.solve(gram, right[..., None])[..., 0], -1) / self.total
 
 
-def _variable(term, pairs):
-    """Values of the variable of a term's kernel."""
-    return values(term.vector.variable or sympy.Integer(0), pairs)
+def _values_of(shape, x):
+    """Values of a function with its numbers."""
+    return shape.bind(x).values(shape.numbers)
 
 
 def _times(basis, vector, pairs):
@@ -131,19 +139,21 @@ def _times(basis, vector, pairs):
 
 def rank_pairs(
     stars: StarForces,
-    fit: Fit | None,
+    fitted: Fitted | None,
     vectors: Sequence[Vector],
     ways: Sequence[sympy.Expr],
+    pieces: int,
 ) -> list[tuple[float, Term]]:
     """Terms of pairs by how much of recorded forces each explains, the best first.
 
     Args:
         stars: what the network says of pairs.
-        fit: terms that are known, whatever their kernels; None for none.
+        fitted: terms that are known, whatever their kernels; None for none.
         vectors: of terms.
         ways: couplings of terms, the simplest first.
+        pieces: of the terms' grids.
     """
-    recorded = _Recorded(stars, fit)
+    recorded = _Recorded(stars, fitted)
     factors = np.stack([values(way, stars.pairs) for way in ways])
 
     def gained(parts, some):
@@ -160,16 +170,19 @@ def rank_pairs(
     ranked = []
     for n, (vector, parts, gains) in enumerate(found):
         gains = gains + (gained(parts, factors[_SIMPLEST:]) if n < _VECTORS else [])
-        ranked += [(gain, Term(vector, way, True)) for gain, way in zip(gains, ways, strict=False)]
+        ranked += [
+            (gain, make_term(vector, way, pieces)) for gain, way in zip(gains, ways, strict=False)
+        ]
     return sorted(ranked, key=lambda row: -row[0])
 
 
 def groups(
     stars: StarForces,
-    fit: Fit | None,
+    fitted: Fitted | None,
     vectors: Sequence[Vector],
     ways: Sequence[sympy.Expr],
     most: int,
+    pieces: int,
 ) -> list[list[Term]]:
     """Terms that explain recorded forces together; the fewest first.
 
@@ -177,15 +190,16 @@ def groups(
     that is like both, and those of several vectors with one coupling.
 
     Args:
-        stars, fit, vectors, ways: see `rank_pairs`.
+        stars, fitted, vectors, ways: see `rank_pairs`.
         most: terms of a group.
+        pieces: of the terms' grids.
     """
-    recorded = _Recorded(stars, fit)
+    recorded = _Recorded(stars, fitted)
     plain = [vector for vector in vectors if vector.variable == vectors[0].variable]
     parts = [recorded.parts(vector) for vector in plain]
     factors = np.stack([values(way, stars.pairs) for way in ways[:_SIMPLEST]])
     found = [
-        [Term(plain[n], ways[k], True) for n, k in group]
+        [make_term(plain[n], ways[k], pieces) for n, k in group]
         for group in _two_couplings(recorded, parts, factors)
         + _several_vectors(recorded, parts, factors[:_COUPLINGS])
         if len(group) <= most

@@ -17,10 +17,9 @@ from jaxtyping import Float
 
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.nodes import AXES
-from symjax_gn.laws import law
 from symjax_gn.laws.expressions import complexity, values
-from symjax_gn.laws.law import Factor, Law, unchanged
-from symjax_gn.laws.shapes import Formula, Spline
+from symjax_gn.laws.law import Factor, Law, Term, unchanged
+from symjax_gn.laws.shapes import Grid
 
 Columns = Mapping[str, Float[np.ndarray, " sample"]]
 
@@ -48,27 +47,17 @@ class Vector(NamedTuple):
     """What the kernel is a function of; None for a constant."""
 
 
-class Term(NamedTuple):
-    """One term of a force."""
+def make_term(vector: Vector, coupling: sympy.Expr, pieces: int = 0) -> Term:
+    """A term with a grid in the place of its function; it is one of bodies in an update.
 
-    vector: Vector
-    coupling: sympy.Expr
-    """Of the properties of the receiver and, for pairs, the sender."""
-    pair: bool
-    """Whether it is summed over senders."""
-
-    @property
-    def complexity(self) -> int:
-        """See `laws.expressions.complexity`; of ways to say the same the shortest is best."""
-        parts = [self.coupling, *self.vector.along]
-        if self.vector.variable is not None:
-            parts.append(self.vector.variable)
-        return sum(map(complexity, parts))
-
-    def whole(self, kernel: sympy.Expr) -> sympy.Expr:
-        """Coupling times kernel, a function of `r`, which stands for the vector's variable."""
-        x = self.vector.variable
-        return self.coupling * (kernel if x is None else kernel.xreplace({sympy.Symbol("r"): x}))
+    Args:
+        vector: what it points along.
+        coupling: of the properties of the receiver and, for pairs, the sender.
+        pieces: of the grid; of a constant there are none.
+    """
+    x = sympy.Integer(0) if vector.variable is None else vector.variable
+    grid = Grid(pieces if vector.variable is not None else 0)
+    return Term(vector.along, (Factor(x, grid),), coupling, vector.name)
 
 
 def components(vector: Vector, columns: Columns) -> Float[np.ndarray, "sample dim"]:
@@ -78,21 +67,15 @@ def components(vector: Vector, columns: Columns) -> Float[np.ndarray, "sample di
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def as_law(terms: Sequence[Term], shapes: Sequence[Spline | Formula], dim: int) -> Law:
-    """The law that forces are a sum of terms, those of pairs first.
+def force_law(pairs: Sequence[Term], alone: Sequence[Term], dim: int) -> Law:
+    """The law that forces are a sum of terms.
 
     Args:
-        terms: of pairs and then of bodies.
-        shapes: their kernels.
+        pairs: terms that are summed over senders.
+        alone: terms of bodies by themselves.
         dim: spatial dimension.
     """
-    found: tuple[list[Any], list[Any]] = [], []
-    for term, shape in zip(terms, shapes, strict=True):
-        variable = term.vector.variable
-        factor = Factor(sympy.Integer(0) if variable is None else variable, shape)
-        one = law.Term(term.vector.along, (factor,), term.coupling, term.vector.name)
-        found[0 if term.pair else 1].append(one)
-    return Law(tuple(found[0]), (unchanged(dim), *found[1]))
+    return Law(tuple(pairs), (unchanged(dim), *alone))
 
 
 def _symbols(stem: str, dim: int, end: str = "") -> list[sympy.Symbol]:
@@ -121,7 +104,7 @@ def _dot(a: Sequence[Any], b: Sequence[Any]) -> sympy.Expr:
     return sympy.Add(*(x * y for x, y in zip(a, b, strict=True)))
 
 
-def is_central(term: law.Term) -> bool:
+def is_central(term: Term) -> bool:
     """Whether it points along the line of centres, whatever its functions are of."""
     return term.along == _unit(len(term.along))
 

@@ -15,9 +15,9 @@ import numpy as np
 import sympy
 from jaxtyping import Float, Int
 
-from symjax_gn.laws.expressions import constants, values
+from symjax_gn.laws.expressions import complexity, constants, values
 from symjax_gn.laws.samples import without_differences
-from symjax_gn.laws.shapes import Formula, R, Spline, with_numbers
+from symjax_gn.laws.shapes import Formula, Grid, R, Spline, with_numbers
 
 # Constants of terms cancel each other if no more than this share is left.
 _CANCELLED = 1e-9
@@ -28,7 +28,14 @@ class Factor(NamedTuple):
 
     variable: sympy.Expr
     """Of columns; in an update also of the sums e_0, e_1, ..."""
-    shape: Spline | Formula
+    shape: Spline | Formula | Grid
+
+    @property
+    def words(self) -> int:
+        """The complexity of its formula; if it is none yet of the shortest, c or c x variable."""
+        if isinstance(self.shape, Formula):
+            return complexity(self.shape.expression) + complexity(self.variable) - 1
+        return 1 if self.variable == 0 else 2 + complexity(self.variable)
 
 
 class Term(NamedTuple):
@@ -49,6 +56,12 @@ class Term(NamedTuple):
             each = [factor * column(one, columns, count) for one in self.along]
         return [np.where(np.isfinite(one), one, 0.0) for one in each]
 
+    @property
+    def words(self) -> int:
+        """The complexity of all that is not yet a function to be found."""
+        parts = map(complexity, (self.coupling, *self.along))
+        return sum(parts) + sum(one.words for one in self.factors)
+
     def size(self) -> sympy.Expr:
         """What the vector is multiplied with: the coupling times its formulas."""
         return self.coupling * sympy.Mul(*map(written_out, self.factors))
@@ -63,7 +76,12 @@ class Law(NamedTuple):
     """Terms of what the sums e_0, e_1, ... become."""
 
     @property
-    def shapes(self) -> list[Spline | Formula]:
+    def words(self) -> int:
+        """The complexity of all its terms."""
+        return sum(term.words for term in (*self.message, *self.update))
+
+    @property
+    def shapes(self) -> list[Any]:
         """Those of all factors, the message's first."""
         return [one.shape for term in (*self.message, *self.update) for one in term.factors]
 
@@ -92,7 +110,7 @@ class Law(NamedTuple):
         first = self.update[0]
         return not first.factors and first.along == sum_symbols(len(first.along))
 
-    def with_shapes(self, shapes: Sequence[Spline | Formula]) -> "Law":
+    def with_shapes(self, shapes: Sequence[Any]) -> "Law":
         """The law with other functions, in the order of `shapes`."""
         counted = iter(shapes)
 
@@ -106,6 +124,31 @@ class Law(NamedTuple):
         """The law with other values of all its numbers, in the order of `Bound.start`."""
         _, places = numbered(self.shapes)
         return self.with_shapes(with_numbers(self.shapes, [numbers[one] for one in places]))
+
+
+def in_words(law: Law) -> str:
+    """The terms of a law whose functions are not said.
+
+    >>> r, mass = sympy.symbols("r m_j")
+    >>> pull = Term((r,), (Factor(r, Grid(14)),), mass, "line of centres")
+    >>> in_words(Law((pull,), (unchanged(1), Term((r,), (), sympy.Integer(1), "place"))))
+    'm_j f(r) line of centres + place'
+    """
+    parts = []
+    for term in (*law.message, *law.update[1:]):
+        known = [] if term.coupling == 1 else [str(term.coupling)]
+        parts.append(" ".join([*known, *_functions(term), term.name]))
+    whole = " + ".join(parts) or "nothing"
+    within = _functions(law.update[0])
+    return f"({whole}) {' '.join(within)}" if within else whole
+
+
+def _functions(term):
+    return [
+        str(written_out(one)) if isinstance(one.shape, Formula) else f"f({one.variable})"
+        for one in term.factors
+        if one.variable != 0
+    ]
 
 
 def sum_symbols(count: int) -> tuple[sympy.Symbol, ...]:

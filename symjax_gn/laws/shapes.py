@@ -149,6 +149,22 @@ class Spline(NamedTuple):
         return np.clip(self._place(x), self.knots[_DEGREE], self.knots[-_DEGREE - 1])
 
 
+class Grid(NamedTuple):
+    """A spline that is yet to be placed and fitted; or, without pieces, a constant."""
+
+    pieces: int
+    """How many."""
+    logarithmic: bool | None = None
+    """See `Spline`; None: if its variable is positive."""
+    power: float = 0.0
+    """See `Spline`."""
+
+    @property
+    def numbers(self) -> Float[np.ndarray, " number"]:
+        """As many as the spline has, 0."""
+        return np.zeros(self.pieces + _DEGREE if self.pieces else 1)
+
+
 class _BoundSpline(NamedTuple):
     spline: Spline
     x: Any

@@ -16,6 +16,7 @@ import sympy
 from symjax_gn.data.features import AXES
 from symjax_gn.data.files import in_one_stroke
 from symjax_gn.data.quantities import ACCELERATION, VELOCITY, Quantity
+from symjax_gn.discovery.acceptance import Step
 from symjax_gn.discovery.certificate import Certificate
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import KineticLaw, PotentialLaw
@@ -24,6 +25,7 @@ from symjax_gn.discovery.verdict import Verdict
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.fronts import Law
 from symjax_gn.laws.julia import julia_versions
+from symjax_gn.laws.law import in_words
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.report.markdown import report_markdown
 
@@ -63,6 +65,18 @@ def law_record(law: Law) -> dict[str, Any]:
         complexity=law.complexity,
         mae=law.mae,
         score=law.score,
+    )
+
+
+def step_record(step: Step) -> dict[str, Any]:
+    """A move of the search for terms."""
+    return dict(
+        move=step.move.replace("_", " "),
+        law=in_words(step.law),
+        error=step.error,
+        gained=step.gained,
+        gained_unit="nats",
+        compared=step.tried,
     )
 
 
