@@ -57,7 +57,7 @@ def main():
     parser.add_argument("--strategy", default="bottleneck")
     parser.add_argument("--width", type=int, default=32, help="of the network (paper: 500)")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--time-limit", type=float, default=120.0, help="of searches, s")
+    parser.add_argument("--time-limit", type=float, help="of searches, s; none unless given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the output folder")
     parser.add_argument("--out", default="halos")

@@ -136,6 +136,7 @@ def find_laws(
             *parts[:2],
             regressors,
             by_score=settings.choice == "score",
+            fits=settings.fits,
             seconds=settings.time_limit,
             **options,
         )

@@ -423,6 +423,7 @@ def _find_sum(keys, trained, parts, settings, regressors, lap, folder):
             train,
             validation,
             regressors,
+            fits=settings.fits,
             seconds=settings.time_limit,
             folder=folder,
         )

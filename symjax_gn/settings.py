@@ -109,10 +109,11 @@ class Settings:
     searches: int = _option(6, "most searches per target", "search")
     evaluations: int = _option(100_000, "per search (operon)", "search")
     iterations: int = _option(40, "per search (pysr)", "search")
-    time_limit: float = _option(
-        40.0,
-        "seconds for each search of an engine; of one core for the terms of a force, and for their "
-        "formulas; running searches finish",
+    fits: int = _option(2_000, "most fits of formulas, of the terms of a force or a sum", "search")
+    time_limit: float | None = _option(
+        None,
+        "seconds for each search of an engine, and of one core for formulas; running searches "
+        "finish; then the law depends on the machine, which is said",
         "search",
     )
     factor: bool = _option(
@@ -212,13 +213,14 @@ def check_settings(settings: Settings) -> None:
         check_choice(what, name, choices)
     distillation.check_form(settings.gauge, settings.form)
     check_fields(settings)
-    counts = ("width", "depth", "batch_size", "searches", "evaluations", "iterations")
+    counts = ("width", "depth", "batch_size", "searches", "evaluations", "iterations", "fits")
     for name in (*counts, "rollout_length", "rollout_substeps"):
         check_count(name, getattr(settings, name), most=LARGEST_COUNT)
     if settings.steps is not None:
         check_count("steps", settings.steps, most=LARGEST_COUNT)
     check_count("rollouts", settings.rollouts, 0)
-    check_number("time_limit", settings.time_limit, above=0, most=LONGEST)
+    if settings.time_limit is not None:
+        check_number("time_limit", settings.time_limit, above=0, most=LONGEST)
     check_number("focus", settings.focus, least=1)
     check_number("learning_rate", settings.learning_rate, above=0)
     check_number("weight_decay", settings.weight_decay, least=0)
@@ -251,7 +253,8 @@ def make_engines(
         if settings.regressor == "operon"
         else dict(iterations=settings.iterations)
     )
-    limits["time_limit"] = math.ceil(settings.time_limit)
+    if settings.time_limit is not None:
+        limits["time_limit"] = math.ceil(settings.time_limit)
     # PySR takes seeds of 32 bits.
     seeds = [(settings.searches * seed + k) % 2**32 for k in range(settings.searches)]
     every = tuple(settings.operators)

@@ -8,6 +8,7 @@ import sympy
 
 from symjax_gn.discovery.selection import pick
 from symjax_gn.laws import fitting, refinement
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.expressions import evaluate
 from symjax_gn.laws.fronts import RegressionError, make_front
 from symjax_gn.laws.refinement import Rated, SampleObjective, improve, refine
@@ -139,7 +140,7 @@ def test_the_budget_and_the_rounds_are_limits():
 def test_when_time_is_over_one_law_is_fitted():
     counting = Counting(lambda candidate: 1.0)
     rule = lambda expression: iter([R * M])  # noqa: E731
-    rows = improve([(R,), (M,)], counting, [rule], until=-math.inf)
+    rows = improve([(R,), (M,)], counting, [rule], work=Budget(0))
     assert counting.asked == [(R,)] and len(rows) == 1
 
 

@@ -7,6 +7,7 @@ import sympy
 
 from symjax_gn.discovery.objective import Interval
 from symjax_gn.discovery.rounding import with_plain_numbers
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.expressions import constants
 
 SYMBOLS = sympy.symbols("a b c d")
@@ -58,7 +59,7 @@ def without_needless(change):
             return np.full(400, 10.0)
         return 1.0 + (0.0 if SYMBOLS[3] in law.free_symbols else change) * signs
 
-    (law,) = with_plain_numbers(LAW, Wide(), held_out, until=-math.inf)
+    (law,) = with_plain_numbers(LAW, Wide(), held_out, Budget(0))
     return len(law.free_symbols)
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import functools
 import math
@@ -33,6 +34,7 @@ from symjax_gn.discovery.terms import (
     pair_vectors,
 )
 from symjax_gn.laws.bound import predict
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.laws.expressions import complexity, constants, evaluate, values
 from symjax_gn.laws.law import as_expressions, sum_symbols
@@ -771,10 +773,10 @@ def test_kernels_of_the_distance_between_surfaces():
 
 def test_a_law_is_chosen_even_when_time_is_over():
     stars, train, valid = few_springs()
-    laws = in_formulas(find(stars, train, valid), train, valid, seconds=1e-9)
+    laws = in_formulas(find(stars, train, valid), train, valid, fits=1)
     assert len(laws.rows) == 1 and math.isfinite(laws.error)
     stages = iter([[[R]], [[R**2]]])
-    found = first_exact(stages, lambda ways: chosen(ways[0][0], np.array([0.5])), until=0.0)
+    found = first_exact(stages, lambda ways: chosen(ways[0][0], np.array([0.5])), Budget(0))
     assert found.candidate == (R,) and next(stages) == [[R**2]]
 
 
@@ -787,7 +789,7 @@ def test_later_stages_are_for_laws_that_err_less_or_are_simpler():
 
 @pytest.mark.parametrize(("working", "waiting", "tried"), [(0, 1, 4), (1, 1, 2)])
 def test_waiting_takes_none_of_the_time(monkeypatch, working, waiting, tried):
-    """Time limits are seconds of one core, whatever else the machine does."""
+    """Time limits are seconds of one core, whatever else the machine does; and they say so."""
     seconds = dict(core=0.0, wall=0.0)
     monkeypatch.setattr(time, "thread_time", lambda: seconds["core"])
     monkeypatch.setattr(time, "perf_counter", lambda: seconds["wall"])
@@ -798,7 +800,10 @@ def test_waiting_takes_none_of_the_time(monkeypatch, working, waiting, tried):
         seconds["wall"] += working + waiting
         return chosen(ways[0][0], np.array([0.5]))
 
-    first_exact(stages, wait, until=1.5)
+    budget = Budget(seconds=1.5)
+    said = pytest.warns(RuntimeWarning, match="ended by its limit of 1.5 seconds")
+    with said if tried < 4 else contextlib.nullcontext():
+        first_exact(stages, wait, budget)
     assert len(list(stages)) == 4 - tried
 
 

@@ -87,7 +87,8 @@ def find_laws(
     before: Found | None = None,
     limit: float | None = None,
     by_score: bool = False,
-    seconds: float = math.inf,
+    fits: float = math.inf,
+    seconds: float | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Found | None:
     """The terms of a force and their laws; None where no terms explain it.
@@ -102,7 +103,8 @@ def find_laws(
         limit: the largest error of terms that explain a force; None for 1.5 times the
             network's.
         by_score: choose by the paper's score in place of held-out accelerations.
-        seconds: after which no other formulas are tried.
+        fits: of formulas, after which no others are tried.
+        seconds: likewise, of one core; None: no limit.
         folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
@@ -127,18 +129,20 @@ def find_laws(
         return reweighted(bodies, predict(found.law, bodies), share)
 
     few, seen, held_out = map(weighted, (few, seen, held_out))
-    state, fits = structure.fit_to(terms.state, seen, held_out)
+    state, trials = structure.fit_to(terms.state, seen, held_out)
 
     def others():
-        return map(fits, with_disjoint_couplings(state, Known(fits, None)))
+        return map(trials, with_disjoint_couplings(state, Known(trials, None)))
 
     choose = kept(formulas.choose, folder)
-    laws = choose(state.found, few, few, held_out, regressors, others=others, seconds=seconds)
+    limits: dict[str, Any] = dict(fits=fits, seconds=seconds)
+    laws = choose(state.found, few, few, held_out, regressors, others=others, **limits)
     if by_score:
         laws = formulas.by_score(laws, held_out)
     elif laws.error > ROUNDING:
         seen, held_out = (weighted(gather(part, _ALL)) for part in (train, validation))
-    return Found(state.found, steps, formulas.finish(laws, seen, held_out), seen, network_error)
+    laws = formulas.finish(laws, seen, held_out, **limits)
+    return Found(state.found, steps, laws, seen, network_error)
 
 
 def _error(law, samples):

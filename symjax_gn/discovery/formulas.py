@@ -6,7 +6,6 @@ those whose error on other data is not above the best one's, the simplest is the
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ from symjax_gn.discovery.selection import (
 )
 from symjax_gn.discovery.thresholds import with_plain_thresholds
 from symjax_gn.laws.bound import bind
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity, values
@@ -223,28 +223,28 @@ class _Choice(NamedTuple):
     valid: Samples
     rounding: float
 
-    def of(self, ways: Sequence[Sequence[sympy.Expr]], until: float) -> Chosen:
+    def of(self, ways: Sequence[Sequence[sympy.Expr]], budget: Budget) -> Chosen:
         """The choice from formulas for each factor."""
         law = self.fitted.law
         if len(ways) == 1:
-            return self.rated([(one,) for one in ways[0]], tuple(way[0] for way in ways), until)
+            return self.rated([(one,) for one in ways[0]], tuple(way[0] for way in ways), budget)
         tried = []
         for k, laws in enumerate(ways):
             # Splines stand for the other factors.
             alone, other = (OnFormulas(law, one, k) for one in (self.few, self.valid))
-            tried.append(screened(laws, alone, other.errors, until, self.rounding))
+            tried.append(screened(laws, alone, other.errors, budget, self.rounding))
         firsts, ways = zip(*tried, strict=True)
         # Which of them are the right ones is not known: all the simplest, or all the best.
         best = tuple(way[0] for way in ways)
         candidates = dict.fromkeys([*beside(firsts, ways), *beside(best, ways)])
-        return self.rated(list(candidates), best, until)
+        return self.rated(list(candidates), best, budget)
 
-    def rated(self, candidates: list[Candidate], before: Candidate, until: float) -> Chosen:
+    def rated(self, candidates: list[Candidate], before: Candidate, budget: Budget) -> Chosen:
         """The choice from formulas of all factors together."""
         law = self.fitted.law
         objective, held_out = OnFormulas(law, self.few), OnFormulas(law, self.valid)
         rules = [*RULES.values(), *_softening(law, self.few)]
-        picked = pick(candidates, objective, held_out.errors, rules, until, self.rounding)
+        picked = pick(candidates, objective, held_out.errors, rules, budget, self.rounding)
         rows, means, best = picked
         found = rows[best].candidate
         law = law.with_shapes(list(map(Formula, found)))
@@ -259,7 +259,8 @@ def choose(
     regressors: Sequence[Regressor],
     *,
     others: Callable[[], Iterable[Fitted]] = tuple,
-    seconds: float = math.inf,
+    fits: float = math.inf,
+    seconds: float | None = None,
     rounding: float = ROUNDING,
 ) -> Chosen:
     """Formulas in the place of splines.
@@ -272,12 +273,12 @@ def choose(
         regressors: engines that search for what is no sum of known functions.
         others: laws of another structure, for which formulas are tried too where those of the
             first stage leave something.
-        seconds: after which no more candidates are tried; half as long for those that engines
-            find, whose searches have limits of their own.
+        fits: after which no more candidates are tried; half as many for those that engines find.
+        seconds: likewise, of one core; None: no limit.
         rounding: errors that are nothing but rounding.
     """
     operators = operators_of(regressors)
-    until = time.thread_time() + seconds
+    budget = Budget(fits, seconds)
 
     def prepared(fitted):
         curves = _sampled(fitted, train)
@@ -286,7 +287,7 @@ def choose(
 
     def first(choice, stages, best=None):
         """The laws of the first stage that leave nothing but rounding, or the best ones."""
-        return first_exact(stages, lambda ways: choice.of(ways, until), until, best, rounding)
+        return first_exact(stages, lambda ways: choice.of(ways, budget), budget, best, rounding)
 
     choice, curves, stages = prepared(fitted)
     found = first(choice, itertools.islice(stages, 1))
@@ -297,7 +298,7 @@ def choose(
         soon = itertools.islice(more, _SOON)
         tries = [(broken, parts, soon), *tries, (broken, parts, more)]
     for trial, parts, more in tries:
-        if found.error <= rounding or time.thread_time() > until:
+        if found.error <= rounding or budget.is_spent:
             break
         again = first(trial, more, found)
         if again is not found:
@@ -311,15 +312,19 @@ def choose(
             else [law, *(row.expression for row in search_factor(curve, regressors).laws)]
             for law, curve in zip(found.candidate, curves, strict=True)
         ]
-        again = choice.of(ways, time.thread_time() + seconds / 2)
+        again = choice.of(ways, _half(fits, seconds))
         found = better(found, again, rounding)
     if has_gauge(found.law):
         # Rules that shorten laws choose between gauges.
         variants = gauges(found.law, few, found.candidate)
-        last = choice.rated(variants, found.before, time.thread_time() + seconds / 2)
+        last = choice.rated(variants, found.before, _half(fits, seconds))
         rows, means = (*found.rows, *last.rows), (*found.held_out, *last.held_out)
         found = found._replace(rows=rows, held_out=means)
     return found
+
+
+def _half(fits, seconds) -> Budget:
+    return Budget(fits / 2, None if seconds is None else seconds / 2)
 
 
 def finish(
@@ -327,7 +332,8 @@ def finish(
     train: Samples,
     valid: Samples,
     *,
-    seconds: float = math.inf,
+    fits: float = math.inf,
+    seconds: float | None = None,
     rounding: float = ROUNDING,
 ) -> Chosen:
     """The choice between formulas that err nearly alike made on all data, in plain numbers.
@@ -336,7 +342,8 @@ def finish(
         chosen: what `choose` gave.
         train: what constants are fitted to.
         valid: other data.
-        seconds: after which no more plain numbers are tried.
+        fits: twice as many as those after which no more plain numbers are tried.
+        seconds: likewise, of one core; None: no limit.
         rounding: errors that are nothing but rounding.
     """
     if has_gauge(chosen.law) or chosen.error > rounding:
@@ -346,17 +353,17 @@ def finish(
         chosen = chosen.with_candidate(best, held_out)
     chosen = chosen._replace(law=with_plain_thresholds(chosen.law, train, valid))
     held_out = OnFormulas(chosen.law, valid)
-    until = time.thread_time() + seconds / 2
-    best = _plainest(chosen.law, chosen.candidate, train, held_out, until, rounding)
+    budget = _half(fits, seconds)
+    best = _plainest(chosen.law, chosen.candidate, train, held_out, budget, rounding)
     return chosen.with_candidate(best, held_out)
 
 
-def _plainest(law, candidate, train, held_out, until, rounding) -> Candidate:
+def _plainest(law, candidate, train, held_out, budget, rounding) -> Candidate:
     """Formulas in plain numbers, in the gauge in which they are shortest then."""
     objective = OnFormulas(law, train)
 
     def plain(one):
-        found = with_plain_numbers(one, objective, held_out.errors, until)
+        found = with_plain_numbers(one, objective, held_out.errors, budget)
         return tuple(map(_without_sizes, found))
 
     ends = [plain(candidate)]

@@ -31,9 +31,6 @@ _PIECES = (PIECES, 40, 80, 160)
 # Terms of one law, and terms that may be added at once.
 _MOST_TERMS, _TOGETHER = 6, 4
 
-# The best terms of pairs that are tried beside all that bodies may feel alone.
-_BESIDE = 8
-
 # Powers of grids are round.
 _DIGITS = 1
 
@@ -207,7 +204,7 @@ def together(state: State, known: Known) -> Iterator[Law]:
     ]
     beside = law._replace(update=(*law.update, *plain))
     yield beside
-    for one in candidates.pairs(law, _found(state))[:_BESIDE]:
+    for one in candidates.pairs(law, _found(state)):
         yield _beside(beside, one)
 
 

@@ -1,7 +1,6 @@
 """Constants of laws as plain numbers, where their intervals hold one and other data do not mind."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 
 from symjax_gn.discovery.objective import Interval
 from symjax_gn.discovery.selection import as_good
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.expressions import complexity, constants
 from symjax_gn.laws.fronts import is_usable
 from symjax_gn.laws.refinement import Candidate
@@ -39,7 +39,7 @@ def with_plain_numbers(
     laws: Candidate,
     objective: WithIntervals,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
-    until: float = math.inf,
+    budget: Budget | None = None,
 ) -> Candidate:
     """Laws whose constants are plain numbers where the data allow, without what changes nothing.
 
@@ -50,7 +50,7 @@ def with_plain_numbers(
         laws: one law or several, of which constants are fitted together.
         objective: what they are fitted to.
         held_out: errors of laws on other data.
-        until: the reading of `time.thread_time` after which nothing is offered.
+        budget: after which nothing is offered.
     """
     candidate, _ = objective.fit(tuple(map(_in_short, laws)))
     errors = held_out(candidate)
@@ -59,7 +59,8 @@ def with_plain_numbers(
     candidate = _without_needless(candidate, errors, held_out)
     errors = first = held_out(candidate)
     refused: set[Any] = set()
-    while time.thread_time() < until:
+    budget = budget or Budget()
+    while not budget.is_spent:
         together: Any = sympy.Tuple(*candidate)
         offers = (
             (old, plain)
@@ -74,6 +75,7 @@ def with_plain_numbers(
             break
         # What is no number then has no parts, and no error.
         offered = tuple(map(_in_short, substituted(together, dict([offer])).args))
+        budget.spend()
         trial, error = objective.fit(offered) if offered else (offered, math.inf)
         found = held_out(trial) if math.isfinite(error) else np.full(1, np.inf)
         # Many small rises are a large one.

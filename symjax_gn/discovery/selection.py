@@ -5,7 +5,6 @@ not significantly above the least, the simplest is taken.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.engines import DEFAULT_OPERATORS, Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import RegressionError, pareto
@@ -68,7 +68,7 @@ _Found = TypeVar("_Found", bound=_WithErrors)
 def first_exact(
     stages: Iterable[Sequence[Sequence[sympy.Expr]]],
     choose: Callable[[Sequence[Sequence[sympy.Expr]]], _Found],
-    until: float = math.inf,
+    budget: Budget | None = None,
     best: _Found | None = None,
     rounding: float = ROUNDING,
 ) -> _Found:
@@ -77,14 +77,14 @@ def first_exact(
     Args:
         stages: what `in_stages` gave.
         choose: chooses of the laws of a stage.
-        until: the reading of `time.thread_time` after which no stage begins.
+        budget: after which no stage begins.
         best: what is known already.
         rounding: errors that are nothing but rounding.
     """
     for ways in stages:
         found = choose(ways)
         best = found if best is None else better(best, found, rounding)
-        if np.mean(best.errors) <= rounding or time.thread_time() > until:
+        if np.mean(best.errors) <= rounding or (budget is not None and budget.is_spent):
             break
     assert best is not None
     return best
@@ -146,12 +146,13 @@ def _order(row):
     return row[:2]
 
 
-def _fitted(laws, objective, until):
+def _fitted(laws, objective, budget):
     """Complexity, error and fitted law of each that is finite, simplest first; at least one."""
     rows = []
     for law in laws:
-        if rows and time.thread_time() > until:
+        if rows and budget.is_spent:
             break
+        budget.spend()
         (fitted,), error = objective.fit((law,), math.inf)
         if math.isfinite(error):
             rows.append((complexity(fitted), error, fitted))
@@ -164,7 +165,7 @@ def screened(
     laws: Sequence[sympy.Expr],
     objective: Objective,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
-    until: float = math.inf,
+    budget: Budget | None = None,
     rounding: float = ROUNDING,
 ) -> tuple[sympy.Expr, list[sympy.Expr]]:
     """The choice of laws of one of several functions, and the best ones, the best first.
@@ -173,10 +174,10 @@ def screened(
         laws: of `r`.
         objective: rates one law, where the other functions are known.
         held_out: errors of fitted laws on other data.
-        until: the reading of `time.thread_time` after which no more are fitted.
+        budget: after which no more are fitted.
         rounding: see `as_good`.
     """
-    rows = _fitted(laws, objective, until)
+    rows = _fitted(laws, objective, budget or Budget())
     front = pareto(rows)[-_TRIED:]
     errors = [held_out((law,)) for *_, law in front]
     first = front[simplest(errors, [size for size, *_ in front], rounding)][2]
@@ -202,7 +203,7 @@ def pick(
     objective: Objective,
     held_out: Callable[[Candidate], Float[np.ndarray, " sample"]],
     rules: Sequence[Rule],
-    until: float = math.inf,
+    budget: Budget | None = None,
     rounding: float = ROUNDING,
 ) -> tuple[list[Rated], tuple[float, ...], int]:
     """The simplest laws of several functions whose held-out error is as small as the least.
@@ -212,7 +213,7 @@ def pick(
         objective: fits their constants.
         held_out: errors of fitted laws on other data.
         rules: what make new candidates of good ones.
-        until: the reading of `time.thread_time` after which no more are fitted.
+        budget: after which no more are fitted.
         rounding: see `as_good`.
 
     Returns:
@@ -222,7 +223,7 @@ def pick(
         RegressionError: no law is finite.
     """
     gain = min(1 / len(held_out(candidates[0])), _MOST_GAIN)
-    rows = improve(candidates, objective, rules, gain=gain, budget=_PROPOSALS, until=until)
+    rows = improve(candidates, objective, rules, gain=gain, budget=_PROPOSALS, work=budget)
     if not rows:
         raise RegressionError("No law that was found is finite on all data.")
     errors = [held_out(row.candidate) for row in rows]

@@ -74,7 +74,8 @@ def find_sum(
     validation: Dataset,
     regressors: Sequence[Regressor],
     *,
-    seconds: float = math.inf,
+    fits: float = math.inf,
+    seconds: float | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> SumLaw | None:
     """Find a law of a sum of messages factor by factor; None where it has no such factors.
@@ -89,7 +90,8 @@ def find_sum(
         train: graphs whose targets laws are fitted to, user's units.
         validation: graphs of other recordings, by which terms and laws are chosen.
         regressors: engines that search for each factor.
-        seconds: after which no more formulas are tried, see `formulas.choose`.
+        fits: after which no more formulas are tried, see `formulas.choose`.
+        seconds: likewise.
         folder: where terms and laws are kept, see `laws.keeping`.
 
     Raises:
@@ -107,7 +109,7 @@ def find_sum(
         return None
     few = gather(train, *_CHOSEN)
     choose = kept(formulas.choose, folder)
-    options: dict[str, Any] = dict(seconds=seconds, rounding=_ROUNDING)
+    options: dict[str, Any] = dict(fits=fits, seconds=seconds, rounding=_ROUNDING)
     found = choose(splines.fitted, seen, few, held_out, regressors, **options)
     found = formulas.finish(found, seen, held_out, **options)
     tried = [found.law.with_shapes(list(map(Formula, row.candidate))) for row in found.rows]

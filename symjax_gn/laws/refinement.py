@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import sympy
 
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.expressions import complexity, constants, with_constants
 from symjax_gn.laws.fitting import fit_in_stages
 from symjax_gn.laws.fronts import (
@@ -77,7 +78,7 @@ def improve(
     rounds: int = 8,
     budget: int = FITS,
     per_constant: float = 1e-3,
-    until: float = math.inf,
+    work: Budget | None = None,
     tidy: Callable[[sympy.Expr], sympy.Expr] = lambda expression: expression,
 ) -> list[Rated]:
     """The best of some laws and of what rules make of them, simplest first.
@@ -98,7 +99,7 @@ def improve(
         budget: largest number of fits, those of the candidates not counted.
         per_constant: share by which one constant more must lower the error of a law that is
             otherwise as complex; of errors nearer than half of it, the first law stays.
-        until: the reading of `time.thread_time` after which nothing more is fitted.
+        work: of the candidates as well, after which nothing more is fitted.
         tidy: gives the form that every law takes before it is fitted, e.g. `sign_powers`.
 
     >>> r = np.linspace(1.0, 2.0, 50)
@@ -107,7 +108,7 @@ def improve(
     >>> improve([(law,)], objective, RULES.values())[-1].candidate
     (3*r,)
     """
-    rules = list(rules)
+    rules, work = list(rules), work or Budget()
     rated: dict[Any, Rated] = {}
     tried: set[Any] = set()
     starts: Counter[Any] = Counter()
@@ -133,6 +134,7 @@ def improve(
 
     def rate(packed, limit):
         tried.add(packed)
+        work.spend()
         starts[_shape(packed)] += 1
         fitted, error = objective.fit(_unpacked(packed), limit)
         if error < limit:
@@ -141,7 +143,7 @@ def improve(
             rated[key] = Rated(_complexity(key), error, fitted, rank)
 
     for packed in dict.fromkeys(tidy(_packed(candidate)) for candidate in candidates):
-        if not rated or time.thread_time() < until:
+        if not rated or not work.is_spent:
             rate(packed, math.inf)
     changed: set[Candidate] = set()
     for _ in range(rounds):
@@ -153,7 +155,7 @@ def improve(
             packed = _packed(row.candidate)
             for variant in (tidy(one) for rule in rules for one in rule(packed)):
                 known = variant in tried or starts[_shape(variant)] >= _STARTS
-                if budget <= 0 or time.thread_time() > until:
+                if budget <= 0 or work.is_spent:
                     break
                 if not known and _is_finite(variant):
                     budget -= 1
