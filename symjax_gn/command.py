@@ -40,7 +40,7 @@ from symjax_gn.pipeline import OUTPUTS, discover
 from symjax_gn.report import records
 from symjax_gn.report.words import in_short, mark, verdict_words
 from symjax_gn.results import Discovery
-from symjax_gn.settings import PRESETS, Settings, check_settings, preset
+from symjax_gn.settings import PRESETS, Settings, check_settings, options, preset
 
 _LEAST_SIMULATIONS = 3  # one for each of training, validation and test
 _MORE_SIMULATIONS = 100
@@ -88,7 +88,7 @@ def make_parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
     )
     groups: dict[str, Any] = {}
     hints = typing.get_type_hints(Settings)
-    for field in dataclasses.fields(Settings):
+    for field in options():
         name = field.metadata["group"]
         groups.setdefault(name, parser.add_argument_group(name))
         default = defaults.get(field.name, field.default)
@@ -135,7 +135,7 @@ def parse(argv: Sequence[str] | None = None, **defaults: Any) -> argparse.Namesp
         **defaults: settings that differ from those of `Settings`.
     """
     args = make_parser(defaults).parse_args(argv)
-    names = [field.name for field in dataclasses.fields(Settings)]
+    names = [field.name for field in options()]
     given = {name: vars(args).pop(name) for name in names if name in args}
     if "operators" in given:
         given["operators"] = tuple(given["operators"])
@@ -385,7 +385,7 @@ def _main(argv, defaults):
 
 def _with_flags(message: str) -> str:
     """An error message with the options of the command line in the place of settings."""
-    for field in dataclasses.fields(Settings):
+    for field in options():
         flag = "--" + field.name.replace("_", "-")
         message = re.sub(rf"(?<![\w-]){field.name}(?= must be | is of |=)", flag, message)
         if "_" in field.name:

@@ -138,6 +138,7 @@ def find_laws(
             by_score=settings.choice == "score",
             fits=settings.fits,
             seconds=settings.time_limit,
+            more=settings.more,
             **options,
         )
 

@@ -224,7 +224,8 @@ def read_law(
             found = _find_sum(keys, trained, parts, settings, regressors, watch.lap, searches)
     # A network that was stopped for its law says nothing of it.
     network = trained if ended_at is None else None
-    said = found["certificate"] = certificate.certify(found["law"], network, train, test)
+    seen = network, train, test, settings.more
+    said = found["certificate"] = certificate.certify(found["law"], *seen)
     watch.lap("certify")
     if found["law"] is not None:
         found["law"] = dataclasses.replace(found["law"], provenance=dict(certificate=said.says))
@@ -417,16 +418,9 @@ def _find_sum(keys, trained, parts, settings, regressors, lap, folder):
     table = recording.record_messages(keys[0], trained, train)
     found = None
     if settings.factor:
-        found = sums.find_sum(
-            table,
-            trained,
-            train,
-            validation,
-            regressors,
-            fits=settings.fits,
-            seconds=settings.time_limit,
-            folder=folder,
-        )
+        options: dict[str, Any] = dict(fits=settings.fits, seconds=settings.time_limit)
+        options["folder"] = folder
+        found = sums.find_sum(table, trained, train, validation, regressors, **options)
     if found is None:
         messages = sums.distill_messages(table, regressors)
         found = sums.distill_update(messages, train, regressors)

@@ -15,6 +15,7 @@ from symjax_gn.data.checks import (
     check_type,
 )
 from symjax_gn.discovery import distillation
+from symjax_gn.discovery.extensions import NOTHING, Extensions, check_extensions
 from symjax_gn.laws import engines
 from symjax_gn.laws.keeping import KeptRegressor
 from symjax_gn.networks import strategies
@@ -39,6 +40,8 @@ def _option(default: Any, help: str, group: str) -> Any:
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """All choices of `discover`; the options of the command line.
+
+    But for `more`, which is what a user adds to the search, see `discovery.extensions`.
 
     >>> Settings(strategy="l1", steps=2000).batch_size
     64
@@ -109,6 +112,7 @@ class Settings:
     searches: int = _option(6, "most searches per target", "search")
     evaluations: int = _option(100_000, "per search (operon)", "search")
     iterations: int = _option(40, "per search (pysr)", "search")
+    more: Extensions = NOTHING
     fits: int = _option(2_000, "most fits of formulas, of the terms of a force or a sum", "search")
     time_limit: float | None = _option(
         None,
@@ -213,6 +217,7 @@ def check_settings(settings: Settings) -> None:
         check_choice(what, name, choices)
     distillation.check_form(settings.gauge, settings.form)
     check_fields(settings)
+    check_extensions(settings.more)
     counts = ("width", "depth", "batch_size", "searches", "evaluations", "iterations", "fits")
     for name in (*counts, "rollout_length", "rollout_substeps"):
         check_count(name, getattr(settings, name), most=LARGEST_COUNT)
@@ -268,3 +273,8 @@ def make_engines(
         for k, seed in enumerate(seeds)
     ]
     return [engine if folder is None else KeptRegressor(engine, folder) for engine in found]
+
+
+def options() -> list[dataclasses.Field[Any]]:
+    """The settings that are options of the command line."""
+    return [one for one in dataclasses.fields(Settings) if one.metadata]

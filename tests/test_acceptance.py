@@ -161,3 +161,11 @@ def test_moves_keep_what_they_do_not_name(ends):
     assert [one.shapes[0].pieces for one in left] == [14, 40, 14, 40]
     for one in regridded(state, known):
         assert one.structure == law.structure and one != law
+
+
+def test_waves_of_many_periods_are_seen():
+    """A grid of a few pieces says nothing of them."""
+    ends = planted([(named(LINE), sympy.sin(25 * R))])
+    state = find(spring()[0], *ends)
+    # Some 100 numbers of a few thousand accelerations.
+    assert in_words(state.law) == f"f(r) {LINE}" and state.found.error < 0.05

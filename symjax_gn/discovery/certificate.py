@@ -1,39 +1,27 @@
 """Whether to believe a law, from the data alone; the truth need not be known."""
 
-import dataclasses
-import itertools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import sympy
 from jaxtyping import Float
 
 from symjax_gn.data.datasets import Dataset, inertia, take
-from symjax_gn.data.features import scalar_features
 from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
-from symjax_gn.discovery.fitter import Fits
-from symjax_gn.discovery.noise import noise_share
+from symjax_gn.discovery.extensions import NOTHING, Extensions, run_checks
+from symjax_gn.discovery.missed import explained_by_terms
 from symjax_gn.discovery.refitting import refit_model
 from symjax_gn.discovery.residuals import (
+    known_only,
     persistence,
     predictions,
     residuals_of,
     shared_by_bodies,
     shared_by_moments,
+    what_is_left,
 )
-from symjax_gn.discovery.separation import evaluate_terms, fit_terms
-from symjax_gn.discovery.terms import (
-    body_vectors,
-    couplings,
-    force_law,
-    make_term,
-    pair_vectors,
-)
-from symjax_gn.laws.law import Law
-from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
-from symjax_gn.laws.shapes import Spline, place_knots
+from symjax_gn.laws.samples import ROUNDING
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, known_targets
 
@@ -44,9 +32,8 @@ _KNOWS = 0.5
 # else if it errs more than so many times as much. True laws err less than what has learned them.
 _SAYS, _SAYS_NOT = 1.1, 3.0
 
-# Splines may lower the error of what a law leaves by this share, beyond so many standard errors:
-# dozens of terms are tried.
-_STRUCTURE, _FAR = 0.005, 3.0
+# Splines may lower the error of what a law leaves by this share.
+_STRUCTURE = 0.005
 
 # Errors on the pairs that are nearest and farthest may be so many times those of all.
 _BEYOND = 3.0
@@ -68,13 +55,6 @@ _STRETCHES = 8
 
 # What a law leaves below this is rounding: of accelerations, positions and constants.
 _ROUNDING_OF_LAWS = 1e-5
-
-# What is looked for: so many vectors, and couplings, which some samples tell apart.
-_VECTORS, _COUPLINGS, _SOME = 3, 10, 400
-
-# Pieces of splines that look for structure; and pairs, or of sums owners at least, that they
-# are fitted to.
-_PIECES, _PAIRS, _OWNERS = 6, 20_000, 1_000
 
 # Graphs whose residuals are followed in time, whole recordings of them.
 _FOLLOWED = 10_000
@@ -113,7 +93,11 @@ def _relative(guess, dataset):
 
 
 def certify(
-    law: SymbolicModel | None, network: Predictor | None, train: Dataset, test: Dataset
+    law: SymbolicModel | None,
+    network: Predictor | None,
+    train: Dataset,
+    test: Dataset,
+    more: Extensions = NOTHING,
 ) -> Certificate:
     """Say whether a law is to be believed.
 
@@ -151,6 +135,7 @@ def certify(
         network: the network, trained to its end; None where there is none.
         train: graphs whose targets the law was fitted to, user's units.
         test: graphs that played no part.
+        more: whose checks are made as well.
 
     >>> import jax, sympy
     >>> import symjax_gn as sgn
@@ -187,6 +172,7 @@ def certify(
         if test.nodes.velocity is not None and test.quantity.weight is not None:
             checks["energy"] = _energy(law, test)
     checks["agreement"] = _agreement(law, train, test, error)
+    checks |= run_checks(more, law, train, test)
     fails = any(check["holds"] is False for check in checks.values())
     # Of scalars there are no recordings; that the network finds no more must do.
     unexplained = test.quantity.vector and checks["noise"]["holds"] is None
@@ -284,7 +270,7 @@ def _momentum(law, test):
     whole = _whole(test)
     shares = []
     for change in (predictions(law, test), np.asarray(test.target, np.float64)):
-        force = (weight * _known_only(change, test))[whole]
+        force = (weight * known_only(change, test))[whole]
         size = np.sum(np.linalg.norm(force, axis=-1), axis=1)
         shares.append(np.linalg.norm(np.sum(force, axis=1), axis=-1) / np.maximum(size, 1e-300))
     if not np.any(whole):
@@ -302,8 +288,8 @@ def _energy(law, test):
     def power(change):
         return np.sum(momentum * change, axis=(1, 2))[whole]
 
-    by_data = power(_known_only(np.asarray(test.target, np.float64), test))
-    gap = power(_left(predictions(law, test), test))
+    by_data = power(known_only(np.asarray(test.target, np.float64), test))
+    gap = power(what_is_left(predictions(law, test), test))
     stretches = _stretches(test)[whole]
     means = np.array([np.mean(gap[stretches == one]) for one in np.unique(stretches)])
     size = float(np.mean(np.abs(by_data))) if np.any(whole) else 0.0
@@ -346,62 +332,7 @@ def _structure(law, test, error):
     parts = halves(test)
     if len(parts) < 2:
         return _cannot_tell("explained", _STRUCTURE, "two graphs to test on")
-    find = _explained_of_vectors if test.quantity.vector else _explained_of_scalars
-    return _at_most("explained", find(law, *parts), _STRUCTURE)
-
-
-def _explained_of_vectors(law, *halves):
-    """The share of what a law leaves that a term explains."""
-    seen, held_out = (_left_by(law, half) for half in halves)
-    fits, nothing = Fits(seen, held_out), force_law((), (), seen.target.shape[1])
-    # One term at a time: many together would fit the noise, and hide what one of them finds.
-    return _share(fits(nothing).errors, (fits(one).errors for one in _looked_for(seen)))
-
-
-def _share(before, trials):
-    """The share of errors of samples that the best of some trials takes off, less chance."""
-    mean = float(np.mean(before))
-    if mean == 0:
-        return 0.0
-    gaps = [before - after for after in trials]
-    chance = _FAR / math.sqrt(len(before))
-    return max([0.0, *(float(np.mean(x) - chance * np.std(x)) / mean for x in gaps)])
-
-
-def _explained_of_scalars(law, *halves):
-    """The same of a sum over elements, or of functions of one or two scalars."""
-    seen, held_out = (_left_of_sums(law, half) for half in halves)
-    components = zip(seen.target.T, held_out.target.T, strict=True)
-    return max(_explained_of(seen, held_out, *component) for component in components)
-
-
-def _explained_of(seen, held_out, target, there):
-    """The same of one component."""
-    after = []
-    for name, x in scalar_features(seen.elements).items():
-        knots = place_knots(x, _PIECES)
-        spline = Spline(knots, np.zeros(len(knots) - 4))
-        basis, other = (one.sums @ spline.basis(one.elements[name]) for one in (seen, held_out))
-        after.append(there - other @ np.linalg.lstsq(basis.toarray(), target, rcond=None)[0])
-    names = [name for name, x in seen.owners.items() if np.ptp(x) > 0]
-    for terms in [[(name,)] for name in names] + [
-        [(one,), (other,), (one, other)] for one, other in itertools.combinations(names, 2)
-    ]:
-        curves = fit_terms(terms, seen.owners, target, _PIECES)
-        after.append(there - evaluate_terms(terms, curves, held_out.owners))
-    return _share(np.abs(there), map(np.abs, after))
-
-
-def _left(predicted, dataset):
-    """What predictions leave of each target; 0 where a target is not known."""
-    left = np.asarray(dataset.target, np.float64) - predicted
-    return np.nan_to_num(_known_only(left, dataset))
-
-
-def _known_only(change, dataset):
-    """Changes of nodes; 0 where the data do not know them."""
-    known = known_targets(dataset)
-    return change if known is None else np.where(known, change, 0.0)
+    return _at_most("explained", explained_by_terms(law, *parts), _STRUCTURE)
 
 
 def _whole(dataset):
@@ -411,41 +342,3 @@ def _whole(dataset):
         return np.ones(len(dataset), bool)
     known = np.all(known, axis=2)
     return np.all(known if real is None else known | ~np.asarray(real), axis=1)
-
-
-def _left_by(law, dataset) -> Samples:
-    """Samples whose targets are what a law leaves of them, weighted by what it predicts."""
-    predicted = predictions(law, dataset)
-    several = [dataset.target, np.nan_to_num(predicted), _left(predicted, dataset)]
-    several = np.concatenate(several, axis=-1, dtype=np.float64)
-    bodies = gather(dataclasses.replace(dataset, target=several), _PAIRS)
-    target, predicted, left = np.split(bodies.target, 3, axis=1)
-    bodies = bodies._replace(target=target)
-    share = noise_share(bodies, predicted)
-    return reweighted(bodies, predicted, share)._replace(target=left)
-
-
-def _left_of_sums(law, dataset) -> Samples:
-    """Owners of sums whose targets are what a law leaves, and what it predicts."""
-    predicted = predictions(law, dataset)
-    both = np.concatenate([_left(predicted, dataset), predicted], axis=-1)
-    sums = gather(dataclasses.replace(dataset, target=both), _PAIRS, _OWNERS)
-    left, predicted = np.split(sums.target, 2, axis=1)
-    told = {f"law {k}": column for k, column in enumerate(predicted.T)}
-    own = scalar_features(sums.elements)
-    told |= {name: sums.sums @ x for name, x in own.items() if not name.endswith("_i")}
-    return sums._replace(target=left, owners=told | sums.owners)
-
-
-def _looked_for(bodies: Samples) -> list[Law]:
-    """Laws of a term each that might have been missed."""
-    dim = bodies.target.shape[1]
-    one = sympy.Integer(1)
-    vectors = pair_vectors(bodies.elements, dim)[:_VECTORS]
-    some = {name: column[:_SOME] for name, column in bodies.elements.items()}
-    ways = [(vector, one) for vector in vectors]
-    ways += [(vectors[0], way) for way in couplings(some, "ij", _COUPLINGS)[1:]]
-    alone = body_vectors(bodies.owners, dim)
-    return [force_law([make_term(*way, _PIECES)], (), dim) for way in ways] + [
-        force_law((), [make_term(vector, one, _PIECES)], dim) for vector in alone
-    ]

@@ -18,6 +18,7 @@ from symjax_gn.discovery import formulas, structure
 from symjax_gn.discovery.acceptance import Known, Step
 from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
+from symjax_gn.discovery.extensions import NOTHING, Extensions
 from symjax_gn.discovery.moves import with_disjoint_couplings
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.objective import OnFormulas
@@ -90,6 +91,7 @@ def find_laws(
     fits: float = math.inf,
     seconds: float | None = None,
     folder: str | os.PathLike[str] | None = None,
+    more: Extensions = NOTHING,
 ) -> Found | None:
     """The terms of a force and their laws; None where no terms explain it.
 
@@ -106,6 +108,7 @@ def find_laws(
         fits: of formulas, after which no others are tried.
         seconds: likewise, of one core; None: no limit.
         folder: where terms and laws are kept, see `laws.keeping`.
+        more: what a user adds.
 
     Raises:
         RegressionError: a search ended without a usable expression.
@@ -117,9 +120,10 @@ def find_laws(
     limit = _AS_WELL * network_error if limit is None else limit
     few = gather(train, _COMPARED)
     find_structure = kept(structure.find_structure, folder)
-    terms = find_structure(stars, few, held_out, structure.MOVES if at_end else structure.QUICK)
+    moves = structure.MOVES if at_end else structure.QUICK
+    terms = find_structure(stars, few, held_out, moves, more)
     found, steps = terms.state.found, terms.steps
-    if not _error(found.law, held_out) <= limit:
+    if not found.law.shapes or not _error(found.law, held_out) <= limit:
         return None
     if before is not None and before.fitted.law.structure == found.law.structure:
         return before._replace(network_error=network_error)
@@ -136,7 +140,8 @@ def find_laws(
 
     choose = kept(formulas.choose, folder)
     limits: dict[str, Any] = dict(fits=fits, seconds=seconds)
-    laws = choose(state.found, few, few, held_out, regressors, others=others, **limits)
+    options: dict[str, Any] = limits | dict(others=others, functions=more.kinds)
+    laws = choose(state.found, few, few, held_out, regressors, **options)
     if by_score:
         laws = formulas.by_score(laws, held_out)
     elif laws.error > ROUNDING:

@@ -37,6 +37,7 @@ from symjax_gn.laws.dictionary import search_sums
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity, values
 from symjax_gn.laws.fronts import ParetoFront, select, to_front
+from symjax_gn.laws.kinds import KINDS, Kind
 from symjax_gn.laws.law import Fitted, Law, candidate_of, sums_as_columns
 from symjax_gn.laws.refinement import Candidate, Rated
 from symjax_gn.laws.rules import RULES, Rule, softened
@@ -151,12 +152,12 @@ def _variable(law, term, variable, inside, samples):
     return x, is_sum and not inside
 
 
-def _formulas(curve: Curve, operators) -> Iterator[dict[Any, float]]:
+def _formulas(curve: Curve, operators, functions) -> Iterator[dict[Any, float]]:
     """Laws of `r` as sums of known functions, more in each stage."""
     searches = [
         search_sums(
             np.asarray(sympy.lambdify(R, place)(curve.x), np.float64), curve.y, 1 / curve.scale,
-            operators=operators, constant=curve.gauged,
+            operators=operators, constant=curve.gauged, functions=functions,
         )
         for place in curve.places
     ]  # fmt: skip
@@ -189,11 +190,11 @@ def search_factor(curve: Curve, regressors: Sequence[Regressor]) -> ParetoFront:
     return front
 
 
-def _searches(fitted, curves, operators):
+def _searches(fitted, curves, *known):
     """A search for each factor; of what is known there is one law."""
     shapes: list[Any] = fitted.law.shapes
     searches = [
-        itertools.repeat({_known(shape): 0.0}) if curve is None else _formulas(curve, operators)
+        itertools.repeat({_known(shape): 0.0}) if curve is None else _formulas(curve, *known)
         for shape, curve in zip(shapes, curves, strict=True)
     ]
     if not any(curves):
@@ -259,6 +260,7 @@ def choose(
     regressors: Sequence[Regressor],
     *,
     others: Callable[[], Iterable[Fitted]] = tuple,
+    functions: Sequence[Kind] = KINDS,
     fits: float = math.inf,
     seconds: float | None = None,
     rounding: float = ROUNDING,
@@ -273,6 +275,7 @@ def choose(
         regressors: engines that search for what is no sum of known functions.
         others: laws of another structure, for which formulas are tried too where those of the
             first stage leave something.
+        functions: of one variable, of which formulas are sums.
         fits: after which no more candidates are tried; half as many for those that engines find.
         seconds: likewise, of one core; None: no limit.
         rounding: errors that are nothing but rounding.
@@ -283,7 +286,7 @@ def choose(
     def prepared(fitted):
         curves = _sampled(fitted, train)
         choice = _Choice(fitted, few, valid, rounding)
-        return choice, curves, _searches(fitted, curves, operators)
+        return choice, curves, _searches(fitted, curves, operators, functions)
 
     def first(choice, stages, best=None):
         """The laws of the first stage that leave nothing but rounding, or the best ones."""

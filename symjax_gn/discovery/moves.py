@@ -183,6 +183,15 @@ def added(state: State, known: Known) -> Iterator[Law]:
         yield from _longer(state.law, _found(state), known)
 
 
+def added_finely(state: State, known: Known) -> Iterator[Law]:
+    """With a further simple term on a fine grid: few pieces see nothing of fast waves."""
+    if _count(state.law) < _MOST_TERMS:
+        for term in known.candidates.simple:
+            (first,) = term.factors
+            fine = term._replace(factors=(first._replace(shape=Grid(_PIECES[-1])),))
+            yield _beside(state.law, fine)
+
+
 def together(state: State, known: Known) -> Iterator[Law]:
     """With several further terms at once, which say little one by one.
 

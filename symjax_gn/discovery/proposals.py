@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from symjax_gn.discovery.extensions import NOTHING, Extensions
 from symjax_gn.discovery.ranking import rank_pairs
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
@@ -25,23 +26,24 @@ _TRIED, _SIMPLE, _OWN = 24, 3, 24
 class Candidates:
     """Terms that a force may have."""
 
-    def __init__(self, stars: StarForces, nodes: Columns, dim: int):
+    def __init__(self, stars: StarForces, nodes: Columns, dim: int, more: Extensions = NOTHING):
         """List what pairs and bodies may feel.
 
         Args:
             stars: what the network says of pairs.
             nodes: feature columns of bodies.
             dim: spatial dimension.
+            more: directions and couplings that a user adds.
         """
         self.stars = stars
         self._ranked: dict[Any, list[tuple[float, Term]]] = {}
-        self.vectors = pair_vectors(stars.pairs, dim)
-        self.couplings = couplings(stars.pairs, "ij")
+        self.vectors = [*pair_vectors(stars.pairs, dim), *more.directions]
+        self.couplings = [*couplings(stars.pairs, "ij"), *more.couplings]
         self._of_senders = [vector for vector in self.vectors if _of_sender(vector)]
-        self._simple = [
+        self.simple = [
             make_term(self.vectors[0], way, PIECES)
             for way in self.couplings
-            if complexity(way) <= _SIMPLE
+            if complexity(way) <= _SIMPLE or way in more.couplings
         ]
         own = couplings(nodes, "i")[:_OWN]
         self.alone = [
@@ -60,7 +62,7 @@ class Candidates:
         # are other vectors beside those found: a law's terms often share a coupling.
         shared = dict.fromkeys([self.couplings[0], *(one.coupling for one in law.message)])
         alike = [make_term(vector, way, PIECES) for way in shared for vector in self._of_senders]
-        tried = dict.fromkeys([*ranked[:_TRIED], *self._simple, *alike])
+        tried = dict.fromkeys([*ranked[:_TRIED], *self.simple, *alike])
         return [term for term in tried if not _is_there(term, law.message)]
 
     def ranked(self, fitted: Fitted | None) -> list[tuple[float, Term]]:

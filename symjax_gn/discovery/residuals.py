@@ -1,7 +1,7 @@
 """Whether what a law leaves of vectors is noise: nothing before, beside or behind it tells it."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -205,3 +205,25 @@ def _shared(rest, label, needs):
         spread = math.sqrt(2 / rest.left.shape[-1] / pairs)
         found, told = max(found, abs(mean) - _FAR * spread), min(told, _FAR * spread)
     return Share(min(found, 1.0), told)
+
+
+def what_is_left(predicted: Any, dataset: Dataset) -> np.ndarray:
+    """What predictions leave of each target; 0 where a target is not known.
+
+    Args:
+        predicted: in the shape of the targets.
+        dataset: has the targets.
+    """
+    left = np.asarray(dataset.target, np.float64) - predicted
+    return np.nan_to_num(known_only(left, dataset))
+
+
+def known_only(change: Any, dataset: Dataset) -> Any:
+    """Changes of targets; 0 where the data do not know them.
+
+    Args:
+        change: in the shape of the targets.
+        dataset: has the targets.
+    """
+    known = known_targets(dataset)
+    return change if known is None else np.where(known, change, 0.0)

@@ -10,10 +10,12 @@ from typing import NamedTuple
 from symjax_gn.discovery.acceptance import Known, Move, State, Step, is_coarse, search
 from symjax_gn.discovery.breaks import broken
 from symjax_gn.discovery.exponents import freed
+from symjax_gn.discovery.extensions import NOTHING, Extensions, check_columns, guarded
 from symjax_gn.discovery.fitter import Fits
 from symjax_gn.discovery.moves import (
     SIMPLER,
     added,
+    added_finely,
     regridded,
     swapped,
     together,
@@ -29,7 +31,7 @@ from symjax_gn.laws.samples import ROUNDING, Samples, reweighted
 
 _FINER: Sequence[Move] = (regridded, refined)
 
-QUICK: Sequence[Sequence[Move]] = (SIMPLER, _FINER, (added, freed), (together,))
+QUICK: Sequence[Sequence[Move]] = (SIMPLER, _FINER, (added, freed), (together, added_finely))
 """Moves that take seconds, those first that cost no words."""
 
 MOVES: Sequence[Sequence[Move]] = (*QUICK, (broken,), (swapped,), (within_a_function,))
@@ -57,6 +59,7 @@ def find_structure(
     train: Samples,
     valid: Samples,
     moves: Sequence[Sequence[Move]] = MOVES,
+    more: Extensions = NOTHING,
 ) -> Structure:
     """The terms of a force, with functions on grids as fine as the data allow.
 
@@ -65,9 +68,12 @@ def find_structure(
         train: bodies whose accelerations are fitted.
         valid: bodies of other recordings.
         moves: see `acceptance.search`.
+        more: what a user adds.
     """
     dim = train.target.shape[1]
-    candidates = Candidates(stars, train.owners, dim)
+    check_columns(more, stars.pairs, dim)
+    candidates = Candidates(stars, train.owners, dim, more)
+    moves = (*moves, tuple(map(guarded, more.moves)))
     known = Known(Fits(train, valid), candidates)
     state, steps = search(force_law((), (), dim), QUICK, known)
     share = None
@@ -75,8 +81,8 @@ def find_structure(
         # Noise is of one size whatever the force: errors relative to it tell more.
         share = noise_share(valid, predict(state.found.law, valid))
         known = Known(Fits(*_weighted(state, share, train, valid)), candidates)
-    state, more = search(state.law, moves, known)
-    return Structure(state, steps + more, share)
+    state, others = search(state.law, moves, known)
+    return Structure(state, steps + others, share)
 
 
 def fit_to(state: State, train: Samples, valid: Samples) -> tuple[State, Fits]:

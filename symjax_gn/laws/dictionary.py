@@ -88,14 +88,14 @@ def _frequencies(x: Column, target: Column) -> list[float]:
     return [float(tried[k]) for k in best]
 
 
-def _atoms(x, unit, shift, weight, operators, level, waves) -> _Atoms:
+def _atoms(x, unit, shift, weight, operators, level, waves, functions) -> _Atoms:
     """All functions of the kinds that the operators allow, of x / unit + shift."""
     scaled = x / unit + shift
     atoms, columns, lengths, kinds, numbers = [], [], [], [], []
     known: dict[Any, int] = {}
     # Targets, and so weights, may be in any unit.
     usual = np.linalg.norm(weight)
-    for number, kind in enumerate(KINDS):
+    for number, kind in enumerate(functions):
         if not all(name in operators for name in kind.needs):
             continue
         for parameters in kind.parameters(waves):
@@ -217,6 +217,7 @@ def search_sums(
     *,
     operators: Sequence[str],
     constant: bool = False,
+    functions: Sequence[Kind] = KINDS,
 ) -> Iterator[dict[sympy.Expr, float]]:
     """Sums of up to four functions of one variable `r`, with their errors, in stages.
 
@@ -232,6 +233,7 @@ def search_sums(
         operators: those that laws may use; sums, products and powers are always there.
         constant: whether every sum has a constant besides its functions, for targets that are
             known up to an offset.
+        functions: of one variable, with their parameters.
 
     >>> x = np.linspace(0.5, 3.0, 200)
     >>> search = search_sums(x, 2 * np.exp(-x) - 0.5 / x**2, operators=["exp"])
@@ -271,7 +273,7 @@ def search_sums(
     waves = _frequencies(x / unit, flat)
     best: list[tuple[_Atoms, Any]] = []
     for shift in _SHIFTS if np.all(x > 0) else (0.0,):
-        atoms = _atoms(x, unit, shift, weight, operators, level, waves)
+        atoms = _atoms(x, unit, shift, weight, operators, level, waves, functions)
         found = sums(atoms, _best_singles(atoms, flat) + _polynomials(atoms, flat))
         if not shift:
             yield rated
