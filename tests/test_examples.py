@@ -31,8 +31,8 @@ FAST = [
     "1",
     "--evaluations",
     "2000",
-    "--time-limit",
-    "2",
+    "--fits",
+    "60",
 ]
 # Motion does not matter: the solver is the quickest to compile.
 QUICK = ["--simulations", "12", "--outputs", "20", "--solver", "midpoint", *FAST]

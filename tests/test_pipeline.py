@@ -20,7 +20,7 @@ from symjax_gn.pipeline import as_dataset, discover
 from symjax_gn.settings import Settings, check_settings, preset
 
 QUICK = Settings(
-    time_limit=2.0,
+    fits=60,
     steps=40,
     width=8,
     depth=1,
@@ -106,7 +106,7 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
 
 def test_training_ends_when_a_law_leaves_nothing(tmp_path, spring_trajectory):
     """The network has seen the terms long before it knows the force well."""
-    steps = dataclasses.replace(QUICK, form="auto", steps=800, time_limit=20.0)
+    steps = dataclasses.replace(QUICK, form="auto", steps=800, fits=600)
     found = discover(jax.random.key(0), spring_trajectory, steps, system=SYSTEMS["spring"])
     assert found.ended_at == found.trained.history.step.tolist()[-1] == 400
     assert found.verdict.says == "exact" and found.certificate.says == "believe"

@@ -26,6 +26,7 @@ from symjax_gn.discovery.separation import (
 from symjax_gn.discovery.sum_structure import find_law
 from symjax_gn.laws import samples
 from symjax_gn.laws.bound import Frame
+from symjax_gn.laws.budgets import Budget
 from symjax_gn.laws.expressions import constants
 from symjax_gn.laws.law import Factor, Law, Term, as_expressions, unchanged
 from symjax_gn.laws.refinement import Rated
@@ -463,7 +464,7 @@ def test_a_law_in_an_odd_unit_ends_in_a_plain_one(data):
     unit = sympy.Float(6239.59)
     odd = (R, -unit * sympy.exp(-R), 1 + unit / (R - unit))
     there = OnFormulas(law.law, held_out)
-    found = formulas._plainest(law.law, odd, seen, there, np.inf, 3e-7)
+    found = formulas._plainest(law.law, odd, seen, there, Budget(), 3e-7)
     assert found == (R, sympy.exp(-R), 1 - 1 / (R + 1))
 
 
@@ -482,7 +483,7 @@ def test_factors_of_an_update_share_one_scale(data):
     scale = sympy.Float(0.856565)
     odd = (R, (1 - R / 2) / scale, scale * R + sympy.Float(2e-15))
     there = OnFormulas(law.law, held_out)
-    found = formulas._plainest(law.law, odd, seen, there, np.inf, 3e-7)
+    found = formulas._plainest(law.law, odd, seen, there, Budget(), 3e-7)
     assert whole(with_formulas(law, found))[1].expand() == B_I - B_I * E_0 / 2
 
 
