@@ -8,7 +8,7 @@ import pytest
 import sympy
 from test_terms import LINE, MI, MJ, QI, QJ, R, find, named, planted, prepared, spring
 
-from symjax_gn.discovery import structure
+from symjax_gn.discovery import acceptance, structure
 from symjax_gn.discovery.acceptance import Known, State, gain, independent, search, to_gain
 from symjax_gn.discovery.fitter import Fits
 from symjax_gn.discovery.moves import dropped, regridded
@@ -74,6 +74,7 @@ def test_each_step_gains_and_says_what_it_did():
     found = structure.find_structure(*spring(), structure.QUICK)
     assert found.steps[0].move == "added" and found.steps[0].tried > 100
     assert all(step.gained > 0 for step in found.steps)
+    assert acceptance.ENDED not in [step.move for step in found.steps]
     assert in_words(found.steps[-1].law) == f"f(r) {LINE}"
     assert found.steps[-1].error == found.error
 
@@ -109,6 +110,13 @@ def test_terms_do_not_depend_on_last_digits():
     train, valid = (one._replace(target=shaken(one.target)) for one in bodies)
     stars = stars._replace(force=shaken(stars.force))
     assert find(stars, train, valid).law == find(*spring()).law
+
+
+def test_a_search_that_its_work_ends_says_so(monkeypatch):
+    """It is left with what it has, made simpler."""
+    monkeypatch.setattr(acceptance, "_MOST_WORK", 10)
+    found = structure.find_structure(*spring(), structure.QUICK)
+    assert [one.move for one in found.steps] == ["added", acceptance.ENDED, acceptance.ENDED]
 
 
 def test_a_law_without_a_move_stays_as_it_is(ends):

@@ -19,7 +19,7 @@ from symjax_gn.discovery.proposals import Candidates
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.refitting import force_model
 from symjax_gn.discovery.terms import force_law, make_term, pair_vectors
-from symjax_gn.discovery.updates import refined, within_a_function
+from symjax_gn.discovery.updates import within_a_function
 from symjax_gn.discovery.verdict import Verdict
 from symjax_gn.laws.bound import bind
 from symjax_gn.laws.law import Factor, Law, Term, sum_symbols
@@ -97,7 +97,7 @@ def limited_law(monkeypatch, ways, first, train, valid):
     terms = [make_term(line, way, 14) for way in ways]
     monkeypatch.setattr(Candidates, "pairs", lambda *_: terms)
     candidates = Candidates(without_a_network(train), train.owners, 2)
-    moves = (SIMPLER, (regridded, refined), (within_a_function,))
+    moves = (SIMPLER, (regridded,), (within_a_function,))
     law = force_law([make_term(line, first, 14)], (), 2)
     return search(law, moves, Known(Fits(train, valid), candidates))
 

@@ -25,7 +25,7 @@ _FALL = 1.25
 # Laws that are not linear in their numbers and are fitted, of those of one group of moves.
 _TRIED = 6
 
-# No longer laws are tried after so much work, of which a linear fit is one part.
+# After so much work, of which a linear fit is one part, laws are made simpler and nothing else.
 _MOST_WORK = 6_000
 
 # Shorter descriptions differ by more than what rounding makes of them.
@@ -49,6 +49,9 @@ class Known(NamedTuple):
     candidates: Any
     """Terms that a law may have, see `proposals.Candidates`."""
 
+
+ENDED = "ended, for all the work that is allowed was done"
+"""In the place of a last move, if there may have been more to find."""
 
 Move = Callable[[State, Known], Iterator[Law]]
 """From a law to others near it, with grids in the place of functions."""
@@ -75,7 +78,8 @@ def search(
     """The law from which no move leads to a shorter description, and the way to it.
 
     Of the moves of a group the best one is taken, and then the first group is next again; a
-    group is tried once those before it gain nothing.
+    group is tried once those before it gain nothing. A search that is ended by the work that is
+    allowed says so in its last step.
 
     Args:
         law: to start from, e.g. one without terms.
@@ -84,10 +88,12 @@ def search(
     """
     state, seen = State(law, known.fits(law)), {law}
     steps: list[Step] = []
+    ended = False
     while True:
         for group in moves:
             most = to_gain(state, known.fits)
             if known.fits.work > _MOST_WORK and group is not moves[0]:
+                ended = True
                 continue
             laws = {
                 new: move.__name__
@@ -107,6 +113,8 @@ def search(
                 steps.append(Step(name, trial.law, trial.found.error, gained, len(trials)))
                 break
         else:
+            if ended:
+                steps.append(Step(ENDED, state.law, state.found.error, 0.0, 0))
             return state, tuple(steps)
 
 

@@ -200,7 +200,9 @@ class Fits:
         dim = self.train.target.shape[1]
         simple, places = [], []
         for k, (inside, term) in enumerate(_all(law)):
-            if isinstance(_first(term).shape, Grid) and any(one != 0 for one in term.along[:dim]):
+            if isinstance(term.factors[0].shape, Grid) and any(
+                one != 0 for one in term.along[:dim]
+            ):
                 simple.append((inside, _alone(term)))
                 places.append(k)
         alone = Law(
@@ -271,10 +273,6 @@ def _all(law):
     """All terms but the sums themselves, with whether each is of the message."""
     yield from ((True, one) for one in law.message)
     yield from ((False, one) for one in law.update[1:])
-
-
-def _first(term):
-    return term.factors[0] if term.factors else Factor(sympy.Integer(0), Grid(0))
 
 
 def _alone(term):

@@ -24,14 +24,17 @@ from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.proposals import Candidates
 from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import force_law
-from symjax_gn.discovery.updates import refined, within_a_function
+from symjax_gn.discovery.updates import within_a_function
 from symjax_gn.laws.bound import predict
 from symjax_gn.laws.law import Law
 from symjax_gn.laws.samples import ROUNDING, Samples, reweighted
 
-_FINER: Sequence[Move] = (regridded, refined)
-
-QUICK: Sequence[Sequence[Move]] = (SIMPLER, _FINER, (added, freed), (together, added_finely))
+QUICK: Sequence[Sequence[Move]] = (
+    SIMPLER,
+    (regridded,),
+    (added, freed),
+    (together, added_finely),
+)
 """Moves that take seconds, those first that cost no words."""
 
 MOVES: Sequence[Sequence[Move]] = (*QUICK, (broken,), (swapped,), (within_a_function,))
@@ -94,7 +97,7 @@ def fit_to(state: State, train: Samples, valid: Samples) -> tuple[State, Fits]:
         valid: other data.
     """
     known = Known(Fits(train, valid), None)
-    return search(state.law, (SIMPLER, _FINER), known)[0], known.fits
+    return search(state.law, (SIMPLER, (regridded,)), known)[0], known.fits
 
 
 def _weighted(state, share, *several):

@@ -20,8 +20,8 @@ from symjax_gn.laws.shapes import Grid, R
 # fitted to all: the right term may explain less than others without its function.
 _OWNERS, _TRIED = 1_200, 6
 
-# Pieces of functions of sums.
-_PIECES = (6, 14, 28, 56, 112)
+# Pieces of functions of sums at first.
+_PIECES = 6
 
 
 def within_a_function(state: State, known: Known) -> Iterator[Law]:
@@ -42,18 +42,6 @@ def within_a_function(state: State, known: Known) -> Iterator[Law]:
     yield from tried[:_TRIED]
 
 
-def refined(state: State, known: Known) -> Iterator[Law]:
-    """With functions of sums on a finer grid."""
-    del known
-    law = state.law
-    shapes = law.shapes
-    for k in range(law.sent, law.sent + len(law.update[0].factors)):
-        if shapes[k].pieces in _PIECES[:-1]:
-            pieces = _PIECES[_PIECES.index(shapes[k].pieces) + 1]
-            finer = [*shapes[:k], Grid(pieces), *shapes[k + 1 :]]
-            yield law.with_shapes(finer)
-
-
 def _limited(law: Law, train: Samples) -> Iterator[Law]:
     """A law with its forces multiplied by functions, of another sum if there is one."""
     dim = train.target.shape[1]
@@ -63,12 +51,12 @@ def _limited(law: Law, train: Samples) -> Iterator[Law]:
     variables += [sympy.Symbol(name) for name, x in owners if np.ptp(x) > 0]
     first, *rest = law.update
     for variable in variables:
-        new = first._replace(factors=(Factor(variable, Grid(_PIECES[0])),))
+        new = first._replace(factors=(Factor(variable, Grid(_PIECES)),))
         yield law._replace(update=(new, *rest))
     if "r" in train.elements:
-        new = first._replace(factors=(Factor(sum_symbols(dim + 1)[-1], Grid(_PIECES[0])),))
+        new = first._replace(factors=(Factor(sum_symbols(dim + 1)[-1], Grid(_PIECES)),))
         nothing = sympy.Integer(0)
         message = [term._replace(along=(*term.along, nothing)) for term in law.message]
         along = (*(nothing,) * dim, sympy.Integer(1))
-        other = Term(along, (Factor(R, Grid(_PIECES[0])),), name="sum")
+        other = Term(along, (Factor(R, Grid(_PIECES)),), name="sum")
         yield law._replace(message=(*message, other), update=(new, *rest))
