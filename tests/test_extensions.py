@@ -39,7 +39,7 @@ KIND = Kind("shrinking", shrinking, ((0.5,), (1.0,), (2.0,)), (0,))
 def test_a_direction_and_a_coupling_are_used():
     """By themselves they are one term, without them it takes several."""
     way = MI**3 + MJ**3
-    ends = planted([(make_term(TURNED, way, 14), sympy.exp(-R))])
+    ends = planted([(make_term(TURNED, way), sympy.exp(-R))])
     more = Extensions(directions=(TURNED,), couplings=(way,))
     stars = spring()[0]
     found = structure.find_structure(stars, *ends, structure.QUICK, more).state

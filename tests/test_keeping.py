@@ -16,6 +16,7 @@ from symjax_gn.laws.engines import OperonRegressor
 from symjax_gn.laws.evolution import evolve
 from symjax_gn.laws.fronts import RegressionError, make_front
 from symjax_gn.laws.keeping import KeptRegressor, kept
+from symjax_gn.laws.plain import digest
 from symjax_gn.laws.searching import Problem, search
 from symjax_gn.settings import Settings, make_engines
 
@@ -212,3 +213,16 @@ def test_members_that_go_on_search_for_nothing_twice(tmp_path, monkeypatch):
     assert again.table()["law"].tolist() == first.table()["law"].tolist()
     with pytest.raises(AssertionError, match="searches again"):
         sgn.discover_all(KEY, run, members, quick, folder=tmp_path)
+
+
+def test_a_function_that_was_changed_is_another_one():
+    """As a user's own, between two runs into one folder; its name and place are the same."""
+
+    def made(body):
+        space = {}
+        exec(f"def force(r):\n    return {body}", space)
+        return space["force"]
+
+    one, again, other, nested = map(made, ("2 * r", "2 * r", "3 * r", "(lambda x: 2 * x)(r)"))
+    assert digest(one) == digest(again)
+    assert len({digest(x) for x in (one, other, nested)}) == 3

@@ -380,7 +380,7 @@ def nearby(state, train, valid, *more):
 
 def named(name, coupling=1):
     vectors = {vector.name: vector for vector in pair_vectors(spring()[1].elements, 2)}
-    return make_term(vectors[name], sympy.sympify(coupling), 14)
+    return make_term(vectors[name], sympy.sympify(coupling))
 
 
 def test_bodies_without_properties():
@@ -395,8 +395,8 @@ def test_bodies_without_properties():
         one._replace(elements=bare(one.elements), owners=bare(one.owners)) for one in bodies
     )
     vectors = pair_vectors(stars.pairs, 2)
-    assert len(rank_pairs(stars, None, vectors, [sympy.Integer(1)], 14)) == len(vectors)
-    assert all(groups(stars, None, vectors, [sympy.Integer(1)], 4, 14))
+    assert len(rank_pairs(stars, None, vectors, [sympy.Integer(1)])) == len(vectors)
+    assert all(groups(stars, None, vectors, [sympy.Integer(1)], 4))
     state = find(stars, train, valid)
     assert names(state) == {("1", LINE)} and state.found.error < 1e-4
 
@@ -512,7 +512,7 @@ def test_what_known_terms_may_explain_has_no_say():
     wrong = found._replace(law=found.law.with_shapes(shapes))
     vectors, ways = pair_vectors(stars.pairs, 2), couplings(stars.pairs, "ij")
     before, after = (
-        {(term.coupling, term.name): gain for gain, term in rank_pairs(stars, *what, 14)}
+        {(term.coupling, term.name): gain for gain, term in rank_pairs(stars, *what)}
         for what in ((None, vectors, ways), (wrong, vectors, ways))
     )
     assert before[QI * QJ, LINE] < 0.2 and after[QI * QJ, LINE] > 0.95
@@ -525,8 +525,8 @@ def test_groups_of_one_vector():
     flat = stars._replace(pairs=pairs, force=stars.force[:, :1])
     vectors = pair_vectors(pairs, 1)
     assert [v.name for v in vectors] == [LINE]
-    ((term,),) = groups(flat, None, vectors, [sympy.Integer(1)], 4, 14)
-    assert term == make_term(vectors[0], sympy.Integer(1), 14)
+    ((term,),) = groups(flat, None, vectors, [sympy.Integer(1)], 4)
+    assert term == make_term(vectors[0], sympy.Integer(1))
 
 
 def of_powers(factor, power):
@@ -709,7 +709,7 @@ def test_terms_are_found_of_which_the_network_knows_nothing():
 def test_of_several_vectors_those_are_left_that_say_most():
     stars, train, valid = prepared(System("friction", pair_force=_friction))
     vectors = pair_vectors(train.elements, 2)
-    found = groups(stars, None, vectors, couplings(stars.pairs, "ij"), 4, 14)
+    found = groups(stars, None, vectors, couplings(stars.pairs, "ij"), 4)
     errors = [fitted(terms, train, valid).found.error for terms in found]
     # No fewer than two vectors do; noise of the recorded forces leaves others that span them.
     assert min(errors) < 0.01

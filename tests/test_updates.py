@@ -94,11 +94,11 @@ def test_sums_within_a_function_are_found(monkeypatch, became, variable):
 def limited_law(monkeypatch, ways, first, train, valid):
     """What is found from a term with one coupling, where others are candidates."""
     line = pair_vectors(train.elements, 2)[0]
-    terms = [make_term(line, way, 14) for way in ways]
+    terms = [make_term(line, way) for way in ways]
     monkeypatch.setattr(Candidates, "pairs", lambda *_: terms)
     candidates = Candidates(without_a_network(train), train.owners, 2)
     moves = (SIMPLER, (regridded,), (within_a_function,))
-    law = force_law([make_term(line, first, 14)], (), 2)
+    law = force_law([make_term(line, first)], (), 2)
     return search(law, moves, Known(Fits(train, valid), candidates))
 
 

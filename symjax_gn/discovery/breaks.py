@@ -6,7 +6,7 @@ import numpy as np
 import sympy
 
 from symjax_gn.discovery.acceptance import Known, State, is_coarse
-from symjax_gn.discovery.proposals import PIECES
+from symjax_gn.discovery.terms import PIECES
 from symjax_gn.laws.law import Law
 from symjax_gn.laws.shapes import Grid
 

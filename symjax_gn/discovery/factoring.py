@@ -31,7 +31,7 @@ from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
 from symjax_gn.laws.keeping import kept
 from symjax_gn.laws.law import Fitted, Term, as_expressions
-from symjax_gn.laws.least_squares import sizes
+from symjax_gn.laws.least_squares import bounded
 from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
 from symjax_gn.laws.shapes import Formula
 from symjax_gn.networks.training import Trained
@@ -153,7 +153,7 @@ def find_laws(
 def _error(law, samples):
     """Mean error of a law with splines; where bodies are far from all that were fitted, 1."""
     bound = bind(law, samples)
-    return float(np.mean(np.minimum(sizes(bound.errors(bound.start)), 1.0)))
+    return float(np.mean(bounded(bound.errors(bound.start))))
 
 
 def factor(found: Found) -> Factored:

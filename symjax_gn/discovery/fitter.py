@@ -22,16 +22,12 @@ from symjax_gn.laws.law import (
     sums_as_columns,
     unchanged,
 )
-from symjax_gn.laws.least_squares import fit_splines, fitted, mean_size
+from symjax_gn.laws.least_squares import bounded, fit_splines, fitted, mean_size
 from symjax_gn.laws.samples import Samples
 from symjax_gn.laws.shapes import Formula, Grid, R, Spline, place_knots
 
 # A part of a function that data say so little of is left at 0.
 _UNSEEN = 1e-9
-
-# Errors of held-out bodies are at most that of one of which nothing is known: where one flies
-# away farther than any that was fitted, splines may be off by any factor.
-_WRONG = 1.0
 
 # A fit that is not linear takes as long as so many that are.
 _COMPOSED = 20
@@ -99,8 +95,7 @@ class Fits:
     def _linear(self, law) -> Fitted:
         rows = [self._block(one, inside) for inside, one in _all(law)]
         if not rows:
-            size = np.linalg.norm(self.valid.target, axis=1) * self.valid.weight
-            return Fitted(law, (), np.minimum(size, _WRONG))
+            return Fitted(law, (), bounded(self.valid.target * self.valid.weight[:, None]))
         whole = [np.concatenate([row[k] for row in rows], axis=1) for k in (1, 2)]
         target = self.train.target.reshape(-1) * self._weights
         design = whole[0]
@@ -108,7 +103,7 @@ class Fits:
         left = target - design @ found
         variance = float(np.sum(left**2)) / max(1, len(target) - len(found))
         gap = (self.valid.target.reshape(-1) - whole[1] @ found).reshape(self.valid.target.shape)
-        errors = np.minimum(np.linalg.norm(gap, axis=1) * self.valid.weight, _WRONG)
+        errors = bounded(gap * self.valid.weight[:, None])
         ends = np.cumsum([0, *(row[1].shape[1] for row in rows)])
         cuts = [slice(a, b) for a, b in itertools.pairwise(ends)]
         splines = [row[0]._replace(numbers=found[cut]) for row, cut in zip(rows, cuts, strict=True)]

@@ -12,9 +12,10 @@ import numpy as np
 import sympy
 
 from symjax_gn.discovery.acceptance import Known, Move, State
-from symjax_gn.discovery.proposals import PIECES, blank
+from symjax_gn.discovery.proposals import blank
 from symjax_gn.discovery.ranking import groups
 from symjax_gn.discovery.terms import (
+    PIECES,
     body_vectors,
     components,
     couplings,
@@ -203,7 +204,7 @@ def together(state: State, known: Known) -> Iterator[Law]:
         return
     ends = candidates.stars, _found(state), candidates.vectors, candidates.couplings
     there = {blank(one) for one in law.message}
-    for terms in groups(*ends, _TOGETHER, PIECES):
+    for terms in groups(*ends, _TOGETHER):
         if not there & {blank(one) for one in terms}:
             yield _beside(law, *terms)
     plain = [
@@ -276,7 +277,7 @@ def _alone(term, known):
         return
     for vector in body_vectors(known.fits.train.owners, dim):
         if _padded(vector.along, len(term.along)) == term.along:
-            yield make_term(vector, term.coupling, PIECES)
+            yield make_term(vector, term.coupling)
 
 
 def _simpler(term, inside, known):

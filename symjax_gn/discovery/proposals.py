@@ -15,9 +15,6 @@ from symjax_gn.discovery.terms import (
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.law import Fitted, Law, Term
 
-# Pieces of a function when terms are compared.
-PIECES = 14
-
 # Terms of pairs that are compared after each ranking; the complexity of couplings that are
 # compared whatever it says; couplings of terms of bodies.
 _TRIED, _SIMPLE, _OWN = 24, 3, 24
@@ -41,14 +38,12 @@ class Candidates:
         self.couplings = [*couplings(stars.pairs, "ij"), *more.couplings]
         self._of_senders = [vector for vector in self.vectors if _of_sender(vector)]
         self.simple = [
-            make_term(self.vectors[0], way, PIECES)
+            make_term(self.vectors[0], way)
             for way in self.couplings
             if complexity(way) <= _SIMPLE or way in more.couplings
         ]
         own = couplings(nodes, "i")[:_OWN]
-        self.alone = [
-            make_term(one, way, PIECES) for one in body_vectors(nodes, dim) for way in own
-        ]
+        self.alone = [make_term(one, way) for one in body_vectors(nodes, dim) for way in own]
 
     def pairs(self, law: Law, fitted: Fitted | None) -> list[Term]:
         """Terms of pairs that may be added to a law.
@@ -61,7 +56,7 @@ class Candidates:
         # What is simple is tried whatever a network says that has not learned enough, and so
         # are other vectors beside those found: a law's terms often share a coupling.
         shared = dict.fromkeys([self.couplings[0], *(one.coupling for one in law.message)])
-        alike = [make_term(vector, way, PIECES) for way in shared for vector in self._of_senders]
+        alike = [make_term(vector, way) for way in shared for vector in self._of_senders]
         tried = dict.fromkeys([*ranked[:_TRIED], *self.simple, *alike])
         return [term for term in tried if not _is_there(term, law.message)]
 
@@ -69,8 +64,7 @@ class Candidates:
         """Terms of pairs by what they explain of what the network says, see `rank_pairs`."""
         key = None if fitted is None else fitted.law.structure
         if key not in self._ranked:
-            ends = self.vectors, self.couplings, PIECES
-            self._ranked[key] = rank_pairs(self.stars, fitted, *ends)
+            self._ranked[key] = rank_pairs(self.stars, fitted, self.vectors, self.couplings)
         return self._ranked[key]
 
     def bodies(self, law: Law) -> list[Term]:

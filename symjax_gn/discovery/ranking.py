@@ -142,7 +142,6 @@ def rank_pairs(
     fitted: Fitted | None,
     vectors: Sequence[Vector],
     ways: Sequence[sympy.Expr],
-    pieces: int,
 ) -> list[tuple[float, Term]]:
     """Terms of pairs by how much of recorded forces each explains, the best first.
 
@@ -151,7 +150,6 @@ def rank_pairs(
         fitted: terms that are known, whatever their kernels; None for none.
         vectors: of terms.
         ways: couplings of terms, the simplest first.
-        pieces: of the terms' grids.
     """
     recorded = _Recorded(stars, fitted)
     factors = np.stack([values(way, stars.pairs) for way in ways])
@@ -170,9 +168,7 @@ def rank_pairs(
     ranked = []
     for n, (vector, parts, gains) in enumerate(found):
         gains = gains + (gained(parts, factors[_SIMPLEST:]) if n < _VECTORS else [])
-        ranked += [
-            (gain, make_term(vector, way, pieces)) for gain, way in zip(gains, ways, strict=False)
-        ]
+        ranked += [(gain, make_term(vector, way)) for gain, way in zip(gains, ways, strict=False)]
     return sorted(ranked, key=lambda row: -row[0])
 
 
@@ -182,7 +178,6 @@ def groups(
     vectors: Sequence[Vector],
     ways: Sequence[sympy.Expr],
     most: int,
-    pieces: int,
 ) -> list[list[Term]]:
     """Terms that explain recorded forces together; the fewest first.
 
@@ -192,14 +187,13 @@ def groups(
     Args:
         stars, fitted, vectors, ways: see `rank_pairs`.
         most: terms of a group.
-        pieces: of the terms' grids.
     """
     recorded = _Recorded(stars, fitted)
     plain = [vector for vector in vectors if vector.variable == vectors[0].variable]
     parts = [recorded.parts(vector) for vector in plain]
     factors = np.stack([values(way, stars.pairs) for way in ways[:_SIMPLEST]])
     found = [
-        [make_term(plain[n], ways[k], pieces) for n, k in group]
+        [make_term(plain[n], ways[k]) for n, k in group]
         for group in _two_couplings(recorded, parts, factors)
         + _several_vectors(recorded, parts, factors[:_COUPLINGS])
         if len(group) <= most

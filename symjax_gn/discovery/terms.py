@@ -27,6 +27,9 @@ Columns = Mapping[str, Float[np.ndarray, " sample"]]
 _HALF = sympy.Rational(1, 2)
 _POWERS = (sympy.Integer(0), sympy.Integer(1), _HALF, -_HALF, sympy.Integer(-1), sympy.Integer(2))
 
+# Pieces of a function when terms are compared.
+PIECES = 14
+
 # Couplings that are considered, at most.
 _MOST_COUPLINGS = 1000
 
@@ -47,7 +50,7 @@ class Vector(NamedTuple):
     """What the kernel is a function of; None for a constant."""
 
 
-def make_term(vector: Vector, coupling: sympy.Expr, pieces: int = 0) -> Term:
+def make_term(vector: Vector, coupling: sympy.Expr, pieces: int = PIECES) -> Term:
     """A term with a grid in the place of its function; it is one of bodies in an update.
 
     Args:

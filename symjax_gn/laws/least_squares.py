@@ -25,6 +25,14 @@ def sizes(errors: Float[np.ndarray, "row component"]) -> Float[np.ndarray, " row
     return np.where(np.isfinite(found), found, np.inf)
 
 
+def bounded(errors: Float[np.ndarray, "row component"]) -> Float[np.ndarray, " row"]:
+    """Sizes of held-out errors, none above that of one of whom nothing is known.
+
+    Where one body flies away farther than any that was fitted, splines may be off by any factor.
+    """
+    return np.minimum(sizes(errors), _WRONG)
+
+
 def mean_size(errors: Float[np.ndarray, "row component"]) -> float:
     """What laws are rated by; infinite where errors are no numbers."""
     mean = float(np.mean(sizes(errors)))
@@ -74,8 +82,7 @@ def fitted(law: Law, train: Samples, valid: Samples) -> Fitted:
     covariance = covariance_of(bound)
     _, places = numbered(law.shapes)
     parts = tuple(covariance[np.ix_(one, one)] for one in places)
-    errors = np.minimum(sizes(other.errors(other.start)), _WRONG)
-    return Fitted(law, parts, errors)
+    return Fitted(law, parts, bounded(other.errors(other.start)))
 
 
 def covariance_of(bound: Bound) -> Float[np.ndarray, "number number"]:

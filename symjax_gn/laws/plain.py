@@ -134,6 +134,14 @@ def digest(value: Any) -> str:
     return found.hexdigest()
 
 
+def _said(code):
+    """What a function does, whatever file and line it is in."""
+    if code is None:
+        return ()
+    inner = (_said(x) if hasattr(x, "co_code") else repr(x) for x in code.co_consts)
+    return code.co_code.hex(), *code.co_names, *inner
+
+
 def _add(value, found):
     """Add a value to a digest, its parts one by one."""
     name, parts = type(value).__qualname__, ()
@@ -156,6 +164,8 @@ def _add(value, found):
     elif hasattr(value, "__qualname__"):
         function: Any = value
         text = f"{function.__module__}.{function.__qualname__}"
+        # One that was changed since is another one, which a user's may be.
+        parts = _said(getattr(function, "__code__", None))
     else:
         import joblib
 
