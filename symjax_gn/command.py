@@ -202,8 +202,15 @@ def _run_in(folder, args):
     simulated = time.perf_counter() - start
 
     def tell(stage):
-        if stage == "train":
+        if stage == "train" and settings.route == "messages":
             print("looking for laws", flush=True)
+
+    def show(law):
+        print("what data say, before it is checked; e are sums over senders j:")
+        for k, one in enumerate(law.message):
+            print(f"  e_{k} = sum of {in_short(one)}")
+        for axis, one in zip(AXES, law.update, strict=False):
+            print(f"  {law.quantity.name} along {axis} = {in_short(one)}", flush=True)
 
     found = discover(
         run_key,
@@ -213,11 +220,10 @@ def _run_in(folder, args):
         search_seed=args.seed,
         progress=True,
         on_stage=tell,
+        on_law=show,
         folder=folder,
         resume=args.resume,
     )
-    if found.ended_at is not None:
-        print(f"training ended after {found.ended_at} steps: a law fits to rounding")
     if found.parts[0].note:
         print(found.parts[0].note)
     print_laws(found)
@@ -280,8 +286,10 @@ def _measure_more_bodies(other, found: Discovery):
     """Errors of the network and of the refitted laws on graphs of another number of bodies."""
     if other is None or found.law is None:
         return None
-    network, size = held_out_error(found.trained, other)
-    law, _ = held_out_error(found.law, other)
+    law, size = held_out_error(found.law, other)
+    network = None
+    if found.trained is not None:
+        network, _ = held_out_error(found.trained, other)
     count = other.nodes.position.shape[1]
     return dict(n=count, network=network, law=law, mean_abs_target=size)
 

@@ -1,9 +1,9 @@
-"""The network of a run, and the law that may end its training."""
+"""The network of a run, and the laws that data give without one."""
 
-import math
+import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import PRNGKeyArray
 from threadpoolctl import threadpool_limits
@@ -11,69 +11,53 @@ from threadpoolctl import threadpool_limits
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.units import Scales, measure_scales
 from symjax_gn.discovery import factoring
+from symjax_gn.discovery.structure import READABLE, Structure
 from symjax_gn.laws.engines import Regressor
-from symjax_gn.laws.samples import ROUNDING
 from symjax_gn.networks import strategies
-from symjax_gn.networks.preparation import INTERVALS
-from symjax_gn.networks.training import Trained, as_trained, fit
-from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, Settings
+from symjax_gn.networks.training import Trained, fit
+from symjax_gn.settings import STEPS, STEPS_OF_ENERGIES, STEPS_TO_COMPARE, Settings
 
-# Training is interrupted after so many steps to look for a law, with terms that err no more
-# than this.
-_LOOK, _EXPLAINED = 400, 1e-3
+# Terms that err more may be too few: a network tells whether more can be known.
+_EXPLAINED = 0.05
 
 
 def train(
-    keys: PRNGKeyArray,
+    key: PRNGKeyArray,
     parts: tuple[Dataset, Dataset, Dataset],
     settings: Settings,
-    regressors: Sequence[Regressor],
-    progress: bool,
+    progress: bool = False,
     folder: str | os.PathLike[str] | None = None,
     resume: bool = False,
-) -> tuple[Trained, factoring.Found | None]:
-    """The network of the settings, trained until a law leaves nothing or to the end.
+    *,
+    to_compare: bool = False,
+) -> Trained:
+    """The network of the settings, trained to the end of its schedule.
 
     Args:
-        keys: PRNG keys `[2]`, of the training and of the look for a law.
+        key: PRNG key.
         parts: training, validation and test data.
         settings: all choices.
-        regressors: engines.
         progress: whether to show a progress bar.
         folder: where states of training are saved; None: nowhere.
         resume: whether to go on from those that are there.
-
-    Returns:
-        The network, and the laws that were found on the way, whatever they leave, or None.
+        to_compare: whether a law that leaves nothing is known, so that a short schedule does
+            where messages have the dimension of forces.
     """
     learned, validation, _ = parts
     scales = measure_scales(learned)
+    if to_compare and settings.steps is None and settings.strategy == "bottleneck":
+        settings = dataclasses.replace(settings, steps=STEPS_TO_COMPARE)
     options = network_options(settings, learned, scales)
-    steps, model = options["steps"], options["model"]
-    # Messages of other strategies are compact, and energies right, at the end of training only.
-    looking = settings.until_law and settings.strategy == "bottleneck"
-    length = math.ceil(steps / INTERVALS)
-    found = None
-
-    def look(state, report):
-        nonlocal found
-        if looking and report["step"] - length < _LOOK <= report["step"] < steps:
-            so_far = as_trained(state, model, scales, settings.strategy)
-            found = find_laws(keys[1], so_far, parts, settings, regressors, limit=_EXPLAINED)
-        return leaves_nothing(found)
-
-    trained = fit(
-        keys[0],
+    return fit(
+        key,
         learned,
         validation,
         **options,
         scales=scales,
         progress=progress,
-        callback=look,
         folder=folder,
         resume=resume,
     )
-    return trained, found
 
 
 def network_options(settings: Settings, learned: Dataset, scales: Scales) -> dict[str, Any]:
@@ -107,42 +91,83 @@ def network_options(settings: Settings, learned: Dataset, scales: Scales) -> dic
     )
 
 
-def find_laws(
-    key: PRNGKeyArray,
-    trained: Trained,
+class Told(NamedTuple):
+    """What data alone say of a force."""
+
+    terms: Structure
+    """Its terms, with splines for their functions."""
+    laws: factoring.Found | None
+    """Their laws, if they are known."""
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether the laws leave nothing of held-out accelerations but rounding."""
+        return self.laws is not None and self.laws.leaves_nothing
+
+
+def find_terms(
     parts: tuple[Dataset, Dataset, Dataset],
     settings: Settings,
     regressors: Sequence[Regressor],
-    **options: Any,
-) -> factoring.Found | None:
-    """What `factoring.find_laws` finds; None where laws are not to be found term by term.
+    folder: str | os.PathLike[str] | None = None,
+) -> Told | None:
+    """What data alone say of a force; None where they are not asked.
+
+    Without a network terms have laws whatever they leave; otherwise what leaves much may be one
+    that a network knows more of.
 
     Args:
-        key: PRNG key that chooses pairs.
-        trained: the network.
         parts: training, validation and test data.
         settings: all choices.
         regressors: engines.
-        **options: of `factoring.find_laws`.
+        folder: where terms and laws are kept, see `laws.keeping`.
     """
-    by_terms = settings.factor and settings.gauge == "influence" and settings.form == "auto"
-    if not by_terms or not parts[0].quantity.vector:
+    by_terms = settings.gauge == "influence" and settings.form == "auto"
+    if settings.route == "messages" or not by_terms or not parts[0].quantity.vector:
         return None
+    # Most laws are seen at once, and are known once they leave nothing.
+    told = _terms(None, parts, settings, folder)
+    if told.terms.error <= READABLE:
+        told = find_laws(told, parts, settings, regressors, folder)
+    if not told.leaves_nothing:
+        told = _terms(told, parts, settings, folder)
+        if settings.route == "data" or told.terms.error <= _EXPLAINED:
+            told = find_laws(told, parts, settings, regressors, folder)
+    return told
+
+
+def _terms(before, parts, settings, folder):
+    """Terms; with the laws of before, if they are the same."""
+    options: dict[str, Any] = dict(folder=folder, more=settings.more)
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
-        return factoring.find_laws(
-            key,
-            trained,
-            *parts[:2],
-            regressors,
-            by_score=settings.choice == "score",
-            fits=settings.fits,
-            seconds=settings.time_limit,
-            more=settings.more,
-            **options,
-        )
+        if before is None:
+            return Told(factoring.find_terms(*parts[:2], **options), None)
+        terms = factoring.find_terms(*parts[:2], before=before.terms, **options)
+    same = terms.state.law.structure == before.terms.state.law.structure
+    return Told(terms, before.laws if same else None)
 
 
-def leaves_nothing(found: factoring.Found | None) -> bool:
-    """Whether laws leave nothing of held-out accelerations but rounding."""
-    return found is not None and found.laws.error <= ROUNDING
+def find_laws(
+    told: Told,
+    parts: tuple[Dataset, Dataset, Dataset],
+    settings: Settings,
+    regressors: Sequence[Regressor],
+    folder: str | os.PathLike[str] | None = None,
+) -> Told:
+    """What data say, with the laws of the terms.
+
+    Args:
+        told: what `find_terms` gave.
+        parts: training, validation and test data.
+        settings: all choices.
+        regressors: engines.
+        folder: see `laws.keeping`.
+    """
+    if told.laws is not None:
+        return told
+    options: dict[str, Any] = dict(by_score=settings.choice == "score", more=settings.more)
+    options |= dict(fits=settings.fits, seconds=settings.time_limit, folder=folder)
+    with threadpool_limits(limits=1, user_api="blas"):
+        laws = factoring.find_laws(told.terms, *parts[:2], regressors, **options)
+    return told._replace(laws=laws)

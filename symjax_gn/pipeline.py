@@ -1,9 +1,10 @@
 """From data to a law in one call; each step of the path is a function of its own.
 
-Graphs are split and a network is trained. It ranks candidate terms (vectors x couplings x
-functions of one variable) of which a sum is fitted to accelerations by least squares; held-out
-data decide. Only where no such sum fits, or `factor=False`, are the network's messages distilled
-directly. Laws are refitted to the data, certified, and judged where the truth is known.
+There are two routes. Data: a sum of terms (vectors x couplings x functions of one variable) is
+fitted to accelerations by least squares; held-out data decide which. Messages, as in the paper: a
+network is trained and its messages are distilled. By default data come first; then a network is
+trained, whose messages are compared with the law, or distilled where no sum fits. Laws are refitted
+to the data, certified, and judged where the truth is known.
 """
 
 import dataclasses
@@ -40,8 +41,10 @@ from symjax_gn.discovery import (
     verdict,
 )
 from symjax_gn.discovery.gauge import message_r2
+from symjax_gn.laws.fronts import RegressionError
 from symjax_gn.laws.keeping import RESULTS
 from symjax_gn.laws.law_files import save_law
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import held_out_error
 from symjax_gn.networks.saving import save_network
 from symjax_gn.networks.training import Trained
@@ -52,6 +55,9 @@ from symjax_gn.settings import Settings, check_settings, make_engines
 
 # Where searches keep what they find, in the folder of a run.
 SEARCHES = "searches"
+
+# Terms explain a force if they err at most so many times as much as the network.
+_AS_WELL = 1.5
 
 OUTPUTS = ("network.msgpack", "law.json", "training/", f"{SEARCHES}/")
 """What `discover` writes to a folder."""
@@ -96,6 +102,7 @@ def discover(
     search_seed: int = 0,
     progress: bool = False,
     on_stage: Callable[[str], None] | None = None,
+    on_law: Callable[[SymbolicModel], None] | None = None,
     folder: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> Discovery:
@@ -113,6 +120,7 @@ def discover(
         search_seed: seed of the first of the searches.
         progress: whether to show progress bars.
         on_stage: called with the name of each stage that ends.
+        on_law: called with the law as soon as data give one, before a network is trained.
         folder: where `network.msgpack` and `law.json` are saved as soon as they are found, and
             states of training and results of searches on the way.
         resume: go on from what a run which was ended has left in the folder.
@@ -136,18 +144,31 @@ def discover(
     system = get_system(system) if isinstance(system, str) else system
     keys = jax.random.split(key, 4)
     parts = split_up(keys[0], as_dataset(graphs, target), settings)
-    regressors = make_engines(settings, search_seed)
     watch = Stopwatch(on_stage)
     with own_folder(folder, OUTPUTS) as place:
-        states = None if place is None else place / "training"
-        trained, terms = learning.train(
-            keys[1:3], parts, settings, regressors, progress, states, resume
-        )
+        searches = None if place is None else place / SEARCHES
         if place is not None and not resume:
             delete_files(place / SEARCHES, RESULTS)
+        regressors = make_engines(settings, search_seed, searches)
+        told = learning.find_terms(parts, settings, regressors, searches)
+        if told is not None:
+            watch.lap("search")
+        if told is not None and told.laws is not None:
+            law = _as_model(factoring.factor(told.laws).refit, parts[0])
+            if place is not None:
+                save_law(place / "law.json", law)
+            if on_law is not None:
+                on_law(law)
+        trained = None
+        if settings.route != "data":
+            states = None if place is None else place / "training"
+            enough = told is not None and told.leaves_nothing
+            trained = learning.train(
+                keys[1], parts, settings, progress, states, resume, to_compare=enough
+            )
         return read_law(
             keys[2:], trained, parts, settings, system=system, search_seed=search_seed,
-            terms=terms, watch=watch, folder=place,
+            told=told, watch=watch, folder=place,
         )  # fmt: skip
 
 
@@ -159,6 +180,11 @@ def split_up(
     Raises:
         ValueError: they cannot, or there is nothing to learn.
     """
+    if settings.route == "data" and not dataset.quantity.vector:
+        raise ValueError(
+            f'What a {dataset.quantity.name} is a sum of is read from messages: route="data" is of '
+            'vectors of nodes; use "both" or "messages".'
+        )
     if settings.strategy == "flathgn" and not dataset.quantity.weight:
         raise ValueError("A Hamiltonian needs accelerations as the target.")
     if all(np.all(np.asarray(x) == np.asarray(x)[:1]) for x in jax.tree.leaves(dataset.nodes)):
@@ -172,13 +198,13 @@ def split_up(
 
 def read_law(
     keys: PRNGKeyArray,
-    trained: Trained,
+    trained: Trained | None,
     parts: tuple[Dataset, Dataset, Dataset],
     settings: Settings = Settings(),  # noqa: B008
     *,
     system: System | None = None,
     search_seed: int = 0,
-    terms: factoring.Found | None = None,
+    told: learning.Told | None = None,
     watch: Stopwatch | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Discovery:
@@ -186,14 +212,14 @@ def read_law(
 
     Main arguments:
         keys: PRNG keys `[2]`, of the messages that are recorded and of the verdict.
-        trained: the network.
+        trained: the network; None for the law of data alone.
         parts: training, validation and test data.
         settings: all choices, of which those of the search matter.
 
     Other Arguments:
         system: the true law where it is known, for the verdict and nothing else.
         search_seed: seed of the first of the searches.
-        terms: what was found in training.
+        told: what data said, if they were asked.
         watch: which measured the training.
         folder: see `discover`; what searches have found there is taken.
 
@@ -204,27 +230,26 @@ def read_law(
     searches = None if folder is None else Path(folder) / SEARCHES
     regressors = make_engines(settings, search_seed, searches)
     watch = watch or Stopwatch()
-    if folder is not None:
-        save_network(Path(folder) / "network.msgpack", trained)
-    test_error = held_out_error(trained, test)
+    test_error = None
+    if trained is not None:
+        if folder is not None:
+            save_network(Path(folder) / "network.msgpack", trained)
+        test_error = held_out_error(trained, test)
     watch.lap("train")
-    ended_at = int(trained.history.step[-1]) if learning.leaves_nothing(terms) else None
-    if ended_at is None:
-        terms = learning.find_laws(
-            keys[0], trained, parts, settings, regressors, before=terms, folder=searches
-        )
+    told = told or learning.find_terms(parts, settings, regressors, searches)
+    if told is not None and _explains(told, trained, test):
+        told = learning.find_laws(told, parts, settings, regressors, searches)
+    elif trained is not None:
+        told = None
     # Matrices are small here: threads would only wait for one another.
     with threadpool_limits(limits=1, user_api="blas"):
         found: dict[str, Any]
         if test.quantity.vector:
-            found = _find_force(
-                keys, trained, parts, settings, system, regressors, watch.lap, terms
-            )
+            laws = None if told is None else told.laws
+            found = _find_force(keys, trained, parts, settings, system, regressors, watch.lap, laws)
         else:
             found = _find_sum(keys, trained, parts, settings, regressors, watch.lap, searches)
-    # A network that was stopped for its law says nothing of it.
-    network = trained if ended_at is None else None
-    seen = network, train, test, settings.more
+    seen = trained, train, test, settings.more
     said = found["certificate"] = certificate.certify(found["law"], *seen)
     watch.lap("certify")
     if found["law"] is not None:
@@ -236,44 +261,44 @@ def read_law(
         test_error=test_error,
         parts=parts,
         settings=settings,
+        system=system,
         seconds=watch.seconds,
-        ended_at=ended_at,
         **found,
     )
 
 
-def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
+def _explains(told, trained, test):
+    """Whether terms say about as much as a network knows."""
+    if trained is None or told.leaves_nothing:
+        return True
+    known = float(np.nanmean(certificate.relative_errors(trained, test)))
+    return told.terms.error <= _AS_WELL * known
+
+
+def _as_model(refit, train):
+    extra = dict(others=refit.others, update=refit.update)
+    return refitting.force_model(refit.force, refit.one_body, train, **extra)
+
+
+def _find_force(keys, trained, parts, settings, system, regressors, lap, laws):
     """Laws of a vector of nodes: of pairs, and of each body alone."""
     train, validation, test = parts
-    energy_table = None
-    if trained.model.conservative:
+    energy_table = table = gauge_law = kinetic = potential = None
+    if trained is not None and trained.model.conservative:
         energy_table = energies.record_energies(keys[0], trained, train, system=system)
         table = energy_table.forces
-    else:
+    elif trained is not None:
         table = recording.record_messages(keys[0], trained, train, system=system)
-    factored = None if terms is None else factoring.factor(terms)
-    if factored is None:
-        law = distillation.distill(
-            table,
-            regressors,
-            gauge=settings.gauge,
-            form=settings.form,
-            power=settings.flatten,
-            relative_error=settings.errors == "relative",
-        )
+    factored = None if laws is None else factoring.factor(laws)
+    if factored is not None:
+        law, alone = factored.law, factored.one_body
+    elif table is None:
+        raise RegressionError("No terms explain anything of the data, and there is no network.")
     else:
-        law = factored.law
-    own = distillation.property_names(table, "i")
-    if trained.model.external_field:
-        own += [f"{axis}_i" for axis in AXES[: train.target.shape[-1]]]
-    if factored is None:
-        alone = distillation.distill_one_body(table, regressors, features=own)
-    else:
-        alone = factored.one_body
-    gauge_law = kinetic = potential = None
-    if energy_table is None:
-        gauge_law = distillation.distill_gauge(table, regressors[:1])
-    else:
+        law, alone = _from_messages(table, trained, train, settings, regressors)
+        if energy_table is None:
+            gauge_law = distillation.distill_gauge(table, regressors[:1])
+    if energy_table is not None:
         potential = energies.distill_potential(energy_table, law, regressors)
         kinetic = energies.distill_kinetic(energy_table, regressors)
     lap("regress")
@@ -286,19 +311,22 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
             refitted = refitting.refit(law, alone, train, validation=rivals)
         else:
             refitted = factored.refit
-        extra = dict(others=refitted.others, update=refitted.update)
-        model = refitting.force_model(refitted.force, refitted.one_body, train, **extra)
+        model = _as_model(refitted, train)
         error = held_out_error(model, test)
     lap("refit")
     judged = alone_check = r2 = found = None
     if system is not None:
-        raw = table if energy_table is None else table._replace(messages=table.force)
-        r2 = message_r2(raw)
+        components = None
+        if energy_table is None and table is not None:
+            r2, components = message_r2(table), len(table.components)
+        elif energy_table is not None:
+            forces = energy_table.forces
+            r2 = message_r2(forces._replace(messages=forces.force))
         # What is judged is the law that is printed last, saved, and used for rollouts.
         force, own_force = law.components, alone.components
         if refitted is not None:
             force, own_force = refitted.force, refitted.one_body
-            alone_check = verdict.judge_one_body(keys[1], own_force, system, test)
+        alone_check = verdict.judge_one_body(keys[1], own_force, system, test)
         judged = verdict.judge(
             keys[1],
             force,
@@ -306,15 +334,13 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
             train,
             test,
             gauge=settings.gauge,
-            one_body=alone_check,
-            num_components=len(table.components) if energy_table is None else None,
+            one_body=None if refitted is None else alone_check,
+            num_components=components,
         )
-        if refitted is None:
-            alone_check = verdict.judge_one_body(keys[1], own_force, system, test)
         judged = _judged_whole(judged, refitted)
-    if energy_table is not None and potential is not None and refitted is not None:
+    if trained and energy_table and potential is not None and refitted is not None:
         judged, checks = _judge_energies(keys[1], judged, potential, kinetic, system, test)
-        whole = energies.refitted_potential(refitted, table.features)
+        whole = energies.refitted_potential(refitted, energy_table.forces.features)
         rows, why_not = None, "the energy in an outer field is not distilled"
         if not _has_field(refitted.one_body):
             rows, why_not = follow(settings, system, test, trained, whole, kinetic)
@@ -334,8 +360,25 @@ def _find_force(keys, trained, parts, settings, system, regressors, lap, terms):
         distilled_error=before,
         law_error=error,
         update=None,
-        steps=() if terms is None else terms.steps,
+        route="messages" if laws is None else "data",
+        steps=() if laws is None else laws.steps,
     )
+
+
+def _from_messages(table, trained, train, settings, regressors):
+    """The laws of what a network sends, and of what it adds for each body alone."""
+    law = distillation.distill(
+        table,
+        regressors,
+        gauge=settings.gauge,
+        form=settings.form,
+        power=settings.flatten,
+        relative_error=settings.errors == "relative",
+    )
+    own = distillation.property_names(table, "i")
+    if trained.model.external_field:
+        own += [f"{axis}_i" for axis in AXES[: train.target.shape[-1]]]
+    return law, distillation.distill_one_body(table, regressors, features=own)
 
 
 def _judged_whole(judged, refitted):
@@ -417,7 +460,7 @@ def _find_sum(keys, trained, parts, settings, regressors, lap, folder):
     train, validation, test = parts
     table = recording.record_messages(keys[0], trained, train)
     found = None
-    if settings.factor:
+    if settings.route == "both":
         options: dict[str, Any] = dict(fits=settings.fits, seconds=settings.time_limit)
         options["folder"] = folder
         found = sums.find_sum(table, trained, train, validation, regressors, **options)
@@ -442,4 +485,5 @@ def _find_sum(keys, trained, parts, settings, regressors, lap, folder):
         distilled_error=before,
         law_error=held_out_error(refitted, test),
         update=found.update,
+        route="messages",
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import sympy
 
 from symjax_gn.data.checks import check_path
@@ -26,6 +27,7 @@ from symjax_gn.discovery import (
 from symjax_gn.discovery.acceptance import Step
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.networks.training import Trained
+from symjax_gn.physics.systems import System
 from symjax_gn.report import records
 from symjax_gn.report.words import in_short, mark
 from symjax_gn.settings import Settings
@@ -37,8 +39,8 @@ class Discovery:
 
     Attributes:
         law: the law as a model, its constants refitted: `predict`, `save_law`, ...
-        trained: the network.
-        table: recorded messages.
+        trained: the network; None with route="data".
+        table: recorded messages, likewise.
         distilled: the law of messages or terms as it was chosen, with its candidates.
         update: the laws of what a sum of messages becomes; None for vectors.
         one_body: what moves a body by itself; None for quantities that are no vectors.
@@ -50,13 +52,14 @@ class Discovery:
             the truth is not known.
         one_body_check: the same of `one_body`, or None.
         message_r2: R^2 of messages against true forces, or None.
-        test_error: the network's held-out error and the mean size, see `held_out_error`.
+        test_error: the network's held-out error and the mean size, see `held_out_error`, or None.
         distilled_error: the error of the distilled laws before their refit, or None.
         law_error: that of `law`, or None for laws of raw messages without an update.
         parts: the training, validation and test data.
         settings: the choices.
         seconds: duration of each stage.
-        ended_at: the step at which a law found on the way ended training, or None.
+        system: the true law where it is known, or None.
+        route: how the law was found: "data" or "messages".
         steps: how the terms of a force were found, and what each step gained.
 
     `discover` gives one, `write` makes a report of it:
@@ -66,8 +69,8 @@ class Discovery:
     """
 
     law: SymbolicModel | None
-    trained: Trained
-    table: recording.MessageTable
+    trained: Trained | None
+    table: recording.MessageTable | None
     distilled: distillation.VectorLaw
     update: sums.UpdateLaw | None
     one_body: distillation.VectorLaw | None
@@ -78,13 +81,14 @@ class Discovery:
     verdict: verdict.Verdict | None
     one_body_check: Mapping[str, Any] | None
     message_r2: Mapping[str, Any] | None
-    test_error: tuple[float, float]
+    test_error: tuple[float, float] | None
     distilled_error: tuple[float, float] | None
     law_error: tuple[float, float] | None
     parts: tuple[Dataset, Dataset, Dataset]
     settings: Settings
     seconds: dict[str, float]
-    ended_at: int | None
+    system: System | None
+    route: str
     steps: tuple[Step, ...] = ()
 
     def __repr__(self) -> str:
@@ -111,7 +115,7 @@ class Discovery:
     def report(self, **run: Any) -> dict[str, Any]:
         """The contents of `report.json`; `run` says what was run: system, seed, ..."""
         chosen, test = self.settings, self.parts[2]
-        energetic, found = self.trained.model.conservative, self.energies
+        trained, found = self.trained, self.energies
         if found is not None:
             run["energies"] = records.energy_record(
                 found.potential,
@@ -121,17 +125,19 @@ class Discovery:
                 found.no_rollouts,
                 found.refitted,
             )
-        if not energetic:
+        if trained is not None:
+            run["training_steps"] = int(trained.history.step[-1])
+        if trained is not None and self.table is not None and not trained.model.conservative:
             run["message_components"] = dict(
                 used=len(self.table.components),
-                of=self.trained.model.message_dim,
+                of=trained.model.message_dim,
                 told=chosen.strategy == "bottleneck",
             )
         if self.update is not None:
             run["update"] = [records.law_record(law) for law in self.update.selected]
         run["steps"] = list(map(records.step_record, self.steps))
-        run.setdefault("strategy", chosen.strategy)
-        run["ended_at"] = self.ended_at
+        run.setdefault("strategy", chosen.strategy if trained is not None else None)
+        run["route"] = dict(asked=chosen.route, found=self.route)
         run["remarks"] = [*run.get("remarks", ()), *filter(None, [test.note])]
         run.setdefault("regressor", chosen.regressor)
         refitted = None
@@ -196,19 +202,24 @@ class Discovery:
                 figure.suptitle(f"{title}{marked}", color="#c0392b")
             drawn[name] = (title + (marked if of_law else ""), figure)
 
-        kept = 1 if found is not None else len(table.components)
-        training = plots.plot_training(self.trained.history, kept)
-        if training is not None:
-            draw("training.png", "Training", training, of_law=False)
-        if self.parts[0].quantity.vector:
-            name, title = "messages.png", "Messages of the network against forces"
-            if found is not None:
-                name, title = "forces.png", "Forces of the network"
-            share = self.test_error[0] / (self.test_error[1] or math.nan)
-            draw(name, title, plots.plot_messages(table, share), of_law=False)
+        if self.trained is not None and table is not None and self.test_error is not None:
+            kept = 1 if found is not None else len(table.components)
+            training = plots.plot_training(self.trained.history, kept)
+            if training is not None:
+                draw("training.png", "Training", training, of_law=False)
+            if self.parts[0].quantity.vector:
+                name, title = "messages.png", "Messages of the network against forces"
+                if found is not None:
+                    name, title = "forces.png", "Forces of the network"
+                share = self.test_error[0] / (self.test_error[1] or math.nan)
+                draw(name, title, plots.plot_messages(table, share), of_law=False)
         if self.refit is not None:
             pairs = plots.pair_forces(self.refit, self.parts[2])
-            draw("law.png", "The law and the data", plots.plot_law(self.refit, pairs, table))
+            true = None
+            if self.system is not None:
+                true = recording.true_pairs(jax.random.key(0), self.system, self.parts[2])
+            figure = plots.plot_law(self.refit, pairs, self.parts[0].quantity, true)
+            draw("law.png", "The law and the data", figure)
         elif self.law is not None:
             figure = plots.plot_predictions(self.law, self.parts[2])
             draw("law.png", "The law and the data", figure)

@@ -26,11 +26,15 @@ from symjax_gn.networks.steps import OPTIMIZERS
 
 ERRORS = ("relative", "absolute")
 CHOICES = ("data", "score")
+ROUTES = ("both", "messages", "data")
 PRESETS = ("default", "paper")
 
 # Accelerations that are gradients of what is learned take longer to get right.
 STEPS = 8_000
 STEPS_OF_ENERGIES = 16_000
+
+# Steps of a network that is compared with a law that leaves nothing.
+STEPS_TO_COMPARE = 1_000
 
 
 def _option(default: Any, help: str, group: str) -> Any:
@@ -96,12 +100,9 @@ class Settings:
         "training",
     )
     steps: int | None = _option(
-        None, f"training steps (default: {STEPS}, flathgn {STEPS_OF_ENERGIES})", "training"
-    )
-    until_law: bool = _option(
-        True,
-        "bottleneck: end training as soon as a law found on the way fits held-out accelerations "
-        "to rounding",
+        None,
+        f"training steps (default: {STEPS}, flathgn {STEPS_OF_ENERGIES}; bottleneck "
+        f"{STEPS_TO_COMPARE} to compare it with a law that leaves nothing)",
         "training",
     )
 
@@ -120,11 +121,12 @@ class Settings:
         "finish; then the law depends on the machine, which is said",
         "search",
     )
-    factor: bool = _option(
-        True,
-        "fit sums of terms of one variable each, which the network ranks, to the data, and read "
-        "one at a time as a formula; where none fits, and with a given form, the network's "
-        "messages are searched for all variables at once",
+    route: str = _option(
+        "both",
+        "data: forces are sums of terms of one variable each, fitted to the data, and no network "
+        "is trained; messages, as in the paper: a network is trained, and its messages are "
+        "searched for formulas; both: data first, then a network is trained, whose messages are "
+        "compared with the law, or searched where no sum fits",
         "search",
     )
     choice: str = _option(
@@ -162,7 +164,7 @@ PAPER: dict[str, Any] = dict(
     focus=1.0,
     prune=False,
     gauge="messages",
-    factor=False,
+    route="messages",
     flatten=0,
     errors="absolute",
 )
@@ -213,6 +215,7 @@ def check_settings(settings: Settings) -> None:
         ("regressor", settings.regressor, engines.REGRESSORS),
         ("kind of errors", settings.errors, ERRORS),
         ("choice", settings.choice, CHOICES),
+        ("route", settings.route, ROUTES),
     ):
         check_choice(what, name, choices)
     distillation.check_form(settings.gauge, settings.form)
@@ -244,9 +247,23 @@ def check_settings(settings: Settings) -> None:
         raise ValueError("Messages that are forces have its dimension: use the bottleneck.")
     if settings.strategy == "kl" and settings.pair != "free":
         raise ValueError('Messages of the KL strategy are noisy: use pair="free".')
+    if settings.route == "data":
+        _check_data_alone(settings)
     if settings.strategy == "flathgn" and settings.gauge == "messages":
         raise ValueError('A Hamiltonian has no messages: use gauge="influence".')
     make_engines(settings, 0)
+
+
+def _check_data_alone(settings):
+    """Without a network there is nothing of it to read."""
+    for name, needed in (("gauge", "influence"), ("form", "auto")):
+        if getattr(settings, name) != needed:
+            raise ValueError(
+                f'{name}="{getattr(settings, name)}" is of messages, of which there are none with '
+                f'route="data": use "both" or "messages".'
+            )
+    if settings.strategy == "flathgn":
+        raise ValueError('Energies are read from a network: use route="both" or "messages".')
 
 
 def make_engines(

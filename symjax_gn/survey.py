@@ -24,7 +24,7 @@ from symjax_gn.networks.sweeping import Sweep, sweep
 from symjax_gn.physics.systems import System, get_system
 from symjax_gn.pipeline import SEARCHES, as_dataset, read_law, split_up
 from symjax_gn.results import Discovery
-from symjax_gn.settings import Settings, check_settings
+from symjax_gn.settings import Settings, check_settings, make_engines
 
 OUTPUTS = ("training/", "members/")
 """What `discover_all` writes to a folder."""
@@ -164,24 +164,38 @@ def _found(swept, parts, truths, keys, settings, jobs, progress, folder):
         | (dict(folder=open_folder(Path(folder) / "members" / str(k))) if folder else {})
         for k in whole
     ]
-    laws = tqdm(_laws(work, jobs), desc="laws", total=len(work), disable=not progress)
+    # What data say is the same for all their networks.
+    sets, first = np.unique(which[whole], return_index=True)
+    told = dict(zip(sets, _each(_ask, [work[k] for k in first], jobs), strict=True))
+    work = [one | dict(told=told[which[k]]) for k, one in zip(whole, work, strict=True)]
+    laws = tqdm(_each(_law, work, jobs), desc="laws", total=len(work), disable=not progress)
     found: list[Discovery | str | None] = [None] * len(which)
     for k, law in zip(whole, laws, strict=True):
         found[k] = law
     return tuple(found)
 
 
-def _laws(work, jobs):
-    """The laws of networks, in order."""
+def _each(find, work, jobs):
+    """What is found of each piece of work, in order."""
     if jobs == 1 or len(work) < 2:
-        return map(_law, work)
+        return map(find, work)
     from joblib import Parallel, delayed
     from joblib.parallel import get_active_backend
 
     backend: Any = get_active_backend()[0]
     # Ray's gives all results in the end.
     way = "generator" if backend.supports_return_generator else "list"
-    return Parallel(n_jobs=jobs, return_as=way)(delayed(_law)(one) for one in work)
+    return Parallel(n_jobs=jobs, return_as=way)(delayed(find)(one) for one in work)
+
+
+def _ask(one):
+    """What data alone say; None where that is nothing."""
+    folder = one["folder"] / SEARCHES if "folder" in one else None
+    engines = make_engines(one["settings"], 0, folder)
+    try:
+        return learning.find_terms(one["parts"], one["settings"], engines, folder)
+    except (RegressionError, ValueError):
+        return None
 
 
 def _law(one):

@@ -36,7 +36,7 @@ FAST = [
 ]
 # Motion does not matter: the solver is the quickest to compile.
 QUICK = ["--simulations", "12", "--outputs", "20", "--solver", "midpoint", *FAST]
-WHOLE = ["--searches", "1", "--no-until-law", *QUICK]
+WHOLE = ["--searches", "1", *QUICK]
 
 
 def load(name):
@@ -71,7 +71,16 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(whole_run):
     fields = "system dim n strategy regressor seed recovered checks laws message_r2 test_error"
     assert set(fields.split()) | {"seconds", "versions"} <= set(read)
     assert set(read["seconds"]) == {
-        *("simulate", "train", "regress", "refit", "certify", "report", "total", "compile")
+        *(
+            "simulate",
+            "train",
+            "regress",
+            "refit",
+            "certify",
+            "report",
+            "total",
+            "compile",
+        )
     }
     assert set(read["laws"][0]) >= {"latex", "sympy", "complexity", "mae", "score"}
     assert set(read["message_r2"]) >= {"force", "force_trimmed", "gauge", "gauge_name"}
@@ -99,7 +108,7 @@ def test_a_users_own_trajectories(script, tmp_path, capsys, spring_trajectory):
         mass=run.properties["mass"],
     )
     out = tmp_path / "out"
-    options = ["--data", str(data), "--searches", "1", "--out", str(out), *FAST]
+    options = ["--data", str(data), "--route", "data", "--out", str(out), *FAST]
     assert script.main(options) == 0
     read = json.loads((out / "report.json").read_text())
     assert read["recovered"] is None

@@ -41,15 +41,14 @@ def test_a_direction_and_a_coupling_are_used():
     way = MI**3 + MJ**3
     ends = planted([(make_term(TURNED, way), sympy.exp(-R))])
     more = Extensions(directions=(TURNED,), couplings=(way,))
-    stars = spring()[0]
-    found = structure.find_structure(stars, *ends, structure.QUICK, more).state
+    found = structure.find_structure(*ends, structure.QUICK, more).state
     ((term,), _) = found.law.message, found.law.update
     assert (term.name, term.coupling) == ("turned", way)
 
 
 def test_a_function_is_used():
     ends = planted([(named(LINE), shrinking(sympy, R, sympy.Float(1.3)))])
-    state = find(spring()[0], *ends)
+    state = find(*ends)
     plain, more = (
         in_formulas(state, *ends, functions=one.kinds)
         for one in (NOTHING, Extensions(functions=(KIND,)))
@@ -70,10 +69,9 @@ def test_a_move_is_made():
     more = Extensions(moves=(emptied,))
     state = structure.find_structure(*spring(), structure.QUICK, more).state
     assert state.law.message and not calls, "nothing is left of springs to try it on"
-    stars, *bodies = spring()
     rng = np.random.default_rng(0)
-    bodies = [one._replace(target=rng.normal(size=one.target.shape)) for one in bodies]
-    structure.find_structure(stars, *bodies, structure.QUICK, more)
+    bodies = [one._replace(target=rng.normal(size=one.target.shape)) for one in spring()]
+    structure.find_structure(*bodies, structure.QUICK, more)
     assert calls
 
 
@@ -124,7 +122,7 @@ def test_what_cannot_be_used_is_refused_at_once(name):
 
 
 def test_what_the_data_do_not_have_is_named():
-    columns = spring()[0].pairs
+    columns = spring()[0].elements
     nothing = Vector("nothing", (sympy.Integer(0),) * 2, R)
     other = Vector("other", (sympy.Symbol("spin"), DX), R)
     for more, message in (

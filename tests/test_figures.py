@@ -9,9 +9,11 @@ import pytest
 import sympy
 
 import symjax_gn as sgn
+from symjax_gn.discovery.recording import true_pairs
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.fronts import Law, ParetoFront
 from symjax_gn.networks.training import History
+from symjax_gn.physics.systems import SYSTEMS
 from symjax_gn.report import plots
 
 R, DX, DY, MI, MJ = sympy.symbols("r dx dy m_i m_j")
@@ -55,9 +57,10 @@ def test_bodies_of_which_nothing_is_known_are_no_data(spring_parts):
 
 
 def test_the_law_is_drawn_with_data_truth_and_residuals(table, spring_parts):
+    true = true_pairs(jax.random.key(0), SYSTEMS["spring"], spring_parts[2])
     law = refit_of(2 * R - 1.98)
     pairs = plots.pair_forces(law, spring_parts[2])
-    top, below = plots.plot_law(law, pairs, table).axes
+    top, below = plots.plot_law(law, pairs, table.quantity, true).axes
     labels = [text.get_text() for text in top.get_legend().get_texts()]
     assert labels == ["data, other forces subtracted", "true force", "law"]
     data, true, drawn = (line.get_xydata() for line in top.lines)
@@ -65,7 +68,7 @@ def test_the_law_is_drawn_with_data_truth_and_residuals(table, spring_parts):
         np.testing.assert_allclose(shown[:, 1], 2 * shown[:, 0] - 1.98, atol=1e-4)
     assert np.max(np.abs(below.lines[0].get_ydata())) < 1e-4
     assert top.get_ylabel() == "force towards the sender\n(mass x length / time^2)"
-    unknown = plots.plot_law(law, pairs, table._replace(true_force=None)).axes[0]
+    unknown = plots.plot_law(law, pairs, table.quantity).axes[0]
     assert len(unknown.lines) == 2
 
 
@@ -73,7 +76,7 @@ def test_what_two_bodies_have_is_divided_out(table, spring_parts):
     """A law of masses and a distance is one line, not a cloud."""
     law = refit_of(3 * MI * MJ / (R + 0.01))
     pairs = plots.pair_forces(law, spring_parts[2])
-    top = plots.plot_law(law, pairs, table).axes[0]
+    top = plots.plot_law(law, pairs, table.quantity).axes[0]
     shown = top.lines[-1].get_xydata()
     np.testing.assert_allclose(shown[:, 1], 3 / (shown[:, 0] + 0.01), rtol=1e-6)
     assert "over $m_{i} m_{j}$" in top.get_ylabel()

@@ -135,7 +135,8 @@ def test_own_files_stay_where_a_run_is_started_anew(tmp_path):
     run = sgn.simulate(
         KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20, solver="midpoint"
     )
-    quick = sgn.Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, factor=False)
+    small = dict(steps=20, width=8, depth=1, evaluations=2000, searches=1)
+    quick = sgn.Settings(**small, route="messages")
     (tmp_path / "mine.txt").write_text("mine")
     sgn.discover(KEY, run, quick, folder=tmp_path)
     old = set((tmp_path / "searches").rglob("*.json"))

@@ -176,12 +176,12 @@ def test_laws_have_the_operators_of_the_engine_that_is_kept(tmp_path):
     )
 
 
-@pytest.mark.parametrize("factor", [True, False])
-def test_a_run_that_goes_on_searches_for_nothing_twice(tmp_path, monkeypatch, factor):
+@pytest.mark.parametrize("route", ["data", "messages"])
+def test_a_run_that_goes_on_searches_for_nothing_twice(tmp_path, monkeypatch, route):
     run = sgn.simulate(
         KEY, sgn.SYSTEMS["spring"], num_simulations=5, num_outputs=20, solver="midpoint"
     )
-    quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, factor=factor)
+    quick = Settings(steps=20, width=8, depth=1, evaluations=2000, searches=1, route=route)
     first = sgn.discover(KEY, run, quick, folder=tmp_path)
 
     def fails(*_, **__):

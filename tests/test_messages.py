@@ -4,17 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sympy
 
-from symjax_gn.data.datasets import take
+from symjax_gn.data.datasets import make_dataset, take
 from symjax_gn.data.graphs import chain_edges, stack_graphs
 from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.data.sampling import sample_pairs
 from symjax_gn.data.units import normalise
-from symjax_gn.discovery import energies, recording
+from symjax_gn.discovery import certificate, energies, recording
+from symjax_gn.discovery.agreement import messages_apart
 from symjax_gn.discovery.gauge import FACTORS, fit_gauge, message_r2, r_squared
 from symjax_gn.discovery.recording import MessageTable, record_messages
+from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import predict
 from symjax_gn.networks.graphnet import GraphNet
+from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
 
 RNG = np.random.default_rng(0)
@@ -224,7 +228,7 @@ class Planted(GraphNet):
         return force + self.offset(receiver), None
 
     def update(self, owner, aggregate):
-        return (aggregate - 3 * self.offset(owner)) / owner.mass + jnp.array([0.0, -2.0])
+        return (aggregate - 3 * self.offset(owner)) / owner.mass[..., None] + jnp.array([0.0, -2.0])
 
     def offset(self, body):
         return 5.0 * body.velocity + body.mass[..., None]
@@ -450,3 +454,58 @@ def test_more_components_than_are_in_use(trained, spring_parts):
 def test_r2_needs_a_known_law():
     with pytest.raises(ValueError, match="law is known"):
         message_r2(table(FORCE)._replace(true_force=None))
+
+
+def force_law(factor, beside=0):
+    """The planted law, its forces times a factor."""
+    sums = [sympy.Symbol(f"e_{k}") for k in range(2)]
+    inertia = sympy.Symbol("m_i")
+    return SymbolicModel(
+        [factor * inertia * sympy.Symbol(way) for way in ("dx", "dy")],
+        [(1 + beside * sums[0]) * one / inertia - 2 * k for k, one in enumerate(sums)],
+    )
+
+
+def test_messages_are_compared_with_a_law(spring_parts, trained):
+    """Whatever a network adds to all messages of a receiver."""
+    planted, key = planted_network(trained), jax.random.key(0)
+    same, off = (
+        messages_apart(key, force_law(factor), planted, spring_parts[2]) for factor in (1, 1.1)
+    )
+    assert same < 1e-4  # float32, beside offsets of order ten
+    # An error of 10% of the force over 1.1 times that and a tenth of the typical one.
+    assert off == pytest.approx(0.1 / 1.1 / 1.1, rel=0.1)
+
+
+def test_messages_that_say_nothing_of_a_law(spring_parts, trained, hamiltonian):
+    key, test = jax.random.key(0), spring_parts[2]
+    assert "sum of forces" in str(messages_apart(key, force_law(1, 1), trained, test))
+    assert "energies are not" in str(messages_apart(key, force_law(1), hamiltonian, test))
+    two = simulate(
+        key, SYSTEMS["spring"], num_nodes=2, num_simulations=10, num_outputs=5, solver="midpoint"
+    )
+    few = make_dataset(two)
+    assert "several others" in str(messages_apart(key, force_law(1), planted_network(trained), few))
+
+
+def test_a_law_that_messages_contradict_is_doubted(spring_parts, trained, monkeypatch):
+    """By pairs it is another one, though the network errs little."""
+    test = spring_parts[2]
+    law = force_law(1)
+    target = law.predict(test.graphs).astype(np.float32)
+    data = dataclasses.replace(test, target=target)
+    own = planted_network(trained)
+    for apart, holds in ((1e-7, True), (0.4, False), ("more bodies", None)):
+        monkeypatch.setattr(certificate, "messages_apart", lambda *_, x=apart: x)
+        found = certificate.certify(law, own, data, data)
+        check = found.checks["messages"]
+        assert check["holds"] is holds
+        assert (found.says == "believe") is (holds is not False)
+    assert check["needs"] == "more bodies"
+
+
+def test_a_network_that_knows_little_says_nothing_of_pairs(spring_parts, trained):
+    law, test = force_law(1), spring_parts[2]
+    data = dataclasses.replace(test, target=law.predict(test.graphs).astype(np.float32))
+    check = certificate.certify(law, trained, data, data).checks["messages"]
+    assert check["holds"] is None and "a network that errs by at most 10%" in check["needs"]

@@ -17,7 +17,7 @@ from symjax_gn.networks.saving import load_network
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS, System
 from symjax_gn.pipeline import as_dataset, discover
-from symjax_gn.settings import Settings, check_settings, preset
+from symjax_gn.settings import STEPS, STEPS_TO_COMPARE, Settings, check_settings, preset
 
 QUICK = Settings(
     fits=60,
@@ -30,17 +30,21 @@ QUICK = Settings(
     form="central",
 )
 
+DATA = dataclasses.replace(QUICK, form="auto", route="data")
+
 
 def test_one_call_from_a_trajectory_to_a_law_and_its_files(tmp_path, spring_trajectory):
-    stages = []
+    stages, laws = [], []
     found = discover(
         jax.random.key(0),
         spring_trajectory,
         QUICK,
         system=SYSTEMS["spring"],
         on_stage=stages.append,
+        on_law=laws.append,
         folder=tmp_path,
     )
+    assert found.route == "messages" and not laws
     assert stages == ["train", "regress", "refit", "certify"]
     assert found.verdict is not None and not found.verdict.recovered
     assert found.law is not None and load_law(tmp_path / "law.json") == found.law
@@ -84,7 +88,8 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
         monkeypatch.setattr(module, name, called)
 
     spy(verdict, "judge", (3, 4))
-    spy(factoring, "find_laws", (2, 3))
+    spy(factoring, "find_terms", (0, 1))
+    spy(factoring, "find_laws", (1, 2))
     spy(refitting, "refit", (2,))
     spy(certificate, "certify", (2, 3))
     spy(refitting, "law_error", (2,))
@@ -96,53 +101,88 @@ def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_da
     np.testing.assert_array_equal(seen["judge"][0], train)
     np.testing.assert_array_equal(seen["judge"][1], test)
     np.testing.assert_array_equal(seen["refit"][0], train)
-    np.testing.assert_array_equal(seen["find_laws"][0], train)
-    np.testing.assert_array_equal(seen["find_laws"][1], validation)
+    for search in ("find_terms", "find_laws"):
+        np.testing.assert_array_equal(seen[search][0], train)
+        np.testing.assert_array_equal(seen[search][1], validation)
     np.testing.assert_array_equal(seen["certify"][0], train)
     np.testing.assert_array_equal(seen["certify"][1], test)
     np.testing.assert_array_equal(seen["law_error"][0], test)
     np.testing.assert_array_equal(seen["record_messages"][0], train)
 
 
-def test_training_ends_when_a_law_leaves_nothing(tmp_path, spring_trajectory):
-    """The network has seen the terms long before it knows the force well."""
-    steps = dataclasses.replace(QUICK, form="auto", steps=800, fits=600)
-    found = discover(jax.random.key(0), spring_trajectory, steps, system=SYSTEMS["spring"])
-    assert found.ended_at == found.trained.history.step.tolist()[-1] == 400
-    assert found.verdict.says == "exact" and found.certificate.says == "believe"
-    found.write(tmp_path)
-    assert "Training ended after 400 steps" in (tmp_path / "report.md").read_text()
-
-
-@pytest.mark.parametrize("changed", [dict(until_law=False), dict(strategy="standard")])
-def test_training_goes_on_to_the_end(monkeypatch, spring_trajectory, changed):
-    monkeypatch.setattr(learning, "_LOOK", 1)
+def test_data_alone_give_a_law_without_a_network(tmp_path, spring_trajectory):
+    laws, stages = [], []
     found = discover(
-        jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto", **changed)
+        jax.random.key(0),
+        spring_trajectory,
+        DATA,
+        system=SYSTEMS["spring"],
+        folder=tmp_path,
+        on_law=laws.append,
+        on_stage=stages.append,
     )
-    assert found.trained.history.step[-1] == QUICK.steps
+    assert found.route == "data" and found.trained is found.table is found.test_error is None
+    assert found.verdict.says == "exact" and found.certificate.says == "believe"
+    assert "explained" not in found.certificate.checks
+    (law,) = laws
+    assert law.message == found.law.message and stages[0] == "search"
+    assert not (tmp_path / "network.msgpack").exists()
+    report = found.write(tmp_path)
+    assert report["route"] == dict(asked="data", found="data") and report["test_error"] is None
+    assert "No network was trained" in (tmp_path / "report.md").read_text()
+    assert set(found.figures()) == {"law.png", "pareto_0.png"}
 
 
-def test_a_law_that_leaves_more_than_rounding_does_not_end_training(monkeypatch, spring_trajectory):
-    looks, searched, plain, choose = [], [], factoring.find_laws, formulas.choose
+def test_the_law_is_known_and_saved_before_the_network_is_trained(
+    tmp_path, monkeypatch, spring_trajectory
+):
+    def fails(*args, **options):
+        raise KeyboardInterrupt
 
-    def find_laws(*args, **options):
-        looks.append(options)
-        found = plain(*args, **options)
-        return found and found._replace(laws=found.laws._replace(errors=np.array([1e-4])))
+    settings, laws = dataclasses.replace(QUICK, form="auto"), []
+    monkeypatch.setattr(learning, "fit", fails)
+    with pytest.raises(KeyboardInterrupt):
+        discover(
+            jax.random.key(0), spring_trajectory, settings, folder=tmp_path, on_law=laws.append
+        )
+    assert laws == [load_law(tmp_path / "law.json")]
 
-    def search(*args, **options):
-        searched.append(1)
-        return choose(*args, **options)
 
-    monkeypatch.setattr(learning, "_LOOK", 1)
-    monkeypatch.setattr(factoring, "find_laws", find_laws)
-    monkeypatch.setattr(formulas, "choose", search)
+@pytest.mark.parametrize(
+    ("changed", "steps"),
+    [
+        (dict(steps=None), STEPS_TO_COMPARE),
+        (dict(steps=None, strategy="standard"), STEPS),
+        (dict(steps=40), 40),
+    ],
+)
+def test_a_network_to_compare_has_a_short_schedule(monkeypatch, spring_trajectory, changed, steps):
+    seen, plain = [], learning.fit
+
+    def fit(*args, **options):
+        seen.append(options["steps"])
+        return plain(*args, **(options | dict(steps=40)))
+
+    monkeypatch.setattr(learning, "fit", fit)
+    settings = dataclasses.replace(QUICK, form="auto", **changed)
+    found = discover(jax.random.key(0), spring_trajectory, settings)
+    assert seen == [steps] and found.route == "data"
+    assert found.certificate.checks["explained"]["holds"]
+
+
+def test_terms_that_err_more_than_the_network_give_way_to_messages(monkeypatch, spring_trajectory):
+    plain, searched = factoring.find_terms, []
+
+    def find_terms(*args, **options):
+        terms = plain(*args, **options)
+        found = terms.state.found
+        found = found._replace(errors=np.full_like(found.errors, 10.0))
+        return terms._replace(state=terms.state._replace(found=found))
+
+    monkeypatch.setattr(factoring, "find_terms", find_terms)
+    monkeypatch.setattr(factoring, "find_laws", lambda *_, **__: searched.append(1))
     found = discover(jax.random.key(0), spring_trajectory, dataclasses.replace(QUICK, form="auto"))
-    assert found.trained.history.step[-1] == QUICK.steps
-    assert [look.get("limit") for look in looks] == [1e-3, None]
-    # Laws of the same terms are not searched for again.
-    assert looks[1]["before"] is not None and searched == [1]
+    assert found.route == "messages" and found.steps == () and not searched
 
 
 def test_noisy_accelerations_are_weighted_alike_and_laws_told_by_all_of_them(
@@ -182,7 +222,6 @@ def test_noisy_accelerations_are_weighted_alike_and_laws_told_by_all_of_them(
 
 
 def test_a_law_is_found_term_by_term(spring_trajectory):
-    """A network that has hardly learned anything is enough to see which terms there are."""
     settings = dataclasses.replace(QUICK, form="auto")
     found = discover(jax.random.key(0), spring_trajectory, settings, system=SYSTEMS["spring"])
     r = sympy.Symbol("r")
@@ -282,6 +321,10 @@ def test_data_that_cannot_be_used(data, target, message):
         (dict(errors="square"), "Unknown kind of errors"),
         (dict(gauge="none"), "Unknown gauge"),
         (dict(form="none"), "Unknown form"),
+        (dict(route="dat"), "Did you mean 'data'"),
+        (dict(route="data", form="central"), 'form="central" is of messages'),
+        (dict(route="data", gauge="messages"), 'gauge="messages" is of messages'),
+        (dict(route="data", strategy="flathgn"), "Energies are read from a network"),
         (dict(form="central", gauge="messages"), "Raw messages have no direction"),
         (dict(width=0), "width must be a whole number of at least 1"),
         (dict(depth=1.5), "depth must be a whole number"),
@@ -316,6 +359,11 @@ def test_a_hamiltonian_needs_accelerations():
         discover(
             jax.random.key(0), sets(), dataclasses.replace(QUICK, strategy="flathgn"), target="z"
         )
+
+
+def test_what_sums_become_is_read_from_messages():
+    with pytest.raises(ValueError, match="What a z is a sum of is read from messages"):
+        discover(jax.random.key(0), sets(), DATA, target="z")
 
 
 def test_paper_mode_in_one_word():

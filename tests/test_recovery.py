@@ -123,7 +123,7 @@ def test_flathgn_is_the_other_job(recovery):
     for system, options in (("spring", []), ("damped", ["--dissipative"])):
         job, arguments = recovery.make_arguments(system, 2, "flathgn", 3, "cpu", ["--steps", "9"])
         assert job.__name__ == "discover_potential"
-        start = ["--system", system, "--dim", "2", "--seed", "3", recovery.FULL]
+        start = ["--system", system, "--dim", "2", "--seed", "3"]
         assert arguments == [*start, *options, "--steps", "9"]
         assert job.parse(arguments).settings.dissipative == bool(options)
         assert job.parse(arguments).settings.strategy == "flathgn"

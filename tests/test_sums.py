@@ -276,15 +276,17 @@ TENTH = sympy.Rational(1, 10)
             lambda ai, aj, bi, bj: np.sin(aj - ai) + 0.2 * bi,
             (sympy.sin(A_J - A_I), E_0 + B_I),
         ),
-        (
+        pytest.param(
             lambda linked, ai, aj, bi, bj: np.sum(linked * bj, axis=1) * ai[:, 0] - bi[:, 0] / 10,
             lambda ai, aj, bi, bj: (2 + np.exp(ai / 2)) * (bj + 0.3) + ai**2,
             (B_J, E_0 * A_I - B_I * TENTH),
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             lambda linked, ai, aj, bi, bj: np.sum(linked * np.sin(aj - ai), axis=1) * bi[:, 0],
             lambda ai, aj, bi, bj: bi * np.sin(aj - ai),
             (sympy.sin(A_J - A_I), E_0 * B_I),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -158,6 +158,12 @@ def test_weights_decide_what_counts():
     found = sympy.Poly(law, sympy.Symbol("x")).all_coeffs()
     # Standard errors of 2e-4 and 5e-4 by the 30 good samples, 0.3 and 1 without weights.
     np.testing.assert_allclose(np.array(found, float), [3.0, -2.0], atol=5e-3)
+
+
+@pytest.mark.slow
+def test_samples_without_weight_do_not_count():
+    x = np.linspace(1.0, 5.0, 60)
+    noise = np.where(np.arange(60) % 2, 3.0, 1e-3)
     wild = np.where(noise > 1, 1e3, 3 * x - 2)
     law = fit_table({"x": x}, wild, ENGINES, weights=noise < 1)[0].expression
     np.testing.assert_allclose(to_numpy(law, ["x"])(x[:, None]), 3 * x - 2, rtol=1e-6)

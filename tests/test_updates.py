@@ -16,7 +16,6 @@ from symjax_gn.discovery.fitter import Fits
 from symjax_gn.discovery.moves import SIMPLER, regridded
 from symjax_gn.discovery.objective import OnFormulas
 from symjax_gn.discovery.proposals import Candidates
-from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.refitting import force_model
 from symjax_gn.discovery.terms import force_law, make_term, pair_vectors
 from symjax_gn.discovery.updates import within_a_function
@@ -24,7 +23,7 @@ from symjax_gn.discovery.verdict import Verdict
 from symjax_gn.laws.bound import bind
 from symjax_gn.laws.law import Factor, Law, Term, sum_symbols
 from symjax_gn.laws.least_squares import fitted, mean_size
-from symjax_gn.laws.samples import gather, reweighted
+from symjax_gn.laws.samples import gather, reweighted, some_owners
 from symjax_gn.laws.shapes import Formula, Grid
 from symjax_gn.report.plots import pair_forces
 
@@ -66,17 +65,9 @@ def bodies(data, groups) -> list:
     return [reweighted(one, one.target) for one in gathered]
 
 
-def without_a_network(train):
-    """Forces of which nothing is known."""
-    some = np.arange(400)
-    _, owner = np.unique(train.sums.tocsc().indices[some], return_inverse=True)
-    force = np.random.default_rng(0).normal(size=(len(some), 2))
-    return StarForces({name: x[some] for name, x in train.elements.items()}, owner, force)
-
-
 @pytest.mark.parametrize(
     ("became", "variable"),
-    [(mond, LENGTH), (limited, VI), (shared, E2)],
+    [(mond, LENGTH), (limited, VI), pytest.param(shared, E2, marks=pytest.mark.slow)],
     ids=["length", "speed", "sum"],
 )
 def test_sums_within_a_function_are_found(monkeypatch, became, variable):
@@ -96,7 +87,7 @@ def limited_law(monkeypatch, ways, first, train, valid):
     line = pair_vectors(train.elements, 2)[0]
     terms = [make_term(line, way) for way in ways]
     monkeypatch.setattr(Candidates, "pairs", lambda *_: terms)
-    candidates = Candidates(without_a_network(train), train.owners, 2)
+    candidates = Candidates(some_owners(train, 100))
     moves = (SIMPLER, (regridded,), (within_a_function,))
     law = force_law([make_term(line, first)], (), 2)
     return search(law, moves, Known(Fits(train, valid), candidates))
@@ -128,7 +119,7 @@ def test_a_law_within_a_function_ends_as_a_model():
     chosen = formulas.Chosen(law, errors, formulas.candidate_of(law), (), ())
     nothing = bind(law, seen)
     known = factoring.Fitted(law, (), errors)
-    found = factoring.factor(factoring.Found(known, (), chosen, seen, 1.0))
+    found = factoring.factor(factoring.Found(known, (), chosen, seen))
     refit = found.refit
     assert refit.update == (E0 / sympy.sqrt(1 + E0**2 + E1**2), E1 / sympy.sqrt(1 + LENGTH**2))
     # The force of a pair alone would be judged, or integrated, as what bodies feel.
@@ -160,7 +151,7 @@ def test_another_sum_is_a_message_beside_the_forces():
     assert np.mean(errors) < 1e-6
     chosen = formulas.Chosen(law, errors, formulas.candidate_of(law), (), ())
     refit = factoring.factor(
-        factoring.Found(factoring.Fitted(law, (), errors), (), chosen, seen, 1.0)
+        factoring.Found(factoring.Fitted(law, (), errors), (), chosen, seen)
     ).refit
     assert refit.others == (sympy.exp(-R),) and refit.update == (E0 / E2, E1 / E2)
     extra = dict(others=refit.others, update=refit.update)

@@ -132,8 +132,10 @@ def mixed(force, matrix, offset):
 @pytest.mark.parametrize(
     ("name", "misses"),
     [
-        ("r2", [MI * MJ / R**1.9, MI / R**2, MJ / R**2 / (1 + 0.1 * R)]),
-        ("charge", [-QI * QJ / R**1.9, -QI / R**2]),
+        pytest.param(
+            "r2", [MI * MJ / R**1.9, MI / R**2, MJ / R**2 / (1 + 0.1 * R)], marks=pytest.mark.slow
+        ),
+        pytest.param("charge", [-QI * QJ / R**1.9, -QI / R**2], marks=pytest.mark.slow),
         ("spring", [2 * R, 2 * (R - 0.8)]),
     ],
 )

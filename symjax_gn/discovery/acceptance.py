@@ -73,7 +73,7 @@ class Step(NamedTuple):
 
 
 def search(
-    law: Law, moves: Sequence[Sequence[Move]], known: Known
+    law: Law, moves: Sequence[Sequence[Move]], known: Known, until: float = ROUNDING
 ) -> tuple[State, tuple[Step, ...]]:
     """The law from which no move leads to a shorter description, and the way to it.
 
@@ -85,13 +85,14 @@ def search(
         law: to start from, e.g. one without terms.
         moves: groups of moves, those that make laws simpler or cost least first.
         known: what they know of the data.
+        until: error that leaves nothing to look for: then laws are made simpler and nothing else.
     """
     state, seen = State(law, known.fits(law)), {law}
     steps: list[Step] = []
     ended = False
     while True:
         for group in moves:
-            most = to_gain(state, known.fits)
+            most = to_gain(state, known.fits) if state.found.error > until else 0.0
             if known.fits.work > _MOST_WORK and group is not moves[0]:
                 ended = True
                 continue

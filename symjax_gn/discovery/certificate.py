@@ -3,12 +3,14 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from symjax_gn.data.datasets import Dataset, inertia, take
 from symjax_gn.data.graphs import edge_mask, node_mask
 from symjax_gn.data.units import typical_size
+from symjax_gn.discovery.agreement import messages_apart
 from symjax_gn.discovery.extensions import NOTHING, Extensions, run_checks
 from symjax_gn.discovery.missed import explained_by_terms
 from symjax_gn.discovery.refitting import refit_model
@@ -24,6 +26,7 @@ from symjax_gn.discovery.residuals import (
 from symjax_gn.laws.samples import ROUNDING
 from symjax_gn.laws.symbolic import SymbolicModel
 from symjax_gn.model import Predictor, batches, known_targets
+from symjax_gn.networks.training import Trained
 
 # A law that errs by more than this share of what predicting nothing does says nothing.
 _KNOWS = 0.5
@@ -31,6 +34,10 @@ _KNOWS = 0.5
 # A law says what the network knows if it errs at most so many times as much, and something
 # else if it errs more than so many times as much. True laws err less than what has learned them.
 _SAYS, _SAYS_NOT = 1.1, 3.0
+
+# What a network's messages say of pairs may differ from the law by so many times what it errs. A
+# network that errs more than so much says nothing of pairs.
+_PAIRS, _LEARNED = 3.0, 0.1
 
 # Splines may lower the error of what a law leaves by this share.
 _STRUCTURE = 0.005
@@ -101,11 +108,13 @@ def certify(
 ) -> Certificate:
     """Say whether a law is to be believed.
 
-    Ten checks; errors are those on data that neither the network nor the law has seen:
+    Eleven checks; errors are those on data that neither the network nor the law has seen:
 
     - `known`: the law errs by at most half of what predicting nothing does.
     - `explained`: the law errs at most 1.1 times as much as the network. With more than 3
       times as much it does not say what the network knows. Not made without a network.
+    - `messages`: by the messages of a network that errs by at most 10%, and by the law, the forces
+      of other bodies on one differ by at most 3 times what the network errs.
     - `structure`: what the law leaves has none: no term with a spline of distance, velocity or
       place, fitted to it on one half of the data, explains over 0.5% of it on the other, and
       three standard errors; where it is of scalars, no sum of a spline over elements, and no
@@ -164,6 +173,8 @@ def certify(
     knows = own is None or error <= _SAYS_NOT * (own + ROUNDING)
     if not (checks["known"]["holds"] and knows):
         return Certificate("reject", checks)
+    if own is not None and isinstance(network, Trained) and test.quantity.vector:
+        checks["messages"] = _messages(law, network, test, own)
     checks["structure"] = _structure(law, test, error)
     if test.quantity.vector:
         checks |= _missing(law, train, test, error)
@@ -187,6 +198,17 @@ def _at_most(name: str, value: float, limit: float, **others: Any) -> dict[str, 
 def _cannot_tell(name: str, limit: float, needs: str) -> dict[str, Any]:
     """A check that the data do not allow."""
     return {name: None, "limit": limit, "holds": None, "needs": needs}
+
+
+def _messages(law, network, test, own):
+    """How much the law and the network's messages differ in what they say of pairs."""
+    limit = _PAIRS * own + ROUNDING
+    if own > _LEARNED:
+        return _cannot_tell("apart", limit, f"a network that errs by at most {_LEARNED:.0%}")
+    apart = messages_apart(jax.random.key(0), law, network, test)
+    if isinstance(apart, str):
+        return _cannot_tell("apart", limit, apart)
+    return _at_most("apart", apart, limit, network_error=own)
 
 
 def halves(dataset: Dataset) -> list[Dataset]:

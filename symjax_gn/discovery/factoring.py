@@ -1,7 +1,7 @@
 """A law of forces found term by term: structure, kernels, formulas, and their composition.
 
-The network ranks candidate terms; their kernels are fitted to accelerations by least squares,
-and held-out recordings decide which terms and formulas stay.
+Kernels are fitted to accelerations by least squares, and held-out recordings decide which terms
+and formulas stay.
 """
 
 import math
@@ -11,39 +11,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
-from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
 from symjax_gn.discovery import formulas, structure
 from symjax_gn.discovery.acceptance import Known, Step
-from symjax_gn.discovery.certificate import relative_errors
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.extensions import NOTHING, Extensions
 from symjax_gn.discovery.moves import with_disjoint_couplings
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.objective import OnFormulas
-from symjax_gn.discovery.recording import record_stars
 from symjax_gn.discovery.refitting import Refit
+from symjax_gn.discovery.structure import Structure
 from symjax_gn.discovery.terms import is_central
-from symjax_gn.laws.bound import bind, predict
+from symjax_gn.laws.bound import predict
 from symjax_gn.laws.engines import Regressor
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.fronts import Law, to_front
 from symjax_gn.laws.keeping import kept
 from symjax_gn.laws.law import Fitted, Term, as_expressions
-from symjax_gn.laws.least_squares import bounded
 from symjax_gn.laws.samples import ROUNDING, Samples, gather, reweighted
 from symjax_gn.laws.shapes import Formula
-from symjax_gn.networks.training import Trained
 
 # Pairs that terms are compared on, that kernels and laws are fitted to, and held-out ones.
 _COMPARED, _FITTED, _HELD_OUT = 8_000, 20_000, 8_000
 
 # Pairs of both that laws are compared on in the end, if there is noise.
 _ALL = 100_000
-
-# Terms explain a force if they err at most so many times as much as the network.
-_AS_WELL = 1.5
 
 
 class Found(NamedTuple):
@@ -57,8 +50,11 @@ class Found(NamedTuple):
     """The formulas in the place of kernels, and what they were chosen from."""
     seen: Samples
     """Whose accelerations the laws were fitted to."""
-    network_error: float
-    """The network's held-out error, as those of `fitted` and `laws`."""
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether the laws leave nothing of held-out accelerations but rounding."""
+        return self.laws.error <= ROUNDING
 
 
 class Factored(NamedTuple):
@@ -74,59 +70,63 @@ class Factored(NamedTuple):
     """The terms with splines for their functions."""
     laws: formulas.Chosen
     """The formulas in the place of kernels, and what they were chosen from."""
-    network_error: float
-    """The network's held-out error, as those of `fitted` and `laws`."""
+
+
+def find_terms(
+    train: Dataset,
+    validation: Dataset,
+    *,
+    before: Structure | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    more: Extensions = NOTHING,
+) -> Structure:
+    """The terms of a force; no network is asked.
+
+    Args:
+        train: graphs whose targets terms are fitted to, user's units.
+        validation: graphs of other recordings, by which terms are chosen.
+        before: what was found by the moves that take seconds; None: these are made.
+        folder: where terms are kept, see `laws.keeping`.
+        more: what a user adds.
+    """
+    few, held_out = gather(train, _COMPARED), gather(validation, _HELD_OUT)
+    moves = () if before is None else structure.MOVES
+    return kept(structure.find_structure, folder)(few, held_out, moves, more, before)
 
 
 def find_laws(
-    key: PRNGKeyArray,
-    trained: Trained,
+    terms: Structure,
     train: Dataset,
     validation: Dataset,
     regressors: Sequence[Regressor],
     *,
-    before: Found | None = None,
-    limit: float | None = None,
     by_score: bool = False,
     fits: float = math.inf,
     seconds: float | None = None,
     folder: str | os.PathLike[str] | None = None,
     more: Extensions = NOTHING,
 ) -> Found | None:
-    """The terms of a force and their laws; None where no terms explain it.
+    """The laws of the terms of a force; None if it has no terms.
 
     Args:
-        key: PRNG key that chooses pairs.
-        trained: the trained network.
+        terms: what `find_terms` gave.
         train: graphs whose targets laws are fitted to, user's units.
-        validation: graphs of other recordings, by which terms and laws are chosen.
+        validation: graphs of other recordings, by which laws are chosen.
         regressors: engines that search for each kernel.
-        before: what was found earlier, whose laws are those of the same terms.
-        limit: the largest error of terms that explain a force; None for 1.5 times the
-            network's.
         by_score: choose by the paper's score in place of held-out accelerations.
         fits: of formulas, after which no others are tried.
         seconds: likewise, of one core; None: no limit.
-        folder: where terms and laws are kept, see `laws.keeping`.
+        folder: where laws are kept, see `laws.keeping`.
         more: what a user adds.
 
     Raises:
         RegressionError: a search ended without a usable expression.
     """
-    stars = record_stars(key, trained, train)
-    seen, held_out = gather(train, _FITTED), gather(validation, _HELD_OUT)
-    network_error = float(np.nanmean(relative_errors(trained, validation)))
-    at_end = limit is None
-    limit = _AS_WELL * network_error if limit is None else limit
-    few = gather(train, _COMPARED)
-    find_structure = kept(structure.find_structure, folder)
-    moves = structure.MOVES if at_end else structure.QUICK
-    terms = find_structure(stars, few, held_out, moves, more)
     found, steps = terms.state.found, terms.steps
-    if not found.law.shapes or not _error(found.law, held_out) <= limit:
+    if not found.law.shapes:
         return None
-    if before is not None and before.fitted.law.structure == found.law.structure:
-        return before._replace(network_error=network_error)
+    few, seen = gather(train, _COMPARED), gather(train, _FITTED)
+    held_out = gather(validation, _HELD_OUT)
     share = noise_share(held_out, predict(found.law, held_out))
 
     def weighted(bodies):
@@ -147,13 +147,7 @@ def find_laws(
     elif laws.error > ROUNDING:
         seen, held_out = (weighted(gather(part, _ALL)) for part in (train, validation))
     laws = formulas.finish(laws, seen, held_out, **limits)
-    return Found(state.found, steps, laws, seen, network_error)
-
-
-def _error(law, samples):
-    """Mean error of a law with splines; where bodies are far from all that were fitted, 1."""
-    bound = bind(law, samples)
-    return float(np.mean(bounded(bound.errors(bound.start))))
+    return Found(state.found, steps, laws, seen)
 
 
 def factor(found: Found) -> Factored:
@@ -162,7 +156,7 @@ def factor(found: Found) -> Factored:
     Args:
         found: terms and laws.
     """
-    fitted, _, laws, seen, network_error = found
+    fitted, _, laws, seen = found
     law = laws.law
     objective = OnFormulas(law, seen)
     dim = len(law.update[0].along)
@@ -186,7 +180,7 @@ def factor(found: Found) -> Factored:
         update=() if law.is_linear else update,
     )
     pair, own = _pair_law(laws, force, scalar, after), _own_law(law, alone)
-    return Factored(pair, own, refit, fitted, laws, network_error)
+    return Factored(pair, own, refit, fitted, laws)
 
 
 def _nothing(law):

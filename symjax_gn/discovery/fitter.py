@@ -4,7 +4,8 @@ A law is given with grids in the place of functions; splines are placed on them 
 """
 
 import itertools
-from collections.abc import Hashable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ _UNSEEN = 1e-9
 # A fit that is not linear takes as long as so many that are.
 _COMPOSED = 20
 
+# Parts of terms that are kept, in bytes; what was used longest ago is left out first.
+_MOST_KEPT = 2**29
+
 # Pieces of functions of elements, and of sums, that are fitted together first; the range of sums
 # may grow by this share as they are.
 _FIRST, _OF_SUMS, _MARGIN = 14, 6, 0.1
@@ -50,7 +54,8 @@ class Fits:
         self.train, self.valid = train, valid
         self._ends = train, valid
         self._weights = np.repeat(train.weight, train.target.shape[1])
-        self._kept: dict[Hashable, Any] = {}
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._room = _MOST_KEPT
         self._laws: dict[Law, Fitted] = {}
         self.work = 0
 
@@ -146,10 +151,16 @@ class Fits:
         name = (spline.knots.tobytes(), spline.logarithmic, spline.power)
         return self._once(("basis", inside, which, variable, name), make)
 
-    def _once(self, key, make):
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        found = self._kept[key] = make()
+        self._room -= _size(found)
+        while self._room < 0 and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self._room += _size(oldest)
+        return found
 
     def felt(self, term: Term, variable: sympy.Expr, inside: bool) -> Float[np.ndarray, " sample"]:
         """Values of a variable where a term acts; if nowhere, everywhere.
@@ -255,6 +266,12 @@ class Fits:
         shapes = list(law.shapes)
         shapes[k] = new._replace(numbers=numbers)
         return law.with_shapes(shapes)
+
+
+def _size(found):
+    """Bytes of arrays in what is kept."""
+    several = found if isinstance(found, tuple | list) else [found]
+    return sum(one.nbytes for one in several if isinstance(one, np.ndarray))
 
 
 def _is_linear(law):

@@ -32,6 +32,9 @@ _PIECES = (PIECES, 40, 80, 160)
 # Terms of one law, and terms that may be added at once.
 _MOST_TERMS, _TOGETHER = 6, 4
 
+# Couplings, the simplest, that may be those of all terms.
+_COUPLINGS = 40
+
 # Powers of grids are round.
 _DIGITS = 1
 
@@ -185,11 +188,17 @@ def added(state: State, known: Known) -> Iterator[Law]:
 
 
 def added_finely(state: State, known: Known) -> Iterator[Law]:
-    """With a further simple term on a fine grid: few pieces see nothing of fast waves."""
-    if _count(state.law) < _MOST_TERMS:
-        for term in known.candidates.simple:
-            (first,) = term.factors
-            fine = term._replace(factors=(first._replace(shape=Grid(_PIECES[-1])),))
+    """With a simple term on a fine grid, a further one or one that is there.
+
+    Few pieces see nothing of fast waves.
+    """
+    there = list(map(blank, state.law.message))
+    for term in known.candidates.simple:
+        (first,) = term.factors
+        fine = term._replace(factors=(first._replace(shape=Grid(_PIECES[-1])),))
+        if blank(term) in there:
+            yield _with(state.law, True, there.index(blank(term)), (fine,))
+        elif _count(state.law) < _MOST_TERMS:
             yield _beside(state.law, fine)
 
 
@@ -202,7 +211,7 @@ def together(state: State, known: Known) -> Iterator[Law]:
     law, candidates = state.law, known.candidates
     if _count(law) >= _MOST_TERMS:
         return
-    ends = candidates.stars, _found(state), candidates.vectors, candidates.couplings
+    ends = candidates.seen, _found(state), candidates.vectors, candidates.couplings
     there = {blank(one) for one in law.message}
     for terms in groups(*ends, _TOGETHER):
         if not there & {blank(one) for one in terms}:
@@ -223,6 +232,20 @@ def swapped(state: State, known: Known) -> Iterator[Law]:
     for inside, k, _ in _placed(state.law):
         rest = _with(state.law, inside, k, ())
         yield from _longer(rest, known.fits(rest) if _count(rest) else None, known)
+
+
+def recoupled(state: State, known: Known) -> Iterator[Law]:
+    """With another coupling of all terms that share one.
+
+    Terms of a law often do, and changing that of one of them explains nothing.
+    """
+    terms = state.law.message
+    for way in dict.fromkeys(one.coupling for one in terms):
+        which = [k for k, one in enumerate(terms) if one.coupling == way]
+        for new in known.candidates.couplings[:_COUPLINGS]:
+            law = _recoupled(state.law, True, which, [new] * len(which))
+            if len({blank(one) for one in law.message}) == len(terms):
+                yield law
 
 
 def _longer(law, found, known):
@@ -348,6 +371,3 @@ def _within(columns, spans):
 
 SIMPLER: Sequence[Move] = (dropped, simplified, merged, with_plain_couplings)
 """Moves that make a law shorter."""
-
-MOVES: Sequence[Sequence[Move]] = (SIMPLER, (regridded,), (added,), (together,), (swapped,))
-"""All moves, those first that cost no words."""

@@ -1,12 +1,10 @@
-"""Terms that a force may have, those first that explain most of what a network has recorded."""
+"""Terms that a force may have, those first that explain most of what others leave."""
 
 from typing import Any
 
 from symjax_gn.discovery.extensions import NOTHING, Extensions
 from symjax_gn.discovery.ranking import rank_pairs
-from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import (
-    Columns,
     body_vectors,
     couplings,
     make_term,
@@ -14,6 +12,7 @@ from symjax_gn.discovery.terms import (
 )
 from symjax_gn.laws.expressions import complexity
 from symjax_gn.laws.law import Fitted, Law, Term
+from symjax_gn.laws.samples import Samples
 
 # Terms of pairs that are compared after each ranking; the complexity of couplings that are
 # compared whatever it says; couplings of terms of bodies.
@@ -23,19 +22,18 @@ _TRIED, _SIMPLE, _OWN = 24, 3, 24
 class Candidates:
     """Terms that a force may have."""
 
-    def __init__(self, stars: StarForces, nodes: Columns, dim: int, more: Extensions = NOTHING):
+    def __init__(self, seen: Samples, more: Extensions = NOTHING):
         """List what pairs and bodies may feel.
 
         Args:
-            stars: what the network says of pairs.
-            nodes: feature columns of bodies.
-            dim: spatial dimension.
+            seen: what terms are ranked by.
             more: directions and couplings that a user adds.
         """
-        self.stars = stars
+        self.seen = seen
+        dim, nodes = seen.target.shape[1], seen.owners
         self._ranked: dict[Any, list[tuple[float, Term]]] = {}
-        self.vectors = [*pair_vectors(stars.pairs, dim), *more.directions]
-        self.couplings = [*couplings(stars.pairs, "ij"), *more.couplings]
+        self.vectors = [*pair_vectors(seen.elements, dim), *more.directions]
+        self.couplings = [*couplings(seen.elements, "ij"), *more.couplings]
         self._of_senders = [vector for vector in self.vectors if _of_sender(vector)]
         self.simple = [
             make_term(self.vectors[0], way)
@@ -53,18 +51,18 @@ class Candidates:
             fitted: the same with splines; None: what explains most by itself is wanted.
         """
         ranked = [one for _, one in self.ranked(fitted)]
-        # What is simple is tried whatever a network says that has not learned enough, and so
-        # are other vectors beside those found: a law's terms often share a coupling.
+        # What is simple is tried wherever it ranks, and so are other vectors beside those found:
+        # a law's terms often share a coupling.
         shared = dict.fromkeys([self.couplings[0], *(one.coupling for one in law.message)])
         alike = [make_term(vector, way) for way in shared for vector in self._of_senders]
         tried = dict.fromkeys([*ranked[:_TRIED], *self.simple, *alike])
         return [term for term in tried if not _is_there(term, law.message)]
 
     def ranked(self, fitted: Fitted | None) -> list[tuple[float, Term]]:
-        """Terms of pairs by what they explain of what the network says, see `rank_pairs`."""
+        """Terms of pairs by what they explain of what is left, see `rank_pairs`."""
         key = None if fitted is None else fitted.law.structure
         if key not in self._ranked:
-            self._ranked[key] = rank_pairs(self.stars, fitted, self.vectors, self.couplings)
+            self._ranked[key] = rank_pairs(self.seen, fitted, self.vectors, self.couplings)
         return self._ranked[key]
 
     def bodies(self, law: Law) -> list[Term]:

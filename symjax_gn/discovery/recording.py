@@ -79,16 +79,29 @@ class Recorded(NamedTuple):
     """[edge, sender, dim], what each of the receiver's senders adds, model's unit."""
 
 
-class StarForces(NamedTuple):
-    """What a trained model says that each sender adds to some receivers."""
+class TruePairs(NamedTuple):
+    """Pairs whose true forces are known."""
 
-    pairs: dict[str, Float[np.ndarray, " pair"]]
+    features: dict[str, Float[np.ndarray, " pair"]]
     """Feature columns `[pair]`, user's units."""
-    owner: Int[np.ndarray, " pair"]
-    """[pair], number of the receiver, in ascending order."""
     force: Float[np.ndarray, "pair dim"]
-    """[pair, dim], force on the receiver, user's units, up to an offset that is the same for
-    all of its senders."""
+    """[pair, dim], the true force of the sender on the receiver."""
+
+
+def true_pairs(key: PRNGKeyArray, system: System, dataset: Dataset, count: int = 60) -> TruePairs:
+    """True forces between some pairs of a dataset.
+
+    Args:
+        key: PRNG key that chooses them.
+        system: the true law.
+        dataset: graphs in the user's units.
+        count: of pairs.
+    """
+    stars = sample_stars(key, dataset, count)
+    assert stars.receiver is not None
+    ends = stars.receiver, take_nodes(stars.senders, (slice(None), 0))
+    force = np.asarray(true_forces(system, *ends), np.float64)
+    return TruePairs(pair_features(*ends, dataset.space), force)
 
 
 def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int) -> Recorded:
@@ -162,33 +175,6 @@ def record(key: PRNGKeyArray, trained: Trained, dataset: Dataset, num_edges: int
 def _ask(params, mask, stars, counted, model):
     found = contributions_of(model, params, stars, mask)
     return found, rank_components(found, counted)
-
-
-def record_stars(
-    key: PRNGKeyArray, trained: Trained, dataset: Dataset, *, num_pairs: int = 900
-) -> StarForces:
-    """Forces of all senders on sampled receivers.
-
-    Args:
-        key: PRNG key that chooses the receivers.
-        trained: the trained network.
-        dataset: graphs in the user's units.
-        num_pairs: about how many pairs.
-    """
-    most = max(1, sample_stars(key, dataset, 1).present.shape[1])
-    recorded = record(key, trained, dataset, max(20, num_pairs // most))
-    stars, receiver = recorded.stars, recorded.receiver
-    assert receiver is not None
-    owner, sender = np.nonzero(stars.present)
-    pairs = pair_features(
-        take_nodes(receiver, owner), take_nodes(stars.senders, (owner, sender)), dataset.space
-    )
-    apart = np.flatnonzero(pairs["r"] > 0)
-    return StarForces(
-        pairs={name: column[apart] for name, column in pairs.items()},
-        owner=np.unique(owner[apart], return_inverse=True)[1],
-        force=recorded.every[owner, sender][apart] * force_unit(trained, dataset),
-    )
 
 
 @checked

@@ -1,7 +1,7 @@
 """Which terms a force has, with their functions as splines.
 
-The network ranks the terms that a force may have: it has split what a body feels into pairs.
-Accelerations decide which of them it has.
+What accelerations leave unexplained ranks the terms that a force may have; how well all are
+explained decides which of them it has.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,29 @@ from symjax_gn.discovery.moves import (
     SIMPLER,
     added,
     added_finely,
+    recoupled,
     regridded,
     swapped,
     together,
 )
 from symjax_gn.discovery.noise import noise_share
 from symjax_gn.discovery.proposals import Candidates
-from symjax_gn.discovery.recording import StarForces
 from symjax_gn.discovery.terms import force_law
 from symjax_gn.discovery.updates import within_a_function
 from symjax_gn.laws.bound import predict
 from symjax_gn.laws.law import Law
-from symjax_gn.laws.samples import ROUNDING, Samples, reweighted
+from symjax_gn.laws.samples import ROUNDING, Samples, reweighted, some_owners
+
+# Bodies by which terms are ranked.
+_RANKED = 1_000
+
+READABLE = 1e-3
+"""Terms that err no more may have their formulas: splines of few pieces err as much."""
 
 QUICK: Sequence[Sequence[Move]] = (
     SIMPLER,
     (regridded,),
-    (added, freed),
+    (added, freed, recoupled),
     (together, added_finely),
 )
 """Moves that take seconds, those first that cost no words."""
@@ -58,34 +64,39 @@ class Structure(NamedTuple):
 
 
 def find_structure(
-    stars: StarForces,
     train: Samples,
     valid: Samples,
     moves: Sequence[Sequence[Move]] = MOVES,
     more: Extensions = NOTHING,
+    before: Structure | None = None,
 ) -> Structure:
     """The terms of a force, with functions on grids as fine as the data allow.
 
     Args:
-        stars: what the network says of pairs.
         train: bodies whose accelerations are fitted.
         valid: bodies of other recordings.
-        moves: see `acceptance.search`.
+        moves: see `acceptance.search`; they are made after those that take seconds.
         more: what a user adds.
+        before: what was found with fewer moves; None: nothing yet.
     """
     dim = train.target.shape[1]
-    check_columns(more, stars.pairs, dim)
-    candidates = Candidates(stars, train.owners, dim, more)
-    moves = (*moves, tuple(map(guarded, more.moves)))
+    check_columns(more, train.elements, dim)
+    candidates = Candidates(some_owners(train, _RANKED), more)
     known = Known(Fits(train, valid), candidates)
-    state, steps = search(force_law((), (), dim), QUICK, known)
+    if before is None:
+        state, steps = search(force_law((), (), dim), QUICK, known, READABLE)
+    else:
+        state, steps = State(before.state.law, known.fits(before.state.law)), before.steps
     share = None
     if state.law.shapes and state.found.error > ROUNDING and not is_coarse(state, known.fits):
         # Noise is of one size whatever the force: errors relative to it tell more.
         share = noise_share(valid, predict(state.found.law, valid))
         known = Known(Fits(*_weighted(state, share, train, valid)), candidates)
-    state, others = search(state.law, moves, known)
-    return Structure(state, steps + others, share)
+    if moves:
+        moves = (*moves, tuple(map(guarded, more.moves)))
+        state, others = search(state.law, moves, known)
+        steps += others
+    return Structure(state, steps, share)
 
 
 def fit_to(state: State, train: Samples, valid: Samples) -> tuple[State, Fits]:

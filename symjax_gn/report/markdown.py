@@ -77,22 +77,7 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
         lines += [*(f"- {remark}" for remark in report["remarks"]), ""]
     if report.get("failed_simulations"):
         lines += [f"{report['failed_simulations']} simulations failed and were left out.", ""]
-    error = report["test_error"]
-    share = error["value"] / error["mean_abs_target"] if error["mean_abs_target"] else math.nan
-    lines += [
-        "## Network",
-        "",
-        f"The network's error on test data is {number(error['value'], 4)}, {number(share)} of "
-        f"the size of what it predicts, {number(error['mean_abs_target'], 4)} ({error['unit']}).",
-        "",
-    ]
-    if report.get("ended_at"):
-        lines += [
-            f"Training ended after {report['ended_at']} steps, because a law that was found by "
-            "then fits held-out data to rounding. The network was not trained to the end: its "
-            "errors are those of that moment.",
-            "",
-        ]
+    lines += _network_lines(report)
     components = report.get("message_components")
     if components:
         how = "given as the dimension" if components["told"] else "found, with no dimension given"
@@ -104,8 +89,9 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     more = report.get("more_bodies")
     if more:
         lines += [
-            f"With {more['n']} bodies, without training on them: network {more['network']:.4g}, "
-            f"law {more['law']:.4g}, of a mean size of {more['mean_abs_target']:.4g} (same unit).",
+            f"With {more['n']} bodies, without training on them: network "
+            f"{number(more['network'], 4)}, law {more['law']:.4g}, of a mean size of "
+            f"{more['mean_abs_target']:.4g} (same unit).",
             "",
         ]
     if report["message_r2"]:
@@ -148,8 +134,9 @@ def report_markdown(report: Mapping[str, Any], figures: Mapping[str, str]) -> st
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
     seconds += "" if compiling is None else f"; compiling, in all of them, {compiling:.1f}"
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    strategy = report["strategy"] or "none, without a network"
     lines += [
-        f"Strategy {report['strategy']}, regressor {report['regressor']}, seed {report['seed']}. "
+        f"Strategy {strategy}, regressor {report['regressor']}, seed {report['seed']}. "
         f"Seconds: {seconds}. Versions: {packages}.",
         "",
     ]
@@ -178,6 +165,34 @@ def _step_lines(steps):
         ),
         "",
     ]
+
+
+def _network_lines(report):
+    """By which route the law was found, and what the network errs by."""
+    found, error = report.get("route"), report["test_error"]
+    lines = []
+    if found:
+        lines += ["## The route", "", _ROUTES[found["found"]], ""]
+    if error is None:
+        return [*lines, "No network was trained.", ""]
+    share = error["value"] / error["mean_abs_target"] if error["mean_abs_target"] else math.nan
+    steps = report.get("training_steps")
+    after = "" if steps is None else f" after {steps} steps"
+    return [
+        *lines,
+        f"The network's error on test data{after} is {number(error['value'], 4)}, {number(share)} "
+        f"of the size of what it predicts, {number(error['mean_abs_target'], 4)} "
+        f"({error['unit']}).",
+        "",
+    ]
+
+
+_ROUTES = {
+    "data": "The law was found from the data: terms were fitted to them by least squares, and the "
+    "functions of these were read as formulas. No network had a part in it.",
+    "messages": "The law was found from messages: a network was trained, and what it sends was "
+    "read as formulas, whose constants were then fitted to the data.",
+}
 
 
 def _rating(law, unit):

@@ -11,10 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.features import AXES
+from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.trajectories import Trajectory
 from symjax_gn.discovery.bases import coefficients, line_of_centres
 from symjax_gn.discovery.energies import EnergyTable, PotentialLaw
-from symjax_gn.discovery.recording import MessageTable
+from symjax_gn.discovery.recording import MessageTable, TruePairs
 from symjax_gn.discovery.refitting import Refit
 from symjax_gn.laws.export import to_latex
 from symjax_gn.laws.expressions import evaluate
@@ -154,7 +155,9 @@ def pair_forces(refitted: Refit, dataset: Dataset, num_pairs: int = 3_000) -> Pa
     return PairForces(bodies.elements, law, law + force)
 
 
-def plot_law(refitted: Refit, pairs: PairForces, table: MessageTable) -> Figure:
+def plot_law(
+    refitted: Refit, pairs: PairForces, quantity: Quantity, true: TruePairs | None = None
+) -> Figure:
     """A law over the data, and over the truth where it is known, with what the law leaves.
 
     Forces are those along the line of centres, and where that is not all of the law, across it
@@ -163,7 +166,8 @@ def plot_law(refitted: Refit, pairs: PairForces, table: MessageTable) -> Figure:
     Args:
         refitted: the law.
         pairs: what `pair_forces` gave.
-        table: where the true forces of other pairs are, if they are known.
+        quantity: what forces, summed, predict.
+        true: what `true_pairs` gave, where the truth is known.
     """
     dim = pairs.law.shape[1]
     coupling = _coupling(refitted.towards)
@@ -185,18 +189,16 @@ def plot_law(refitted: Refit, pairs: PairForces, table: MessageTable) -> Figure:
         r, top, below = pairs.features["r"], rows[0, k], rows[1, k]
         law, data = (along(force, pairs.features) for force in (pairs.law, pairs.data))
         top.plot(r, data, "o", color=_BLUE, ms=5, alpha=0.35, label="data, other forces subtracted")
-        if table.true_force is not None:
-            # A few, so that they hide nothing.
-            order = np.argsort(table.features["r"])[:: max(1, len(table.force) // 60)]
-            true = along(table.true_force, table.features)[order]
-            top.plot(table.features["r"][order], true, "x", color="k", ms=5, label="true force")
+        if true is not None:
+            shown = along(true.force, true.features)
+            top.plot(true.features["r"], shown, "x", color="k", ms=5, label="true force")
         top.plot(r, law, ".", color=_RED, ms=2, label="law")
         top.set_ylim(*_limits(law, data))
         below.plot(r, data - law, ".", color=_BLUE, ms=3, alpha=0.5)
         below.axhline(0.0, color=_RED, linewidth=1)
         below.set_ylim(*_limits(data - law))
         over = "" if coupling == 1 else f" over ${to_latex(coupling)}$"
-        top.set_ylabel(f"{label}\n({table.quantity.force_unit}){over}")
+        top.set_ylabel(f"{label}\n({quantity.force_unit}){over}")
         below.set_ylabel("data - law")
         below.set_xlabel("distance r (length)")
         below.set_xlim(0, float(np.quantile(r, 0.995)))

@@ -91,7 +91,7 @@ def make_report(
     verdict: Verdict | None,
     certificate: Certificate | None = None,
     message_r2: Mapping[str, Any] | None,
-    test_error: tuple[float, float],
+    test_error: tuple[float, float] | None,
     seconds: Mapping[str, float],
     one_body: VectorLaw | None = None,
     one_body_check: Mapping[str, Any] | None = None,
@@ -110,7 +110,7 @@ def make_report(
         certificate: what `certify` said, or None.
         verdict: what `judge` said, or None for data whose law is not known.
         message_r2: what `message_r2` gave, or None.
-        test_error: what `held_out_error` gave.
+        test_error: what `held_out_error` gave of a network, or None.
         seconds: duration of each stage.
         one_body: what `distill_one_body` gave, or None.
         one_body_check: what `judge_one_body` said of it, or None.
@@ -177,7 +177,9 @@ def make_report(
         ),
         message_gauge=None if gauge_law is None else law_record(gauge_law),
         message_r2=None if message_r2 is None else dict(message_r2),
-        test_error=dict(
+        test_error=None
+        if test_error is None
+        else dict(
             value=test_error[0],
             unit="sum over nodes and dimensions of |a - a_hat|, mean over test graphs, "
             f"in the data's unit of {quantity.name}",
