@@ -73,6 +73,7 @@ def test_a_run_ends_with_a_report_whether_or_not_the_law_is_right(whole_run):
     assert set(read["seconds"]) == {
         *(
             "simulate",
+            "search",
             "train",
             "regress",
             "refit",

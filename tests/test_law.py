@@ -215,3 +215,11 @@ def test_nothing_is_said_where_there_is_no_direction():
     law = Law((Term(UNIT, (formula(R, C(1.0) + R),)),), (unchanged(2),))
     one = bind(law, data._replace(elements=elements))
     assert not np.any(one.predict(one.start)[0]) and np.all(one.predict(one.start)[1:])
+
+
+def test_numbers_of_several_formulas_make_plain_ones():
+    m = sympy.Symbol("m_j")
+    factors = Factor(R, Formula(0.3 / (R + 1))), Factor(m, Formula(R / 0.3 / (R + 2)))
+    assert str(Term((R,), factors).size()) == "m_j/((m_j + 2)*(r + 1))"
+    near = (Factor(R, Formula(1.000001 / (R + 1))),)
+    assert "1.000001" in str(Term((R,), near).size())

@@ -188,6 +188,7 @@ def test_plain_numbers_do_not_add_up_to_a_larger_error():
     assert np.mean(held_out(found)) < 2.1
 
 
+@pytest.mark.slow
 def test_laws_of_all_factors_end_in_plain_numbers(data):
     """Splines give way to what they stand for.
 
@@ -304,6 +305,7 @@ def test_messages_say_no_more_than_they_need_to(law, sent, planted):
     assert all(abs(number) < 1e-6 for number in left.values()), update
 
 
+@pytest.mark.slow
 def test_terms_are_found_of_which_messages_say_nothing():
     """A network that has learned one term of two; the targets have both."""
     train, held_out = of_neighbours(

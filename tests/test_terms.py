@@ -732,6 +732,22 @@ def test_exponents_that_are_on_no_list():
     assert state.found.error < 1e-4
 
 
+def test_couplings_may_be_any_functions_of_properties():
+    def pull(way, i, j):
+        r = jnp.sqrt(jnp.sum(way**2) + 1e-12)
+        return i.mass * jnp.exp(-j.mass) * (r - 1) * way / r
+
+    train, valid = prepared(System("faint", pair_force=pull, dt=5e-3), moments=40)
+    state = find(train, valid)
+    (term,) = state.law.message
+    assert term.coupling == MI and [one.variable for one in term.factors] == [R, MJ]
+    assert state.found.error < 2e-3
+    mass = np.linspace(*np.quantile(train.elements["m_j"], [0.05, 0.95]), 20)
+    function = state.found.law.message[0].factors[1].shape.values(mass)
+    ratio = function / np.exp(-mass)
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.02)  # 6 pieces or more
+
+
 def test_kernels_of_the_distance_between_surfaces():
     def sample(key, count, dim):
         nodes = sample_normal(key, count, dim)

@@ -138,6 +138,17 @@ def test_a_law_within_a_function_ends_as_a_model():
     np.testing.assert_allclose(pairs.data, pairs.law, atol=1e-4)
 
 
+def test_laws_of_sums_that_nothing_adds_to_and_of_what_enters_twice_are_none():
+    force = law_of_mond().message[0]
+    wide = force._replace(along=(*force.along, sympy.Integer(0)))
+    within = (Term((E0, E1), (Factor(E2, Formula(1 / R)),)),)
+    assert Law((wide,), within).is_proper and law_of_mond().is_proper
+    assert force_law((), (), 2).is_proper
+    assert not Law((force,), within).is_proper and not Law((), within).is_proper
+    twice = force._replace(factors=(*force.factors, Factor(MI, Formula(R))))
+    assert not force_law([twice], (), 2).is_proper
+
+
 def test_another_sum_is_a_message_beside_the_forces():
     data = dataset(shared, sims=6)
     (seen,) = bodies(data, [range(6)])

@@ -101,7 +101,9 @@ def search(
                 for move in group
                 if most > 0 or group is moves[0]
                 for new in move(state, known)
-                if new not in seen and _PER_WORD * (new.words - state.law.words) <= most
+                if new not in seen
+                and new.is_proper
+                and _PER_WORD * (new.words - state.law.words) <= most
             }
             trials = [
                 (laws[new], State(new, known.fits(new))) for new in _promising(laws, known.fits)

@@ -117,7 +117,7 @@ class Fits:
 
     def _block(self, term, inside):
         """A term's spline, and targets `[row x component, part]` of each part, weighted or not."""
-        return self._once(("block", inside, term), lambda: self._new_block(term, inside))
+        return self.once(("block", inside, term), lambda: self._new_block(term, inside))
 
     def _new_block(self, term, inside):
         spline = self._placed(term, term.factors[0], inside)
@@ -134,7 +134,7 @@ class Fits:
         return spline, found[0] * self._weights[:, None], found[1]
 
     def _components(self, term, inside, which):
-        return self._once(
+        return self.once(
             ("components", inside, which, term.along, term.coupling),
             lambda: term.components(*self._columns(inside, which)),
         )
@@ -149,9 +149,15 @@ class Fits:
             return spline.basis(column(variable, *self._columns(inside, which))).toarray()
 
         name = (spline.knots.tobytes(), spline.logarithmic, spline.power)
-        return self._once(("basis", inside, which, variable, name), make)
+        return self.once(("basis", inside, which, variable, name), make)
 
-    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What was made before, or is made now.
+
+        Args:
+            key: what it is of.
+            make: a function of nothing that makes it.
+        """
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -224,10 +230,14 @@ class Fits:
                     shape = splines[k]
                 elif isinstance(shape, Grid):
                     spline = self._placed(term, factor, inside)
-                    # A sum of its own starts as what falls to 0, a factor as 1.
-                    end = float(k in splines)
-                    numbers = np.linspace(1.0, end, len(spline.numbers))
+                    # A sum of its own starts as what falls to 0.
+                    numbers = np.linspace(1.0, float(k in splines), len(spline.numbers))
                     shape = spline._replace(numbers=numbers)
+                    if factor.shape.start is not None:
+                        x = self.felt(term, factor.variable, inside)
+                        shape = _like(
+                            shape, x, values(factor.shape.start, {str(factor.variable): x})
+                        )
                 shapes.append(shape)
         of_sums = law.update[0].factors
         rest = law.update[0]._replace(factors=())
@@ -260,12 +270,17 @@ class Fits:
         else:
             x = self._of_sums(law, factor.variable)
             new = _spline(x, grid, False, _MARGIN)
-        some = np.unique(np.quantile(x, np.linspace(0, 1, 20 * grid.pieces)))
-        basis = new.basis(some).toarray()
-        numbers = np.linalg.lstsq(basis, old.values(some), rcond=1e-10)[0]
         shapes = list(law.shapes)
-        shapes[k] = new._replace(numbers=numbers)
+        shapes[k] = _like(new, x, old.values(x))
         return law.with_shapes(shapes)
+
+
+def _like(spline, x, y) -> Spline:
+    """A spline through values at places, of which some do."""
+    some = np.unique(np.quantile(np.arange(len(x)), np.linspace(0, 1, 20 * len(spline.knots))))
+    some = np.argsort(x)[some.astype(int)]
+    basis = spline.basis(x[some]).toarray()
+    return spline._replace(numbers=np.linalg.lstsq(basis, y[some], rcond=1e-10)[0])
 
 
 def _size(found):
@@ -292,8 +307,9 @@ def _alone(term):
     first, *others = term.factors
     known: list[Any] = [
         one.shape.expression.xreplace({R: one.variable})
-        for one in others
         if isinstance(one.shape, Formula)
+        else one.shape.start or 1
+        for one in others
     ]
     return term._replace(factors=(first,), coupling=term.coupling * sympy.Mul(*known))
 

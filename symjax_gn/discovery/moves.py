@@ -51,20 +51,36 @@ def dropped(state: State, known: Known) -> Iterator[Law]:
 
     A term may do no more than what finer grids of the others do.
     """
-    del known
     law = state.law
     for inside, k, term in _placed(law):
         fewer = _with(law, inside, k, ())
         yield from dict.fromkeys([fewer, fewer.with_shapes(list(map(_finer, fewer.shapes)))])
         for n in range(len(term.factors) if len(term.factors) > 1 else 0):
             fewer = term._replace(factors=(*term.factors[:n], *term.factors[n + 1 :]))
-            yield _with(law, inside, k, (fewer,))
+            for way in _listed(term.factors[n], known) if n else [sympy.Integer(1)]:
+                yield _with(law, inside, k, (fewer._replace(coupling=fewer.coupling * way),))
     if law.update[0].factors:
         dim = len(law.update[0].along)
         shorter = [
             one._replace(along=one.along[:dim]) for one in law.message if any(one.along[:dim])
         ]
         yield Law(tuple(shorter), (law.update[0]._replace(factors=()), *law.update[1:]))
+
+
+def _listed(factor, known):
+    """Ways in which a property that there is a function of may enter a coupling instead."""
+    name, columns = str(factor.variable), known.fits.train.elements
+    both = {f"{name[:-2]}_{end}": columns.get(f"{name[:-2]}_{end}") for end in "ij"}
+    if name not in both or any(one is None for one in both.values()):
+        return [sympy.Integer(1)]
+    return [way for way in _ways(both, True, known) if way.free_symbols <= {factor.variable}]
+
+
+def _ways(columns, inside, known):
+    """Couplings by the properties of columns, which are of the data or of some rows."""
+    names = tuple(sorted(columns)), len(next(iter(columns.values())))
+    ends = "ij" if inside else "i"
+    return known.fits.once(("couplings", names, inside), lambda: couplings(columns, ends))
 
 
 def simplified(state: State, known: Known) -> Iterator[Law]:
@@ -116,7 +132,7 @@ def with_plain_couplings(state: State, known: Known) -> Iterator[Law]:
     """
     for inside, which, some, spans in _alike_but_for_couplings(state.law, known):
         plain: list[sympy.Expr] = []
-        for way in couplings(some, "ij" if inside else "i"):
+        for way in _ways(some, inside, known):
             basis = np.stack([values(x, some) for x in [*plain, way]], axis=1)
             if _within(basis, spans) and not _within(basis[:, -1:], basis[:, :-1]):
                 plain.append(way)
@@ -134,7 +150,7 @@ def with_disjoint_couplings(state: State, known: Known) -> Iterator[Law]:
     for inside, which, some, spans in _alike_but_for_couplings(state.law, known):
         parts: list[sympy.Expr] = []
         taken = np.zeros(len(spans), bool)
-        for way in couplings(some, "ij" if inside else "i"):
+        for way in _ways(some, inside, known):
             there = values(way, some) != 0
             if np.all(there) or np.any(there & taken):
                 continue
@@ -163,8 +179,9 @@ def regridded(state: State, known: Known) -> Iterator[Law]:
                 ways += [(True, 0.0), (True, _slope(x, splines[k].values(x)))]
         place = _PIECES.index(grid.pieces) if grid.pieces in _PIECES else 0
         for pieces, way in itertools.product(_PIECES[max(place - 1, 0) : place + 2], ways):
-            if Grid(pieces, *way) != grid:
-                shapes = [Grid(pieces, *way) if n == k else one for n, one in enumerate(law.shapes)]
+            new = Grid(pieces, *way, grid.start)
+            if new != grid:
+                shapes = [new if n == k else one for n, one in enumerate(law.shapes)]
                 yield law.with_shapes(shapes)
 
 
@@ -319,7 +336,7 @@ def _simpler(term, inside, known):
         alike += [one._replace(along=term.along) for one in others]
     stems = {str(symbol)[:-2] for symbol in used}
     columns = {name: column for name, column in columns.items() if name[:-2] in stems}
-    ways = couplings(columns, "ij" if inside else "i") if used else []
+    ways = _ways(columns, inside, known) if used else []
     ways = [term.coupling, *(way for way in ways if way.free_symbols <= used)]
     for one, way in itertools.product(alike, ways):
         other = one._replace(coupling=way)

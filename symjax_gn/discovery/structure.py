@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from symjax_gn.discovery.acceptance import Known, Move, State, Step, is_coarse, search
 from symjax_gn.discovery.breaks import broken
-from symjax_gn.discovery.exponents import freed
+from symjax_gn.discovery.exponents import factored, freed
 from symjax_gn.discovery.extensions import NOTHING, Extensions, check_columns, guarded
 from symjax_gn.discovery.fitter import Fits
 from symjax_gn.discovery.moves import (
@@ -30,7 +30,7 @@ from symjax_gn.laws.law import Law
 from symjax_gn.laws.samples import ROUNDING, Samples, reweighted, some_owners
 
 # Bodies by which terms are ranked.
-_RANKED = 1_000
+_RANKED = 500
 
 READABLE = 1e-3
 """Terms that err no more may have their formulas: splines of few pieces err as much."""
@@ -38,7 +38,7 @@ READABLE = 1e-3
 QUICK: Sequence[Sequence[Move]] = (
     SIMPLER,
     (regridded,),
-    (added, freed, recoupled),
+    (added, freed, recoupled, factored),
     (together, added_finely),
 )
 """Moves that take seconds, those first that cost no words."""

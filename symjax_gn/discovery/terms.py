@@ -226,7 +226,7 @@ def couplings(columns: Columns, ends: str, most: int | None = None) -> list[symp
     """
     stems = [
         (stem, all(bool(np.all(column > 0)) for column in both))
-        for stem, *both in _varied(columns, ends)
+        for stem, *both in varied(columns, ends)
     ]
     products = _products(tuple(stems), ends)
     some = {name: column[:: max(1, len(column) // _SOME)] for name, column in columns.items()}
@@ -257,11 +257,16 @@ def _products(stems: tuple[tuple[str, bool], ...], ends: str) -> tuple[Any, ...]
 
 def positive_stems(columns: Columns, ends: str) -> list[str]:
     """Properties that are positive and not the same for all bodies, as their columns begin."""
-    return [stem for stem, *both in _varied(columns, ends) if all(np.all(one > 0) for one in both)]
+    return [stem for stem, *both in varied(columns, ends) if all(np.all(one > 0) for one in both)]
 
 
-def _varied(columns: Columns, ends: str) -> Iterator[tuple[Any, ...]]:
-    """Properties that are not the same for all bodies: stem of the name, columns."""
+def varied(columns: Columns, ends: str) -> Iterator[tuple[Any, ...]]:
+    """Properties that are not the same for all bodies: stem of the name, columns.
+
+    Args:
+        columns: features of pairs or bodies.
+        ends: "ij" for pairs, "i" for bodies.
+    """
     for name in columns:
         if name.endswith("_i") and parse_feature(name).kind.startswith("property:"):
             both = [columns[f"{name[:-2]}_{end}"] for end in ends]

@@ -22,6 +22,9 @@ from symjax_gn.laws.shapes import Formula, Grid, R, Spline, with_numbers
 # Constants of terms cancel each other if no more than this share is left.
 _CANCELLED = 1e-9
 
+# What rounding makes of a whole number, as a share.
+_ROUNDED = 1e-12
+
 
 class Factor(NamedTuple):
     """A function of one variable."""
@@ -64,7 +67,12 @@ class Term(NamedTuple):
 
     def size(self) -> sympy.Expr:
         """What the vector is multiplied with: the coupling times its formulas."""
-        return self.coupling * sympy.Mul(*map(written_out, self.factors))
+        whole = self.coupling * sympy.Mul(*map(written_out, self.factors))
+        number, rest = whole.as_coeff_Mul()
+        # Numbers of several formulas may make a whole one.
+        nearest = round(float(number)) if number.is_Float else 0
+        plain = nearest and abs(number - nearest) <= _ROUNDED * abs(number)
+        return nearest * rest if plain else whole
 
 
 class Law(NamedTuple):
@@ -103,6 +111,21 @@ class Law(NamedTuple):
             for inside, terms in ((True, self.message), (False, self.update))
             for term in terms
         )
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether elements add to all sums that an update is of, and nothing enters twice.
+
+        What there is a function of has no part in a coupling as well.
+        """
+        for term in (*self.message, *self.update):
+            if term.coupling.free_symbols & {one.variable for one in term.factors[1:]}:
+                return False
+        dim = len(self.update[0].along)
+        made = sum_symbols(len(self.message[0].along) if self.message else dim)
+        of = [one.variable for term in self.update for one in term.factors]
+        sums = {str(x) for one in (*self.update[0].along, *of) for x in one.free_symbols}
+        return {x for x in sums if x.startswith("e_")} <= set(map(str, made))
 
     @property
     def is_linear(self) -> bool:

@@ -158,6 +158,8 @@ class Grid(NamedTuple):
     """See `Spline`; None: if its variable is positive."""
     power: float = 0.0
     """See `Spline`."""
+    start: sympy.Expr | None = None
+    """What a function that multiplies another one is at first, of its variable; None: 1."""
 
     @property
     def numbers(self) -> Float[np.ndarray, " number"]:
