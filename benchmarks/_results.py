@@ -14,13 +14,13 @@ from symjax_gn.report.records import versions
 
 
 @functools.cache
-def commit():
-    """The commit when first asked: what comes later is not what was imported."""
+def commit(checkout=Path(__file__).parent):
+    """The commit of a checkout when first asked: what comes later is not what was imported."""
     return subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=checkout,
     ).stdout.strip()
 
 
