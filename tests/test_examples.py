@@ -18,7 +18,7 @@ from symjax_gn.data.datasets import take
 from symjax_gn.discovery.energies import KineticLaw
 from symjax_gn.laws.fronts import ParetoFront
 from symjax_gn.networks.checkpoints import Checkpoints
-from symjax_gn.pipeline import follow
+from symjax_gn.reading import follow
 from symjax_gn.settings import Settings
 
 ROOT = Path(__file__).parent.parent

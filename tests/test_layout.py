@@ -5,8 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "symjax_gn"
 FLOORS = dict(data=0, physics=1, model=2, networks=3, laws=3, discovery=4, report=5)
-FLOORS |= dict(compiling=0, console=0, settings=6, results=7, learning=7, pipeline=8, survey=9)
-FLOORS |= dict(command=9, __main__=10)
+FLOORS |= dict(compiling=0, console=0, settings=6, results=7, learning=7, reading=8)
+FLOORS |= dict(pipeline=9, survey=10, command=10, __main__=11)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -73,8 +73,7 @@ def test_parts_of_a_run_never_mix_recordings(spring_trajectory):
 def test_the_law_is_judged_and_measured_on_test_data_and_refitted_on_training_data(
     monkeypatch, spring_trajectory
 ):
-    from symjax_gn.discovery import certificate, factoring, refitting, verdict
-    from symjax_gn.pipeline import recording
+    from symjax_gn.discovery import certificate, factoring, recording, refitting, verdict
 
     seen = {}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn import pipeline
+from symjax_gn import reading
 from symjax_gn.data.datasets import Dataset, make_dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.discovery import factoring, formulas
@@ -126,8 +126,8 @@ def test_a_law_within_a_function_ends_as_a_model():
     assert refit.scalar is None and refit.towards is None
     # That of pairs may be a system's, which sums them as they are.
     near = Verdict("exact", {}, None, 0.0, "same")
-    assert not pipeline._judged_whole(near, refit).recovered
-    assert pipeline._judged_whole(near, refit._replace(update=())).recovered
+    assert not reading._judged_whole(near, refit).recovered
+    assert reading._judged_whole(near, refit._replace(update=())).recovered
     model = force_model(refit.force, refit.one_body, data, update=refit.update)
     predicted = np.asarray(model.predict(data.graphs)).reshape(-1, 2)
     # In float32, of numbers of size 1.

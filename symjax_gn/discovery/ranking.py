@@ -43,7 +43,7 @@ class _Seen:
         self._weight = samples.weight[:, None]
         # Pairs count by the size of what their owners feel.
         felt = np.linalg.norm(samples.target, axis=1) * samples.weight
-        self._size = np.abs((samples.rows @ samples.sums).T) @ felt
+        self._size = (samples.rows @ samples.sums).T @ felt
         self._known = np.zeros((samples.target.size, 0))
         self.left = (samples.target * self._weight).T.ravel()
         known = [] if fitted is None else list(self._explained(fitted.law))
