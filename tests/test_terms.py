@@ -17,8 +17,9 @@ from symjax_gn.discovery.acceptance import Known, State, search
 from symjax_gn.discovery.breaks import broken
 from symjax_gn.discovery.exponents import freed
 from symjax_gn.discovery.fitter import Fits
-from symjax_gn.discovery.moves import SIMPLER, regridded, with_disjoint_couplings
+from symjax_gn.discovery.moves import SIMPLER, recoupled, regridded, with_disjoint_couplings
 from symjax_gn.discovery.objective import Interval, OnFormulas
+from symjax_gn.discovery.proposals import Candidates
 from symjax_gn.discovery.ranking import groups, rank_pairs
 from symjax_gn.discovery.selection import as_good, first_exact, in_stages
 from symjax_gn.discovery.terms import (
@@ -730,6 +731,19 @@ def test_exponents_that_are_on_no_list():
     powers = {f.variable: float(f.shape.expression.exp) for f in term.factors[1:]}
     assert powers == pytest.approx({MI: 1 / 3, MJ: 1 / 3}, abs=1e-3)
     assert state.found.error < 1e-4
+
+
+def test_a_coupling_that_terms_share_is_changed_in_all_of_them():
+    """Each by itself may be best with a root of the mass, where no force depends on it."""
+    train, valid = spring()
+    vectors = [LINE, "relative velocity"]
+    rooted, plain = (
+        force_law([named(one, way) for one in vectors], (), 2)
+        for way in (sympy.sqrt(MI), sympy.Integer(1))
+    )
+    known = Known(Fits(train, valid), Candidates(train))
+    assert plain in recoupled(State(rooted, known.fits(rooted)), known)
+    assert any(recoupled in group for group in structure.QUICK)
 
 
 def test_couplings_may_be_any_functions_of_properties():
