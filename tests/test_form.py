@@ -101,6 +101,19 @@ def test_other_samples_and_constants_that_are_a_little_off_change_no_answer(colu
         assert compare_form(law, 12 / r**7 - 12 / r**13 + 1e-4 * r, moved) == "other"
 
 
+@pytest.mark.parametrize("seed", range(4, 8))
+def test_exponents_that_do_the_same_may_have_any_values(seed):
+    """1/r beside a sum of powers may be anything, if these are: that says nothing of the form."""
+    rng, count = np.random.default_rng(seed), 600
+    r = np.exp(rng.uniform(np.log(0.45), np.log(5.0), count))
+    charges = rng.choice([-1.0, 1.0], size=(2, count))
+    columns = dict(r=r, x=r * rng.normal(size=count), q_i=charges[0], q_j=charges[1])
+    law = X / R * (3.146 / R**7 - 1.649 / R**13) - X / R * QI * QJ * sympy.exp(-R)
+    rest = charges[0] * charges[1] * np.exp(-r)
+    truth = columns["x"] / r * (3.1457282 / r**7 - 1.6492675 / r**13 - rest)
+    assert compare_form(law, truth, columns) == "same"
+
+
 def test_too_few_samples_tell_nothing(columns):
     few = {name: x[:5] for name, x in columns.items()}
     assert compare_form(2 * R - 2, 2 * few["r"] - 2, few) == "unknown"

@@ -173,14 +173,12 @@ def test_a_refinement_has_the_limits_that_it_is_given(monkeypatch):
 def test_nothing_is_fitted_twice():
     def rule(expression):
         yield R
-        yield 2.5 * R
-        yield 2.6 * R
-        yield 2.7 * R
+        yield from (number * R for number in (2.5, 2.6, 2.7, 2.8, 2.9))
 
     counting = Counting(lambda candidate: 1.0)
     improve([(R,), (R,)], counting, [rule, rule])
-    # Laws that differ by their constants only are started from twice.
-    assert counting.asked == [(R,), (2.5 * R,), (2.6 * R,)]
+    # Laws that differ by their constants only are started from four times.
+    assert counting.asked == [(R,), (2.5 * R,), (2.6 * R,), (2.7 * R,), (2.8 * R,)]
 
 
 def test_what_is_not_finite_is_not_fitted():
@@ -245,6 +243,31 @@ def test_softening_is_found_by_its_rule():
     plummer = SampleObjective({"r": r}, (r**2 + 0.03**2) ** -1.5, r**3)
     rows = improve([(R**-3,)], plummer, [softened("r", 0.01)])
     assert float(rows[-1].candidate[0].subs(R, 0)) == pytest.approx(0.03**-3, rel=1e-4)
+
+
+def test_the_slope_of_a_potential_is_found_from_what_is_nearly_it():
+    r = np.linspace(0.05, 8.0, 400)
+    wave = np.sin(5 * r) / (r + 1)
+    objective = SampleObjective({"r": r}, -5 * wave - np.cos(5 * r) / (r + 1) ** 2)
+    near = -4.98 * sympy.sin(4.97 * R + 0.13) / (R + 0.98)
+    assert improve([(near,)], objective, RULES.values())[-1].error < 1e-6
+
+
+def test_laws_at_which_errors_fall_most_are_changed_first():
+    errors = {R: 1.0, R + 2: 0.9, R**2 + 3: 1e-4, R**2 * (R + 3): 0.9e-4}
+    asked = []
+
+    class Known:
+        def fit(self, candidate, limit):
+            asked.append(candidate[0])
+            return candidate, errors.get(candidate[0], 2.0)
+
+    def marked(law):
+        return [law + sympy.Symbol("changed")]
+
+    improve([(law,) for law in errors], Known(), [marked], gain=0.01, rounds=1)
+    changed = [law - sympy.Symbol("changed") for law in asked[len(errors) :]]
+    assert changed[0] == R**2 + 3 and changed[-1] == R and len(changed) == len(errors)
 
 
 def test_a_fit_gives_up_where_it_cannot_win():

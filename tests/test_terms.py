@@ -99,6 +99,14 @@ def test_couplings_are_listed_once_and_the_simplest_first():
     assert all(not one.has(MJ, QJ) for one in couplings(columns(2), "i"))
 
 
+def test_what_one_property_does_is_listed_beside_another():
+    """Of many products the simplest are listed, but none is cut that is of one property."""
+    names = ("m_i", "m_j")
+    alone = couplings({name: columns(2)[name] for name in names}, "ij")
+    assert MI * MJ / (MI + MJ) in alone
+    assert set(alone) <= set(couplings(columns(2), "ij"))
+
+
 def test_many_properties_do_not_make_too_many_couplings():
     many = {f"p{k}_{end}": RNG.normal(size=50) for k in range(6) for end in "ij"}
     assert 6 < len(couplings(many, "ij")) <= 1000

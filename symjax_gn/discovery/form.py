@@ -105,20 +105,23 @@ def compare_form(
     found = fitted(form, truth, start)
     if found is None:
         return "other"
-    if any(abs(found[slot] - start[slot]) > _PLAIN * abs(start[slot]) for slot in plain):
-        return "other"
     own = _values(law, columns)
 
-    def without_excess(form: Any, found: Any, start: Any) -> bool:
-        """Whether the form is the truth with no part too much; redundant ones are left out."""
+    def is_form(form: Any, found: Any, start: Any) -> bool:
+        """Whether the form is the truth with no part too much; redundant ones are left out.
+
+        Of these any values would do, also of exponents.
+        """
         for less in _with_less(form, set(start)):
             as_truth = fitted(less, truth, found)
             if as_truth is not None:
-                as_law = fitted(less, own, start)
-                return as_law is not None and without_excess(less, as_truth, as_law)
-        return True
+                # The law is near the truth, or near where it is written.
+                as_law = fitted(less, own, as_truth) or fitted(less, own, start)
+                return as_law is not None and is_form(less, as_truth, as_law)
+        moved = ((found[slot], start[slot]) for slot in plain if slot in found)
+        return all(abs(new - old) <= _PLAIN * abs(old) for new, old in moved)
 
-    return "same" if without_excess(form, found, start) else "other"
+    return "same" if is_form(form, found, start) else "other"
 
 
 def _with_free_numbers(law: Any, columns: Columns) -> tuple[Any, dict[Any, float], list[Any]]:

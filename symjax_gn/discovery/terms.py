@@ -6,6 +6,7 @@ one variable that is found from the data.
 """
 
 import functools
+import heapq
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -275,14 +276,14 @@ def varied(columns: Columns, ends: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _combined(lists: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
-    """One entry of each list; of many lists the simplest entries of any two."""
+    """One entry of each list; of many all that are of one list, and the simplest of two."""
     if math.prod(map(len, lists)) <= _MOST_COUPLINGS:
         yield from itertools.product(*lists)
         return
-    pairs = list(itertools.combinations(lists, 2))
-    count = int(math.sqrt(_MOST_COUPLINGS / len(pairs)))
-    for one, other in pairs:
-        yield from itertools.product(one[:count], other[:count])
+    yield from ((one,) for entries in lists for one in entries)
+    pairs = itertools.combinations(lists, 2)
+    both = itertools.chain.from_iterable(itertools.starmap(itertools.product, pairs))
+    yield from heapq.nsmallest(_MOST_COUPLINGS, both, key=lambda few: sum(map(complexity, few)))
 
 
 def _entries(stem: str, ends: str, positive: bool) -> Iterator[Any]:

@@ -1,9 +1,10 @@
 """Look for simpler or better laws next to known ones: proposals under one rule of acceptance."""
 
+import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from symjax_gn.laws.tapes import Tape
 Candidate = tuple[sympy.Expr, ...]
 
 # Fits of laws that differ only by the constants they start from.
-_STARTS = 2
+_STARTS = 4
 
 # What one constant more must lower the error by, over the number of samples: of N samples of
 # noise, a constant that says nothing lowers it by chi^2 / 2N, with chi^2 < 4 in 19 of 20
@@ -147,20 +148,35 @@ def improve(
             rate(packed, math.inf)
     changed: set[Candidate] = set()
     for _ in range(rounds):
-        fresh = [row for row in front() if row.candidate not in changed]
+        fresh = [row for row in _by_score(front()) if row.candidate not in changed]
         if not fresh:
             break
-        for row in fresh:
-            changed.add(row.candidate)
-            packed = _packed(row.candidate)
-            for variant in (tidy(one) for rule in rules for one in rule(packed)):
-                known = variant in tried or starts[_shape(variant)] >= _STARTS
-                if budget <= 0 or work.is_spent:
-                    break
-                if not known and _is_finite(variant):
-                    budget -= 1
-                    rate(variant, limit(variant))
+        changed.update(row.candidate for row in fresh)
+        ways = (_variants(_packed(row.candidate), rules) for row in fresh)
+        for variant in map(tidy, itertools.chain.from_iterable(ways)):
+            if budget <= 0 or work.is_spent:
+                break
+            known = variant in tried or starts[_shape(variant)] >= _STARTS
+            if not known and _is_finite(variant):
+                budget -= 1
+                rate(variant, limit(variant))
     return front()
+
+
+def _by_score(rows: list[Rated]) -> list[Rated]:
+    """Laws of a front by how steeply the logarithm of the error falls (paper, section 3)."""
+
+    def score(two):
+        low, high = two
+        return math.log(low.rank / high.rank) / (high.complexity - low.complexity)
+
+    steep = sorted(itertools.pairwise(rows), key=score, reverse=True)
+    return [*(row for _, row in steep), *rows[:1]]
+
+
+def _variants(packed: Any, rules: Iterable[Rule]) -> Iterator[Any]:
+    """What rules make of a law."""
+    return (one for rule in rules for one in rule(packed))
 
 
 class _Together(sympy.Function):

@@ -249,8 +249,35 @@ def shared(expression: sympy.Expr) -> Iterator[Any]:
             yield substituted(expression, {low: middle, high: middle})
 
 
+# Functions whose integrals, over the slope of a linear argument, are of their kind.
+_INTEGRALS = {sympy.exp: sympy.exp, sympy.sin: lambda x: -sympy.cos(x), sympy.cos: sympy.sin}
+
+
+def as_slope(expression: sympy.Expr) -> Iterator[Any]:
+    """With the slope of a product in the place of the largest part of it.
+
+    Forces are slopes of potentials, which are often simpler: what is nearly -sin(c r) g(r) may be
+    the slope of cos(c r) g(r) / c.
+
+    >>> r = sympy.Symbol("r")
+    >>> list(as_slope(sympy.exp(2 * r) / r))
+    [exp(2*r)/r - exp(2*r)/(2*r**2)]
+    """
+    for node in _nodes(expression):
+        for factor in node.args if node.is_Mul else ():
+            integral = _INTEGRALS.get(factor.func)
+            if integral is None or len(factor.free_symbols) != 1:
+                continue
+            (x,), rest = factor.free_symbols, node / factor
+            rate = sympy.diff(factor.args[0], x)
+            if rate.is_number and rest.has(x):
+                slope = sympy.diff(integral(factor.args[0]) * rest / rate, x)
+                yield substituted(expression, {node: slope})
+
+
 # What search fronts are refined with.
 RULES: dict[str, Rule] = {
+    "slope": as_slope,
     "written out": written_out,
     "factored": factored,
     "left out": left_out,
