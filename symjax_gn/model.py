@@ -76,8 +76,8 @@ class Model(Protocol):
 class Predictor(Protocol):
     """Anything that predicts in the user's units: a trained network, or a law."""
 
-    def predict(self, graphs: GraphsTuple, /) -> Float[AnyArray, "graph *node component"]:
-        """The quantity for stacked graphs, user's units."""
+    def predict(self, data: Dataset, /) -> Float[AnyArray, "graph *node component"]:
+        """The quantity of all graphs of a data set, user's units."""
         ...
 
 
@@ -173,7 +173,7 @@ def held_out_error(predictor: Predictor, dataset: Dataset) -> tuple[float, float
     error = size = 0.0
     for part, count in batches(dataset):
         target = np.asarray(part.target, np.float64)[:count]
-        guess = np.asarray(predictor.predict(part.graphs), np.float64)[:count]
+        guess = np.asarray(predictor.predict(part), np.float64)[:count]
         with np.errstate(all="ignore"):
             gap = np.abs(guess - target)
         gap = np.where(np.isfinite(gap), gap, np.inf)

@@ -20,6 +20,7 @@ from symjax_gn.data.checks import (
     check_type,
     shown,
 )
+from symjax_gn.data.features import TIME
 from symjax_gn.data.graphs import (
     GraphsTuple,
     check_edges,
@@ -311,6 +312,23 @@ def take(dataset: Dataset, index: Any) -> Dataset:
     )
 
 
+def with_time(dataset: Dataset) -> Dataset:
+    """The same with the moment of each graph as a property of its bodies, if moments differ.
+
+    >>> import symjax_gn as sgn
+    >>> run = sgn.simulate(jax.random.key(0), sgn.SYSTEMS["spring"], num_simulations=2)
+    >>> with_time(make_dataset(run)).nodes.time.shape
+    (2000, 4)
+    """
+    time, nodes = dataset.time, dataset.nodes
+    if time is None or nodes.position is None or TIME in nodes.properties or np.ptp(time) == 0:
+        return dataset
+    shape = leading_shape(nodes)
+    moment = np.broadcast_to(np.asarray(time, np.float64)[:, None], shape)
+    nodes = nodes._replace(properties=nodes.properties | {TIME: moment})
+    return dataclasses.replace(dataset, graphs=dataset.graphs._replace(nodes=nodes))
+
+
 def check_dataset(dataset: Dataset, name: str) -> None:
     """Raise a clear `ValueError` unless a data set can be learned from.
 
@@ -357,6 +375,20 @@ def check_dataset(dataset: Dataset, name: str) -> None:
             f"{np.shape(nodes.position)[-1]} dimensions."
         )
     _check_ends(dataset)
+    _check_moments(dataset, name)
+
+
+def _check_moments(dataset, name):
+    """A property `time` of bodies is the moment, the same for all of a graph."""
+    if dataset.nodes.position is None or TIME not in dataset.nodes.properties:
+        return
+    time, there = np.asarray(dataset.nodes.properties[TIME]), node_mask(dataset.graphs)
+    same = time == time[:, :1]
+    if not np.all(same if there is None else same | ~np.asarray(there)):
+        raise ValueError(
+            f"The time of the {name} dataset differs between bodies of one graph: it is the "
+            "moment of the graph; rename it, e.g. to 'age'."
+        )
 
 
 def _check_marks(dataset, name, shape):

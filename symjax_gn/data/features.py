@@ -17,6 +17,9 @@ _LONG = {short: name for name, short in _SHORT.items()}
 # How many messages are summed.
 COUNT = "e_n"
 
+TIME = "time"
+"""A property of bodies that is the same for all of them: the moment, one feature of a pair."""
+
 # Sizes of velocities, and the rate of a distance.
 SPEEDS = ("v_i", "v_j", "v_ij", "vr_ij")
 
@@ -38,7 +41,7 @@ def parse_feature(name: str) -> Feature:
     `v_j` those of both ends, `v_ij` the size of the sender's velocity relative to the
     receiver's, `vr_ij` its part along the displacement (positive where they recede), `p`,
     `p_i`, ... momenta, `e_0`, ... sums of messages, `e_n` the number of messages that are
-    summed, and all others properties.
+    summed, `time` the moment, and all others properties.
 
     >>> parse_feature("vx_i")
     Feature(name='vx_i', kind='velocity', latex='v_{x,i}')
@@ -55,6 +58,8 @@ def parse_feature(name: str) -> Feature:
         return Feature(name, "message", rf"\bar{{e}}_{{{name[2:]}}}")
     if name == COUNT:
         return Feature(name, "count", "N")
+    if name == TIME:
+        return Feature(name, "property:time", "t")
     stem, _, end = name.rpartition("_")
     if name in SPEEDS:
         return Feature(name, "velocity", f"v_{{{','.join([*stem[1:], end])}}}")
@@ -114,7 +119,8 @@ def pair_features(
         columns["r"] = safe_norm(displacement, numpy)
     for end, body in (("i", receiver), ("j", sender)):
         for name, column in body.properties.items():
-            columns[property_feature(name, end)] = column
+            is_moment = name == TIME and displacement is not None
+            columns[TIME if is_moment else property_feature(name, end)] = column
     for end, body in (("i", receiver), ("j", sender)):
         if body.velocity is not None:
             for k in range(body.velocity.shape[-1]):
@@ -217,7 +223,7 @@ def node_features(nodes: Nodes, numpy: Any = np) -> dict[str, Any]:
     ['m_i', 'x_i']
     """
     own = pair_features(nodes, nodes, numpy=numpy)
-    return {name: column for name, column in own.items() if name.endswith("_i")}
+    return {name: x for name, x in own.items() if name.endswith("_i") or name == TIME}
 
 
 def element_features(nodes: Nodes) -> dict[str, Float[np.ndarray, "*node"]]:

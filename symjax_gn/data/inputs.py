@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from symjax_gn.data.checks import as_floats, shown
-from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.features import check_fields, described
+from symjax_gn.data.datasets import Dataset, with_time
+from symjax_gn.data.features import TIME, check_fields, described
 from symjax_gn.data.graphs import (
     Edges,
     GraphsTuple,
@@ -119,7 +119,7 @@ def flat_batches(
             "(None is free space). If a law holds in both, use dataclasses.replace(law, space=...)."
         )
     if isinstance(data, Dataset):
-        data = data.graphs
+        data = (with_time(data) if TIME in needs.fields else data).graphs
     graphs = isinstance(data, GraphsTuple) or type(data) in (list, tuple)
     if graphs and given:
         raise ValueError("Graphs have edges of their own: leave senders and cutoff out.")
@@ -254,7 +254,8 @@ def _of_bodies(data, needs, edges, cutoff) -> Batches:
             name: np.repeat(np.asarray(x)[:, None], count, axis=1)
             for name, x in data.properties.items()
         }
-        data = Nodes(data.position, data.velocity, properties)
+        moments = np.broadcast_to(data.time[:, None], data.position.shape[:3])
+        data = Nodes(data.position, data.velocity, {TIME: moments} | properties)
     if not isinstance(data, Nodes | Mapping):
         raise ValueError(
             "Predictions are made for a jraph.GraphsTuple or a list of them, a Dataset, a "

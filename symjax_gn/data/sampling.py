@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int, PRNGKeyArray
 
 from symjax_gn.data.checks import check_count
-from symjax_gn.data.datasets import Dataset, sends_elements
+from symjax_gn.data.datasets import Dataset, sends_elements, with_time
 from symjax_gn.data.graphs import edges_of
 from symjax_gn.data.nodes import Nodes, leading_shape, take_nodes
 
@@ -30,8 +30,8 @@ def sample_pairs(
         num_pairs: how many.
 
     Returns:
-        Receivers and senders (fields `[pair, ...]`, user's units), and the numbers of their
-        graphs and edges.
+        Receivers and senders (fields `[pair, ...]`, user's units, with their moment), and the
+        numbers of their graphs and edges.
 
     Raises:
         ValueError: there are no edges, or all sampled pairs coincide.
@@ -40,7 +40,7 @@ def sample_pairs(
     counts = np.asarray(dataset.graphs.n_edge)[:, 0]
     if not np.any(counts):
         raise ValueError("The graphs have no edges, so there are no pairs to look at.")
-    rng = host_generator(key)
+    dataset, rng = with_time(dataset), host_generator(key)
     graph = rng.choice(np.flatnonzero(counts), num_pairs)
     edge = rng.integers(counts[graph])
     receiver, sender = pair_nodes(dataset, graph, edge)

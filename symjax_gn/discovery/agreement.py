@@ -5,7 +5,7 @@ import sympy
 from jaxtyping import PRNGKeyArray
 
 from symjax_gn.data.datasets import Dataset
-from symjax_gn.data.features import pair_features
+from symjax_gn.data.features import TIME, pair_features
 from symjax_gn.data.nodes import take_nodes
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.recording import force_unit, record
@@ -41,6 +41,8 @@ def messages_apart(
         return "messages, which energies are not"
     if not _sums_forces(law, dim):
         return "a law that is a sum of forces"
+    if TIME in law.needs.fields:
+        return "forces that do not change in time, of which a network knows nothing"
     recorded = record(key, network, dataset, _RECEIVERS)
     stars = recorded.stars
     several = np.flatnonzero(np.sum(stars.present, axis=1) > 1)

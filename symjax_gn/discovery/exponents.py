@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import sympy
 
+from symjax_gn.data.features import TIME
 from symjax_gn.discovery.acceptance import Known, State
+from symjax_gn.discovery.moves import placed, with_term
 from symjax_gn.discovery.terms import positive_stems, varied
 from symjax_gn.laws.expressions import values
 from symjax_gn.laws.law import Factor, Law
@@ -52,25 +54,33 @@ def _freed(term, ends, columns):
 
 
 def factored(state: State, known: Known) -> Iterator[Law]:
-    """With functions of one property in the place of how it enters a coupling.
+    """With functions of one property in the place of how it enters a coupling, or of the time.
 
     Of the receiver's, of the sender's, or of both; only where one step towards it would leave
     less.
     """
-    columns = known.fits.train.elements
-    for stem, *both in varied(columns, "ij"):
-        ends = [sympy.Symbol(f"{stem}_{end}") for end in "ij"]
-        if min(len(np.unique(one)) for one in both) < _DISTINCT:
+    data = known.fits.train
+    for inside, k, term in placed(state.law):
+        if any(isinstance(one.shape, Formula) for one in term.factors):
             continue
-        for k, term in enumerate(state.law.message):
-            if any(isinstance(one.shape, Formula) for one in term.factors):
-                continue
-            for some in (ends[:1], ends[1:], ends):
-                new = _with_functions(term, some)
-                message = (*state.law.message[:k], new, *state.law.message[k + 1 :])
-                law = state.law._replace(message=message)
-                if new is not term and known.fits.promised(law) < _LESS * state.found.error:
-                    yield law
+        for ends in _varied(data.elements, "ij") if inside else _varied(data.owners, "i"):
+            new = _with_functions(term, ends)
+            law = with_term(state.law, inside, k, (new,))
+            if new is not term and known.fits.promised(law) < _LESS * state.found.error:
+                yield law
+
+
+def _varied(columns, ends) -> Iterator[list[sympy.Symbol]]:
+    """What a term may be multiplied with functions of: a property of one end or both, the time."""
+    several = [
+        (sympy.Symbol(f"{name}_{end}") for end in ends) for name, *_ in varied(columns, ends)
+    ]
+    for one in map(list, several):
+        if min(len(np.unique(columns[str(end)])) for end in one) >= _DISTINCT:
+            yield from ([end] for end in one)
+            yield from [one] if len(one) > 1 else []
+    if TIME in columns and len(np.unique(columns[TIME])) >= _DISTINCT:
+        yield [sympy.Symbol(TIME)]
 
 
 def _with_functions(term, ends):

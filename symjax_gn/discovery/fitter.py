@@ -4,6 +4,7 @@ A law is given with grids in the place of functions; splines are placed on them 
 """
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -21,7 +22,6 @@ from symjax_gn.laws.law import (
     Term,
     column,
     sums_as_columns,
-    unchanged,
 )
 from symjax_gn.laws.least_squares import bounded, fit_splines, fitted, mean_size
 from symjax_gn.laws.samples import Samples
@@ -32,6 +32,9 @@ _UNSEEN = 1e-9
 
 # A fit that is not linear takes as long as so many that are.
 _COMPOSED = 20
+
+# What keeps products of parts small of which data say little, as a share.
+_RIDGE = 1e-6
 
 # Parts of terms that are kept, in bytes; what was used longest ago is left out first.
 _MOST_KEPT = 2**29
@@ -44,12 +47,13 @@ _FIRST, _OF_SUMS, _MARGIN = 14, 6, 0.1
 class Fits:
     """Fits of laws to the same data; what parts of terms add to targets is kept."""
 
-    def __init__(self, train: Samples, valid: Samples):
+    def __init__(self, train: Samples, valid: Samples, near: Law | None = None):
         """Nothing is fitted yet.
 
         Args:
             train: what is fitted.
             valid: other data, for the errors.
+            near: a law that was fitted to data like these, from which fits of its like start.
         """
         self.train, self.valid = train, valid
         self._ends = train, valid
@@ -57,6 +61,7 @@ class Fits:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._room = _MOST_KEPT
         self._laws: dict[Law, Fitted] = {}
+        self._near = {} if near is None else {_blank(near): (math.inf, near)}
         self.work = 0
 
     def __call__(self, law: Law) -> Fitted:
@@ -197,47 +202,49 @@ class Fits:
 
     def _composed(self, law) -> Fitted:
         """A law that is not linear in its numbers."""
-        coarse = _coarse(law)
-        start = self._started(coarse)
-        bound = bind(start, self.train)
-        start = start.with_numbers(fit_splines(bound, bound.start))
-        for k, (old, grid) in enumerate(zip(coarse.shapes, law.shapes, strict=True)):
-            if old != grid:
+        coarse, key = _coarse(law), _blank(law)
+        if key not in self._near:
+            self._fit_near(key, self._started(coarse))
+        start = self._near[key][1]
+        for k, grid in enumerate(law.shapes):
+            if isinstance(grid, Grid):
                 start = self._refined(start, k, grid)
+        return fitted(self._fit_near(key, start), *self._ends)
+
+    def _fit_near(self, key, start) -> Law:
+        """A law fitted from a start; others like it start from it, if it errs least of them."""
         bound = bind(start, self.train)
-        return fitted(start.with_numbers(fit_splines(bound, bound.start)), *self._ends)
+        numbers = fit_splines(bound, bound.start)
+        found, error = start.with_numbers(numbers), mean_size(bound.errors(numbers))
+        if key not in self._near or error < self._near[key][0]:
+            self._near[key] = error, found
+        return found
 
     def _started(self, law) -> Law:
         """The law with splines, those of terms as if nothing else were."""
         dim = self.train.target.shape[1]
-        simple, places = [], []
-        for k, (inside, term) in enumerate(_all(law)):
-            if isinstance(term.factors[0].shape, Grid) and any(
-                one != 0 for one in term.along[:dim]
-            ):
-                simple.append((inside, _alone(term)))
-                places.append(k)
-        alone = Law(
-            tuple(one for inside, one in simple if inside),
-            (unchanged(dim), *(one for inside, one in simple if not inside)),
-        )
-        splines = dict(zip(places, self._linear(alone).law.shapes, strict=True))
+        simple = {
+            k: (inside, term)
+            for k, (inside, term) in enumerate(_all(law))
+            if isinstance(term.factors[0].shape, Grid) and any(x != 0 for x in term.along[:dim])
+        }
+        first = dict(zip(simple, self._together(list(simple.values())), strict=True))
         shapes = []
         for k, (inside, term) in enumerate(_all(law)):
+            free = _free(term)
             for n, factor in enumerate(term.factors):
                 shape: Any = factor.shape
-                if n == 0 and k in splines:
-                    shape = splines[k]
+                if k in first and n in (0, free):
+                    shape = first[k][int(n > 0)]
                 elif isinstance(shape, Grid):
                     spline = self._placed(term, factor, inside)
                     # A sum of its own starts as what falls to 0.
-                    numbers = np.linspace(1.0, float(k in splines), len(spline.numbers))
+                    numbers = np.linspace(1.0, float(k in first), len(spline.numbers))
                     shape = spline._replace(numbers=numbers)
                     if factor.shape.start is not None:
                         x = self.felt(term, factor.variable, inside)
-                        shape = _like(
-                            shape, x, values(factor.shape.start, {str(factor.variable): x})
-                        )
+                        start = values(factor.shape.start, {str(factor.variable): x})
+                        shape = _like(shape, x, start)
                 shapes.append(shape)
         of_sums = law.update[0].factors
         rest = law.update[0]._replace(factors=())
@@ -252,6 +259,49 @@ class Fits:
             factors.append(Factor(factor.variable, ones))
         first = rest._replace(factors=tuple(factors))
         return without._replace(update=(first, *without.update[1:]))
+
+    def _together(self, terms) -> list[list[Spline]]:
+        """The first function of each term, and one that multiplies it, fitted as if linear.
+
+        A product of two functions is a sum of products of their parts, of which the best single
+        product is taken.
+        """
+        several = [self._product_block(inside, term) for inside, term in terms]
+        if not several:
+            return []
+        design = np.concatenate([block for _, block in several], axis=1)
+        target = self.train.target.reshape(-1) * self._weights
+        gram = design.T @ design
+        # Parts of which data say next to nothing are next to nothing.
+        gram += (_RIDGE * np.mean(np.diagonal(gram)) + 1e-300) * np.eye(len(gram))
+        found = np.linalg.solve(gram, design.T @ target)
+        splines = []
+        for own, block in several:
+            numbers, found = np.split(found, [block.shape[1]])
+            left, share, right = np.linalg.svd(numbers.reshape(len(own[0].numbers), -1))
+            best = [share[0] * left[:, 0], right[0]]
+            splines.append([x._replace(numbers=y) for x, y in zip(own, best, strict=False)])
+        return splines
+
+    def _product_block(self, inside, term):
+        """Splines of a term's first function and a free one; what their parts add to targets."""
+        alone, free = _alone(term), _free(term)
+        if free is None:
+            spline, block, _ = self._block(alone, inside)
+            return [spline], block
+        return self.once(("product", inside, term), lambda: self._new_product(inside, term, free))
+
+    def _new_product(self, inside, term, free):
+        own = [self._placed(term, term.factors[n], inside) for n in (0, free)]
+        first, other = (
+            self._basis(term.factors[n].variable, spline, inside, 0)
+            for n, spline in zip((0, free), own, strict=True)
+        )
+        both = (first[:, :, None] * other[:, None, :]).reshape(len(first), -1)
+        add = self.train.of_elements if inside else self.train.of_owners
+        ways = self._components(_alone(term), inside, 0)[: self.train.target.shape[1]]
+        rows = np.stack([add(way[:, None] * both) for way in ways], axis=1)
+        return own, rows.reshape(-1, both.shape[1]) * self._weights[:, None]
 
     def _of_sums(self, law, variable):
         """Values of a variable of sums."""
@@ -312,6 +362,25 @@ def _alone(term):
         for one in others
     ]
     return term._replace(factors=(first,), coupling=term.coupling * sympy.Mul(*known))
+
+
+def _blank(law):
+    """What laws have in common that differ by their splines, or the numbers of formulas."""
+
+    def kind(shape):
+        return Formula if isinstance(shape, Formula) else Grid
+
+    return law.with_shapes(list(map(kind, law.shapes)))
+
+
+def _free(term):
+    """The number of the first function that multiplies a term's and has no known start, or None."""
+    numbers = (
+        n
+        for n, one in enumerate(term.factors)
+        if n and isinstance(one.shape, Grid) and one.shape.pieces and one.shape.start is None
+    )
+    return next(numbers, None)
 
 
 def _coarse(law):

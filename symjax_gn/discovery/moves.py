@@ -52,13 +52,13 @@ def dropped(state: State, known: Known) -> Iterator[Law]:
     A term may do no more than what finer grids of the others do.
     """
     law = state.law
-    for inside, k, term in _placed(law):
-        fewer = _with(law, inside, k, ())
+    for inside, k, term in placed(law):
+        fewer = with_term(law, inside, k, ())
         yield from dict.fromkeys([fewer, fewer.with_shapes(list(map(_finer, fewer.shapes)))])
         for n in range(len(term.factors) if len(term.factors) > 1 else 0):
             fewer = term._replace(factors=(*term.factors[:n], *term.factors[n + 1 :]))
             for way in _listed(term.factors[n], known) if n else [sympy.Integer(1)]:
-                yield _with(law, inside, k, (fewer._replace(coupling=fewer.coupling * way),))
+                yield with_term(law, inside, k, (fewer._replace(coupling=fewer.coupling * way),))
     if law.update[0].factors:
         dim = len(law.update[0].along)
         shorter = [
@@ -88,12 +88,12 @@ def simplified(state: State, known: Known) -> Iterator[Law]:
 
     Or with a term of bodies alone in the place of one that is the same for all senders.
     """
-    for inside, k, term in _placed(state.law):
+    for inside, k, term in placed(state.law):
         for new in _alone(term, known) if inside else ():
-            fewer = _with(state.law, inside, k, ())
+            fewer = with_term(state.law, inside, k, ())
             yield fewer._replace(update=(*fewer.update, new))
         for new in _simpler(term, inside, known):
-            yield _with(state.law, inside, k, (new,))
+            yield with_term(state.law, inside, k, (new,))
 
 
 def merged(state: State, known: Known) -> Iterator[Law]:
@@ -214,7 +214,7 @@ def added_finely(state: State, known: Known) -> Iterator[Law]:
         (first,) = term.factors
         fine = term._replace(factors=(first._replace(shape=Grid(_PIECES[-1])),))
         if blank(term) in there:
-            yield _with(state.law, True, there.index(blank(term)), (fine,))
+            yield with_term(state.law, True, there.index(blank(term)), (fine,))
         elif _count(state.law) < _MOST_TERMS:
             yield _beside(state.law, fine)
 
@@ -246,8 +246,8 @@ def together(state: State, known: Known) -> Iterator[Law]:
 
 def swapped(state: State, known: Known) -> Iterator[Law]:
     """With another term in the place of one."""
-    for inside, k, _ in _placed(state.law):
-        rest = _with(state.law, inside, k, ())
+    for inside, k, _ in placed(state.law):
+        rest = with_term(state.law, inside, k, ())
         yield from _longer(rest, known.fits(rest) if _count(rest) else None, known)
 
 
@@ -293,13 +293,13 @@ def _count(law):
     return len(law.message) + len(law.update) - 1
 
 
-def _placed(law):
+def placed(law: Law) -> Iterator[tuple[bool, int, Term]]:
     """All terms but the sums themselves: whether it is of the message, its number there, it."""
     yield from ((True, k, one) for k, one in enumerate(law.message))
     yield from ((False, k, one) for k, one in enumerate(law.update) if k)
 
 
-def _with(law: Law, inside: bool, k: int, new: Sequence[Term]) -> Law:
+def with_term(law: Law, inside: bool, k: int, new: Sequence[Term]) -> Law:
     """The law with other terms in the place of one."""
     terms = law.message if inside else law.update
     terms = (*terms[:k], *new, *terms[k + 1 :])
@@ -376,7 +376,7 @@ def _recoupled(law, inside, which, ways):
     for k, way in zip(which, ways, strict=True):
         place = k if inside else k + 1
         old = (law.message if inside else law.update)[place]
-        law = _with(law, inside, place, (old._replace(coupling=way),))
+        law = with_term(law, inside, place, (old._replace(coupling=way),))
     return law
 
 

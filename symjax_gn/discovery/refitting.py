@@ -47,7 +47,7 @@ def law_accelerations(
             variables.
     """
     model = force_model(force, one_body, dataset)
-    found = [model.predict(part.graphs)[:count] for part, count in batches(dataset)]
+    found = [model.predict(part)[:count] for part, count in batches(dataset)]
     return np.concatenate(found)
 
 
@@ -391,7 +391,7 @@ def refit_model(
 
     def errors(values):
         with np.errstate(all="ignore"):
-            return (laws(values).predict(some.graphs) - target) * weight
+            return (laws(values).predict(some) - target) * weight
 
     def mean(values):
         found = np.abs(errors(values))

@@ -102,9 +102,7 @@ def predictions(
 ) -> Float[np.ndarray, "graph *node component"]:
     """Predictions for all graphs of a data set, float64, user's units."""
     with np.errstate(all="ignore"):
-        parts = [
-            np.asarray(predictor.predict(p.graphs), np.float64)[:n] for p, n in batches(dataset)
-        ]
+        parts = [np.asarray(predictor.predict(p), np.float64)[:n] for p, n in batches(dataset)]
     return np.concatenate(parts)
 
 

@@ -91,7 +91,8 @@ def find_structure(
     if state.law.shapes and state.found.error > ROUNDING and not is_coarse(state, known.fits):
         # Noise is of one size whatever the force: errors relative to it tell more.
         share = noise_share(valid, predict(state.found.law, valid))
-        known = Known(Fits(*_weighted(state, share, train, valid)), candidates)
+        weighted = _weighted(state, share, train, valid)
+        known = Known(Fits(*weighted, near=state.found.law), candidates)
     if moves:
         moves = (*moves, tuple(map(guarded, more.moves)))
         state, others = search(state.law, moves, known)
@@ -107,7 +108,7 @@ def fit_to(state: State, train: Samples, valid: Samples) -> tuple[State, Fits]:
         train: what is fitted.
         valid: other data.
     """
-    known = Known(Fits(train, valid), None)
+    known = Known(Fits(train, valid, near=state.found.law), None)
     return search(state.law, (SIMPLER, (regridded,)), known)[0], known.fits
 
 

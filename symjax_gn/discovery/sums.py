@@ -159,7 +159,7 @@ def _network_error(network, dataset):
     """Mean |error| over the typical target."""
     gap = []
     for part, count in batches(dataset):
-        guess = np.asarray(network.predict(part.graphs), np.float64)[:count]
+        guess = np.asarray(network.predict(part), np.float64)[:count]
         gap.append(guess - np.asarray(part.target, np.float64)[:count])
     error, target = np.abs(np.concatenate(gap)), np.asarray(dataset.target, np.float64)
     known = known_targets(dataset)
@@ -245,7 +245,7 @@ def summed_messages(
     """
     names = [*(f"e_{k}" for k in range(len(message))), COUNT]
     model = _model(message, sympy.symbols(names), dataset)
-    values = model.predict(dataset.graphs)
+    values = model.predict(dataset)
     values = values.reshape(-1, values.shape[-1])
     target = np.asarray(dataset.target, np.float64).reshape(len(values), -1)
     columns = dict(zip(names, values.T, strict=True))

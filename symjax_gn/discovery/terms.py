@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from symjax_gn.data.features import parse_feature
+from symjax_gn.data.features import TIME, parse_feature
 from symjax_gn.data.nodes import AXES
 from symjax_gn.laws.expressions import complexity, values
 from symjax_gn.laws.law import Factor, Law, Term, unchanged
@@ -187,7 +187,7 @@ def pair_vectors(columns: Columns, dim: int) -> list[Vector]:
 
 
 def body_vectors(columns: Columns, dim: int) -> list[Vector]:
-    """Vectors that one body defines: its velocity, the axes, its place.
+    """Vectors that one body defines: its velocity, the axes, as they change in time too, its place.
 
     Args:
         columns: features of bodies.
@@ -209,6 +209,8 @@ def body_vectors(columns: Columns, dim: int) -> list[Vector]:
     found += [
         (f"{AXES[k]} by {AXES[n]}", _axis(dim, k), place[n]) for k in range(dim) for n in range(dim)
     ]
+    if TIME in columns:
+        found += [(f"{AXES[k]} by time", _axis(dim, k), sympy.Symbol(TIME)) for k in range(dim)]
     return [Vector(name, tuple(map(sympy.sympify, way)), x) for name, way, x in found]
 
 

@@ -33,7 +33,7 @@ def within_a_function(state: State, known: Known) -> Iterator[Law]:
     law, fits = state.law, known.fits
     if not law.is_linear:
         return
-    few = Fits(*(some_owners(one, _OWNERS) for one in (fits.train, fits.valid)))
+    few = Fits(some_owners(fits.train, _OWNERS), some_owners(fits.valid, _OWNERS))
     nothing = law._replace(message=(), update=law.update[:1])
     starts = [law] if law.message else []
     starts += [nothing._replace(message=(one,)) for one in known.candidates.pairs(nothing, None)]

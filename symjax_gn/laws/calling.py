@@ -12,6 +12,7 @@ import sympy
 from symjax_gn.data.checks import as_floats, check_choice
 from symjax_gn.data.features import (
     SPEEDS,
+    TIME,
     check_fields,
     described,
     element_features,
@@ -181,7 +182,8 @@ def _of_bodies(message, pairs, space, bodies) -> dict[str, Any]:
     ends = [_as_node(body, numpy) for body in bodies]
     names = _all_names(message)
     for end, other, body in zip("ij", "ji", ends, strict=False):
-        own = [name for name in names if not (pairs and name.endswith(f"_{other}"))]
+        others = (TIME,) if end == "j" else ()
+        own = [x for x in names if x not in others and not (pairs and x.endswith(f"_{other}"))]
         check_fields(needed_fields(own), body, f"The law of body {end}", described(body))
     for name in ("position", "velocity"):
         vectors = {

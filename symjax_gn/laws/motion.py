@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from symjax_gn.data.checks import as_floats, check_count, check_number
+from symjax_gn.data.features import TIME
 from symjax_gn.data.graphs import check_radius, complete_edges
 from symjax_gn.data.inputs import Bodies, as_bodies, as_edges
-from symjax_gn.data.nodes import AnyArray, Nodes, check_nodes
+from symjax_gn.data.nodes import AnyArray, Nodes, check_nodes, leading_shape
 from symjax_gn.data.quantities import QUANTITIES
 from symjax_gn.data.space import safe_norm
 from symjax_gn.data.trajectories import Trajectory
@@ -60,7 +61,7 @@ def simulate_law(
     times = _as_times(time)
     check_number("tolerance", tolerance, above=0)
     check_count("max_steps", max_steps)
-    starts = _as_starts(law, start, order)
+    starts = _as_starts(law, start, order, times[0])
     num_nodes = starts.position.shape[1]
     ends = _joined(law, num_nodes, senders, receivers, cutoff)
     motion = Motion(law, order, ends[0], ends[1], cutoff)
@@ -69,7 +70,7 @@ def simulate_law(
     check_outputs(shape, position.dtype.itemsize, order)
     # Products of masses in kg overflow float32.
     with jax.enable_x64(True):
-        # Laws do not depend on the time, whose differences are more exact without an offset.
+        # Differences of times are more exact without an offset.
         paths = follow_many(
             follow_law,
             motion,
@@ -81,7 +82,8 @@ def simulate_law(
             progress=progress,
             max_steps=max_steps,
         )
-    return _as_trajectory(law, times, paths, starts.properties)
+    properties = {name: x for name, x in starts.properties.items() if name != TIME}
+    return _as_trajectory(law, times, paths, properties)
 
 
 def follow_law(
@@ -134,10 +136,17 @@ def _as_times(time) -> np.ndarray:
     return times
 
 
-def _as_starts(law, start, order) -> Nodes:
-    """Bodies `[sim, node, ...]` with all properties that were given, NumPy."""
+def _as_starts(law, start, order, moment) -> Nodes:
+    """Bodies `[sim, node, ...]` with all properties that were given, NumPy; the moment is said."""
     if isinstance(start, Trajectory):
         raise ValueError("start must be one moment; for the first one use trajectory.at(0).")
+    if TIME in law.needs.fields:
+        moment = np.asarray(moment, np.float64)
+        if isinstance(start, Nodes):
+            moments = np.full(leading_shape(start), moment)
+            start = start._replace(properties=start.properties | {TIME: moments})
+        else:
+            start = {**start, TIME: moment}
     given = start.properties if isinstance(start, Nodes) else start
     fields = {name: [] for name in given if name not in ("position", "velocity")}
     fields |= law.needs.fields | (dict(velocity=[]) if order == 2 else {})

@@ -9,7 +9,7 @@ import sympy
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from symjax_gn.data.datasets import Dataset, inertia, sends_elements, some_graphs, take
+from symjax_gn.data.datasets import Dataset, inertia, sends_elements, some_graphs, take, with_time
 from symjax_gn.data.features import (
     COUNT,
     SPEEDS,
@@ -109,7 +109,7 @@ def gather(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Samples:
     Raises:
         ValueError: vectors are predicted, and all graphs have coincident bodies.
     """
-    some = some_graphs(dataset, num_elements, num_owners)
+    some = with_time(some_graphs(dataset, num_elements, num_owners))
     some = _without_coincident(some) if dataset.quantity.vector else some
     count = len(some)
     graphs: Any = flatten(jax.tree.map(np.asarray, some.graphs))

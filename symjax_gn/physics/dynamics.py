@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import check_choice, check_type, shown
 from symjax_gn.data.datasets import inertia
+from symjax_gn.data.features import TIME
 from symjax_gn.data.nodes import AnyArray, Nodes
 from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.data.space import FREE, Space
@@ -138,7 +139,7 @@ def follow(
 
     Args:
         rate: `fn(nodes) -> [node, dim]`, accelerations, or velocities in first-order motion.
-        nodes: initial state, fields `[node, ...]`.
+        nodes: initial state, fields `[node, ...]`; a property `time` is the moment, and goes on.
         time: output times `[time]`.
         order: 2, or 1 for first-order motion, in which velocities are no part of the state.
         space: free or periodic.
@@ -162,16 +163,24 @@ def follow(
             raise ValueError("Second-order motion needs initial velocities, got None.")
         start, units = (nodes.position, nodes.velocity), (length, speed)
 
+    clocks = [TIME] if TIME in nodes.properties else []
+    start = (*start, *(nodes.properties[name] for name in clocks))
+    units = (*units, *(jnp.max(jnp.abs(times)) for _ in clocks))
+
     def nodes_of(state):
-        return nodes._replace(position=state[0], velocity=state[1] if order == 2 else None)
+        moved = nodes._replace(position=state[0], velocity=state[1] if order == 2 else None)
+        moments = dict(zip(clocks, state[order:], strict=True))
+        return moved._replace(properties=nodes.properties | moments)
 
     def field(state):
-        # Positions change by velocities where there are any; the last array by the rate.
-        return (*state[1:], rate(nodes_of(state)))
+        # Positions change by velocities where there are any, the last vectors by the rate.
+        return (*state[1:order], rate(nodes_of(state)), *map(jnp.ones_like, state[order:]))
 
     path, ok = solve(field, start, time, units=units, **options)
     rates = _over_time(lambda state: rate(nodes_of(state)), path).astype(path[0].dtype)
-    found = _with_properties(nodes_of(path), len(times))
+    still = _with_properties(nodes, len(times)).properties
+    moved = nodes_of(path)
+    found = moved._replace(properties=still | {name: moved.properties[name] for name in clocks})
     inside = space.move(path[0], jnp.zeros_like(path[0]))
     return Path(found._replace(position=inside), rates, ok & jnp.all(jnp.isfinite(rates)))
 

@@ -234,7 +234,7 @@ def plot_predictions(law: Predictor, dataset: Dataset, most: int = 2_000) -> Fig
     """
     dataset = take(dataset, np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int))
     width = dataset.target.shape[-1]
-    guess = np.asarray(law.predict(dataset.graphs), np.float64).reshape(-1, width)
+    guess = np.asarray(law.predict(dataset), np.float64).reshape(-1, width)
     target = np.asarray(dataset.target, np.float64).reshape(-1, width)
     known = known_targets(dataset)
     shown = slice(None) if known is None else np.asarray(known).reshape(-1)
