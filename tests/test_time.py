@@ -1,6 +1,8 @@
 """Laws that change in time: what they need, how they move bodies, and whether they are found."""
 
 import dataclasses
+import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +12,13 @@ import sympy
 import symjax_gn as sgn
 from symjax_gn.data.datasets import make_dataset, take, with_time
 from symjax_gn.data.sampling import sample_pairs
+from symjax_gn.discovery.acceptance import Known, State
+from symjax_gn.discovery.exponents import factored
 from symjax_gn.discovery.fitter import Fits
 from symjax_gn.discovery.structure import QUICK, find_structure
 from symjax_gn.discovery.terms import force_law, make_term, pair_vectors
 from symjax_gn.laws.bound import predict
-from symjax_gn.laws.law import Factor
+from symjax_gn.laws.law import Factor, Term
 from symjax_gn.laws.samples import gather, reweighted
 from symjax_gn.laws.shapes import Formula, Grid, R
 
@@ -131,6 +135,25 @@ def test_functions_that_multiply_each_other_are_fitted_whatever_their_average(sp
     monkeypatch.setattr(Fits, "_started", None)
     finer = law.with_shapes([Grid(14), Grid(28)])
     assert Fits(*several, near=first.law)(finer).error < 0.5 * first.error
+
+
+def test_functions_of_any_property_and_of_the_time_are_offered():
+    """Of the receiver's, the sender's, or both, and of the moment."""
+    rng = np.random.default_rng(0)
+    names = ("m_i", "m_j", "q_i", "q_j", "time", "r")
+    columns = {name: rng.uniform(1, 2, 50) for name in names}
+    data = types.SimpleNamespace(elements=columns, owners={"m_i": columns["m_i"]})
+    fits: Any = types.SimpleNamespace(train=data, promised=lambda law: 0.0)
+    pair = Term((DX / R, DY / R), (Factor(R, Grid(14)),), sympy.Symbol("m_i") * sympy.Symbol("q_j"))
+    found: Any = types.SimpleNamespace(error=1.0)
+    state = State(force_law([pair], (), 2), found)
+    laws = list(factored(state, Known(fits, None)))
+    own = [tuple(str(one.variable) for one in law.message[0].factors[1:]) for law in laws]
+    assert set(own) == {
+        ("m_i",), ("m_j",), ("m_i", "m_j"), ("q_i",), ("q_j",), ("q_i", "q_j"), ("time",),
+    }  # fmt: skip
+    # What functions are of has no part in the coupling any more.
+    assert all(law.is_proper for law in laws)
 
 
 def test_a_law_that_changes_in_time_is_found_and_believed():

@@ -318,7 +318,7 @@ def with_time(dataset: Dataset) -> Dataset:
     >>> import symjax_gn as sgn
     >>> run = sgn.simulate(jax.random.key(0), sgn.SYSTEMS["spring"], num_simulations=2)
     >>> with_time(make_dataset(run)).nodes.time.shape
-    (2000, 4)
+    (1000, 4)
     """
     time, nodes = dataset.time, dataset.nodes
     if time is None or nodes.position is None or TIME in nodes.properties or np.ptp(time) == 0:

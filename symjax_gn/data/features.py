@@ -119,8 +119,9 @@ def pair_features(
         columns["r"] = safe_norm(displacement, numpy)
     for end, body in (("i", receiver), ("j", sender)):
         for name, column in body.properties.items():
-            is_moment = name == TIME and displacement is not None
-            columns[TIME if is_moment else property_feature(name, end)] = column
+            columns[property_feature(name, end)] = column
+            if name == TIME and displacement is not None:
+                columns[TIME] = receiver.properties.get(TIME, column)
     for end, body in (("i", receiver), ("j", sender)):
         if body.velocity is not None:
             for k in range(body.velocity.shape[-1]):

@@ -72,10 +72,8 @@ def factored(state: State, known: Known) -> Iterator[Law]:
 
 def _varied(columns, ends) -> Iterator[list[sympy.Symbol]]:
     """What a term may be multiplied with functions of: a property of one end or both, the time."""
-    several = [
-        (sympy.Symbol(f"{name}_{end}") for end in ends) for name, *_ in varied(columns, ends)
-    ]
-    for one in map(list, several):
+    for name, *_ in varied(columns, ends):
+        one = [sympy.Symbol(f"{name}_{end}") for end in ends]
         if min(len(np.unique(columns[str(end)])) for end in one) >= _DISTINCT:
             yield from ([end] for end in one)
             yield from [one] if len(one) > 1 else []

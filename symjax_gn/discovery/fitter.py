@@ -271,10 +271,13 @@ class Fits:
             return []
         design = np.concatenate([block for _, block in several], axis=1)
         target = self.train.target.reshape(-1) * self._weights
-        gram = design.T @ design
-        # Parts of which data say next to nothing are next to nothing.
-        gram += (_RIDGE * np.mean(np.diagonal(gram)) + 1e-300) * np.eye(len(gram))
-        found = np.linalg.solve(gram, design.T @ target)
+        # Parts of products of which data say next to nothing are next to nothing.
+        many = [np.full(block.shape[1], len(own) > 1) for own, block in several]
+        held = np.flatnonzero(np.concatenate(many))
+        size = np.sqrt(_RIDGE * np.sum(design[:, held] ** 2) / max(1, len(held)))
+        rows = size * np.eye(design.shape[1])[held]
+        design, target = np.concatenate([design, rows]), np.append(target, np.zeros(len(held)))
+        found, _ = _least_squares(design, target)
         splines = []
         for own, block in several:
             numbers, found = np.split(found, [block.shape[1]])

@@ -13,6 +13,7 @@ from symjax_gn.data.datasets import Dataset, inertia, sends_elements, some_graph
 from symjax_gn.data.features import (
     COUNT,
     SPEEDS,
+    TIME,
     element_features,
     node_features,
     pair_features,
@@ -114,6 +115,7 @@ def gather(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Samples:
     count = len(some)
     graphs: Any = flatten(jax.tree.map(np.asarray, some.graphs))
     elements, sizes = _elements(graphs, some)
+    elements = _with_one_time(elements)
     target = np.asarray(some.target, np.float64)
     target = target.reshape(-1, target.shape[-1])
     known = known_targets(some)
@@ -121,7 +123,7 @@ def gather(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Samples:
     own: dict[str, Any] = {}
     if dataset.quantity.level == "node":
         owner, owners = graphs.receivers, len(target)
-        own = node_features(graphs.nodes)
+        own = _with_one_time(node_features(graphs.nodes))
         own = own if dataset.quantity.vector else scalar_features(own)
     else:
         # Each graph may be followed by its padding.
@@ -168,6 +170,12 @@ def _elements(graphs, dataset):
         return element_features(graphs.nodes), graphs.n_node
     receiver, sender = (take_nodes(graphs.nodes, end) for end in (graphs.receivers, graphs.senders))
     return with_differences(pair_features(receiver, sender, dataset.space)), graphs.n_edge
+
+
+def _with_one_time(columns):
+    """Features of which both ends have the same time."""
+    ends = [f"{TIME}_{end}" for end in ("i", "j", "ij")] if TIME in columns else []
+    return {name: x for name, x in columns.items() if name not in ends}
 
 
 def _weight(length, share=SHARE):
