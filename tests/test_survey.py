@@ -35,6 +35,7 @@ def test_each_member_has_its_law_and_verdict():
     assert found.found[0].parts[0].target.shape == found.found[1].parts[0].target.shape
 
 
+@pytest.mark.slow
 def test_the_law_of_bodies_alone_is_shown_too():
     found = sgn.discover_all(KEY, run_of("damped"), {"seed": [0]}, QUICK)
     assert found.table()["law"][0] == "2*r - 1.98; alone: -vx_i, -vy_i"

@@ -57,7 +57,7 @@ def swept(members, data=None, strategy="bottleneck", **options):
     return sweep(KEY, train, validation, members, **options)
 
 
-@pytest.mark.parametrize("strategy", ["bottleneck", "l1"])
+@pytest.mark.parametrize("strategy", ["bottleneck", pytest.param("l1", marks=pytest.mark.slow)])
 def test_a_member_is_what_fit_gives(strategy):
     members = grid(seed=[0, 5], learning_rate=[1e-3, 1e-2])
     found = swept(members, strategy=strategy)

@@ -158,7 +158,7 @@ def test_functions_of_any_property_and_of_the_time_are_offered():
 
 def test_a_law_that_changes_in_time_is_found_and_believed():
     found = sgn.discover(
-        jax.random.key(0), recorded(SWINGING, 60, 51), settings=sgn.Settings(route="data")
+        jax.random.key(0), recorded(SWINGING, 40, 41), settings=sgn.Settings(route="data")
     )
     assert found.certificate.says == "believe"
     expected = sympy.cos(2 * TIME) * (R - 1)
