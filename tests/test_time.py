@@ -63,6 +63,8 @@ def test_all_data_that_know_their_time_give_it_to_a_law():
     data = make_dataset(run)
     np.testing.assert_allclose(SWINGING.predict(data), run.target[0], atol=1e-9)
     assert "time" not in data.nodes.properties
+    # One graph is of one moment, which is known all the same.
+    np.testing.assert_allclose(SWINGING.predict(take(data, [4])), run.target[0, 4:5], atol=1e-9)
     moved = {"position": run.position[0, 4], "time": run.time[4]}
     np.testing.assert_allclose(SWINGING.predict(moved), run.target[0, 4], atol=1e-9)
     pair = SWINGING({"position": [0.0, 0.0], "time": 1.0}, {"position": [0.0, 2.0]})

@@ -313,7 +313,7 @@ def take(dataset: Dataset, index: Any) -> Dataset:
 
 
 def with_time(dataset: Dataset) -> Dataset:
-    """The same with the moment of each graph as a property of its bodies, if moments differ.
+    """The same with the moment of each graph as a property of its bodies, where it is known.
 
     >>> import symjax_gn as sgn
     >>> run = sgn.simulate(jax.random.key(0), sgn.SYSTEMS["spring"], num_simulations=2)
@@ -321,7 +321,7 @@ def with_time(dataset: Dataset) -> Dataset:
     (1000, 4)
     """
     time, nodes = dataset.time, dataset.nodes
-    if time is None or nodes.position is None or TIME in nodes.properties or np.ptp(time) == 0:
+    if time is None or nodes.position is None or TIME in nodes.properties:
         return dataset
     shape = leading_shape(nodes)
     moment = np.broadcast_to(np.asarray(time, np.float64)[:, None], shape)

@@ -110,7 +110,9 @@ def gather(dataset: Dataset, num_elements: int, num_owners: int = 1) -> Samples:
     Raises:
         ValueError: vectors are predicted, and all graphs have coincident bodies.
     """
-    some = with_time(some_graphs(dataset, num_elements, num_owners))
+    some = some_graphs(dataset, num_elements, num_owners)
+    if some.time is not None and np.ptp(some.time) > 0:
+        some = with_time(some)
     some = _without_coincident(some) if dataset.quantity.vector else some
     count = len(some)
     graphs: Any = flatten(jax.tree.map(np.asarray, some.graphs))

@@ -333,7 +333,8 @@ class SymbolicModel:
             start: `Nodes`, or arrays by name: position and velocity `[node, dim]`, or
                 `[sim, node, dim]` for many simulations at once, and the properties that the law
                 needs, `[node]`, `[sim, node]` or a number. First-order motion needs no velocity.
-            time: output times `[time]`, rising; the start is at the first.
+            time: output times `[time]`, rising; the start is at the first, also for laws that
+                change in time.
             senders: `[edge]`; by default all bodies act on all others.
             receivers: the same.
             cutoff: in place of edges, the distance within which bodies act on each other.
