@@ -21,8 +21,8 @@ import numpy as np
 from _results import commit, load_rows, open_out, save
 
 import symjax_gn as sgn
+from symjax_gn.data.building import dataset_from_graphs
 from symjax_gn.data.checks import check_choice
-from symjax_gn.data.datasets import dataset_from_graphs
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.units import typical_size
 from symjax_gn.laws.grammar import parse_expression

@@ -1,6 +1,6 @@
+from .data.building import dataset_from_graphs as dataset_from_graphs
+from .data.building import make_dataset as make_dataset
 from .data.datasets import Dataset as Dataset
-from .data.datasets import dataset_from_graphs as dataset_from_graphs
-from .data.datasets import make_dataset as make_dataset
 from .data.graphs import complete_edges as complete_edges
 from .data.graphs import radius_edges as radius_edges
 from .data.nodes import Nodes as Nodes

@@ -25,8 +25,8 @@ import jax
 
 from symjax_gn.compiling import keep_compiled, seconds_compiling
 from symjax_gn.console import INTERRUPTED, never_swallowed, speaking_on
+from symjax_gn.data.building import make_dataset
 from symjax_gn.data.checks import LARGEST_SEED, check_count, check_path
-from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.folders import own_folder
 from symjax_gn.data.nodes import AXES
 from symjax_gn.data.trajectories import load_trajectory, remarks

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import shown
-from symjax_gn.data.datasets import Dataset, check_dataset, take
+from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.graphs import GraphsTuple, flatten, node_mask
 from symjax_gn.data.nodes import AnyArray, Nodes, leading_shape
+from symjax_gn.data.soundness import check_dataset
 
 # Edges looked at together: enough to fill vector units, few enough for any memory.
 _MOST_EDGES = 50_000

@@ -21,8 +21,9 @@ from threadpoolctl import threadpool_limits
 from symjax_gn import learning, reading
 from symjax_gn.compiling import Stopwatch
 from symjax_gn.data.border import checked
+from symjax_gn.data.building import dataset_from_graphs, make_dataset
 from symjax_gn.data.checks import LARGEST_SEED, check_count
-from symjax_gn.data.datasets import Dataset, dataset_from_graphs, make_dataset
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.folders import delete_files, own_folder
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.splitting import split

@@ -10,9 +10,7 @@ import jax
 import sympy
 
 from symjax_gn.data.checks import check_path
-from symjax_gn.data.datasets import (
-    Dataset,
-)
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.folders import own_folder
 from symjax_gn.data.nodes import leading_shape
 from symjax_gn.discovery import (

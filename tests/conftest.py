@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from symjax_gn.data import datasets, splitting
+from symjax_gn.data import building, splitting
 from symjax_gn.networks import strategies, training
 from symjax_gn.physics.simulation import simulate
 from symjax_gn.physics.systems import SYSTEMS
@@ -68,7 +68,7 @@ def spring_trajectory():
 
 @pytest.fixture(scope="session")
 def spring_dataset(spring_trajectory):
-    return datasets.make_dataset(spring_trajectory)
+    return building.make_dataset(spring_trajectory)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,12 @@ import pytest
 
 import symjax_gn as sg
 from symjax_gn.data.blocks import block_graphs
-from symjax_gn.data.datasets import Dataset, check_dataset
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.halos import catalogue, readers
 from symjax_gn.data.names import check_property_names
 from symjax_gn.data.nodes import check_nodes
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.stacking import from_jraph
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.data.units import measure_scales

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import dataset_from_graphs, make_dataset, take
+from symjax_gn.data.building import dataset_from_graphs, make_dataset
+from symjax_gn.data.datasets import take
 from symjax_gn.data.graphs import GraphsTuple, complete_edges
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.discovery.certificate import certify, halves, relative_errors

@@ -6,13 +6,8 @@ import jraph
 import numpy as np
 import pytest
 
-from symjax_gn.data.datasets import (
-    Dataset,
-    check_dataset,
-    dataset_from_graphs,
-    make_dataset,
-    take,
-)
+from symjax_gn.data.building import dataset_from_graphs, make_dataset
+from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.graphs import (
     GraphsTuple,
     chain_edges,
@@ -25,6 +20,7 @@ from symjax_gn.data.graphs import (
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import VELOCITY
 from symjax_gn.data.sampling import sample_pairs, sample_stars
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.space import Space
 from symjax_gn.data.stacking import from_jraph
 from symjax_gn.data.trajectories import load_trajectory, save_trajectory, trajectory_from_arrays

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import take
 from symjax_gn.data.graphs import chain_edges, stack_graphs
 from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.data.sampling import sample_pairs

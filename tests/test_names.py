@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import Dataset, check_dataset, dataset_from_graphs
+from symjax_gn.data.building import dataset_from_graphs
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import parse_feature
 from symjax_gn.data.graphs import GraphsTuple, complete_edges, stack_graphs
 from symjax_gn.data.names import WORDS, check_property_names
 from symjax_gn.data.nodes import Nodes, check_nodes
 from symjax_gn.data.quantities import Quantity
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.laws import grammar
 from symjax_gn.laws.export import to_latex, to_numpy_source

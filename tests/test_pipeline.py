@@ -8,7 +8,8 @@ import pytest
 import sympy
 
 from symjax_gn import learning
-from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import take
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.discovery import factoring, formulas, structure
 from symjax_gn.laws.law_files import load_law

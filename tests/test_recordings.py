@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sympy
 
+from symjax_gn.data.building import make_dataset
 from symjax_gn.data.checks import as_floats
 from symjax_gn.data.consistency import check_not_wrapped
-from symjax_gn.data.datasets import make_dataset
 from symjax_gn.data.graphs import chain_edges, edge_mask, node_mask
 from symjax_gn.data.space import Space
 from symjax_gn.data.splitting import split

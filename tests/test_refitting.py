@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import take
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.energies import refitted_potential
 from symjax_gn.discovery.refitting import law_accelerations, law_error, refit

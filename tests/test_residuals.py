@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import Dataset, make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.graphs import complete_edges, stack_graphs
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.trajectories import trajectory_from_arrays

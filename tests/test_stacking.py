@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import check_dataset, dataset_from_graphs
+from symjax_gn.data.building import dataset_from_graphs
 from symjax_gn.data.graphs import GraphsTuple, complete_edges
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.stacking import from_jraph
 from symjax_gn.data.units import measure_scales, typical_size
 from symjax_gn.laws.symbolic import SymbolicModel

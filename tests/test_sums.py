@@ -4,7 +4,7 @@ import pytest
 import sympy
 from scipy import sparse
 
-from symjax_gn.data.datasets import dataset_from_graphs
+from symjax_gn.data.building import dataset_from_graphs
 from symjax_gn.data.features import COUNT
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.nodes import Nodes

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import take
 from symjax_gn.data.splitting import split
 from symjax_gn.networks import sweeping
 from symjax_gn.networks.graphnet import GraphNet

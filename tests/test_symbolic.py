@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import Dataset, dataset_from_graphs
+from symjax_gn.data.building import dataset_from_graphs
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.graphs import GraphsTuple, complete_edges, flatten, stack_graphs
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import ACCELERATION, Quantity

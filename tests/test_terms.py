@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import take
 from symjax_gn.data.splitting import split
 from symjax_gn.discovery import formulas, rounding, structure
 from symjax_gn.discovery.acceptance import Known, State, search

@@ -10,7 +10,8 @@ import pytest
 import sympy
 
 import symjax_gn as sgn
-from symjax_gn.data.datasets import make_dataset, take, with_time
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import take, with_time
 from symjax_gn.data.sampling import sample_pairs
 from symjax_gn.discovery.acceptance import Known, State
 from symjax_gn.discovery.exponents import factored

@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from symjax_gn import model as models
 from symjax_gn.data import units
-from symjax_gn.data.datasets import Dataset, dataset_from_graphs, make_dataset, take
+from symjax_gn.data.building import dataset_from_graphs, make_dataset
+from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.graphs import GraphsTuple, complete_edges, stack_graphs
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.space import Space

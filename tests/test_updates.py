@@ -7,7 +7,8 @@ import pytest
 import sympy
 
 from symjax_gn import reading
-from symjax_gn.data.datasets import Dataset, make_dataset, take
+from symjax_gn.data.building import make_dataset
+from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.trajectories import trajectory_from_arrays
 from symjax_gn.discovery import factoring, formulas
 from symjax_gn.discovery.acceptance import Known, State, search

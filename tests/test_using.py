@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data.datasets import make_dataset
+from symjax_gn.data.building import make_dataset
 from symjax_gn.data.graphs import GraphsTuple, complete_edges
 from symjax_gn.data.nodes import Nodes
 from symjax_gn.data.quantities import VELOCITY, Quantity

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy
 
-from symjax_gn.data import datasets, sampling, splitting
+from symjax_gn.data import building, sampling, splitting
 from symjax_gn.data.features import pair_features
 from symjax_gn.data.quantities import ACCELERATION
 from symjax_gn.discovery.distillation import distill
@@ -36,7 +36,7 @@ def data():
         # The motion does not matter: the solver is the quickest to compile.
         options = dict(dim=dim, num_simulations=60, num_outputs=20, solver="midpoint")
         run = simulate(jax.random.key(sorted(TRUE).index(name)), system, **options)
-        parts = (system, *splitting.split(jax.random.key(0), datasets.make_dataset(run)))
+        parts = (system, *splitting.split(jax.random.key(0), building.make_dataset(run)))
         made[name if dim == 2 else f"{name}-3"] = parts
     return made
 
@@ -348,7 +348,7 @@ def test_shuffled_accelerations_are_never_a_recovered_law():
     for seed in range(20):
         keys = jax.random.split(jax.random.key(seed), 6)
         run = simulate(keys[0], system, num_simulations=100, num_outputs=30, dt=0.05)
-        parts = splitting.split(keys[1], datasets.make_dataset(run))
+        parts = splitting.split(keys[1], building.make_dataset(run))
         shuffled = [
             dataclasses.replace(part, target=jax.random.permutation(keys[2], part.target))
             for part in parts[:2]

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from symjax_gn.data.building import dataset_from_graphs
 from symjax_gn.data.checks import as_floats, as_whole, check_count
-from symjax_gn.data.datasets import Dataset, dataset_from_graphs
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.graphs import GraphsTuple, check_radius, neighbour_tree
 from symjax_gn.data.nodes import Nodes, check_nodes
 from symjax_gn.data.quantities import Quantity, check_quantity

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import as_floats, as_key, shown
-from symjax_gn.data.datasets import Dataset, check_dataset, take
+from symjax_gn.data.datasets import Dataset, take
+from symjax_gn.data.soundness import check_dataset
 
 # Whole recordings are dealt if the first part gets this much of its share, and others this much.
 _OF_FIRST = 0.8

@@ -11,11 +11,12 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from symjax_gn.compiling import in_32_bits
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import LARGEST_COUNT, check_count
-from symjax_gn.data.datasets import Dataset, check_dataset
+from symjax_gn.data.datasets import Dataset
 from symjax_gn.data.features import element_features, pair_features
 from symjax_gn.data.nodes import AnyArray, Nodes, take_nodes
 from symjax_gn.data.quantities import Quantity
 from symjax_gn.data.sampling import Stars, host_generator, sample_stars
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.units import feature_scale, normalise_nodes
 from symjax_gn.model import Contributions
 from symjax_gn.networks.pruning import contributions_of, rank_components

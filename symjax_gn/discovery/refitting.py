@@ -11,8 +11,9 @@ from jaxtyping import Float
 
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count, check_number
-from symjax_gn.data.datasets import Dataset, check_dataset, some_graphs
+from symjax_gn.data.datasets import Dataset, some_graphs
 from symjax_gn.data.nodes import AXES
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.units import typical_size
 from symjax_gn.discovery.distillation import VectorLaw
 from symjax_gn.discovery.selection import simplest

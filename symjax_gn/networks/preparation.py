@@ -13,11 +13,12 @@ from jaxtyping import PRNGKeyArray
 from symjax_gn.compiling import in_32_bits
 from symjax_gn.data.border import checked
 from symjax_gn.data.checks import LARGEST_COUNT, check_choice, check_count, check_number
-from symjax_gn.data.datasets import Dataset, check_dataset, take
+from symjax_gn.data.datasets import Dataset, take
 from symjax_gn.data.graphs import GraphsTuple
 from symjax_gn.data.memory import check_memory
 from symjax_gn.data.nodes import leading_shape
 from symjax_gn.data.sampling import Stars, sample_stars
+from symjax_gn.data.soundness import check_dataset
 from symjax_gn.data.units import Scales, measure_scales, normalise, normalise_nodes
 from symjax_gn.model import graphs_at_once
 from symjax_gn.networks.graphnet import GraphNet
